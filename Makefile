@@ -1,0 +1,33 @@
+# make demo: install and run the quickstart sweep, then print its answer.   make test: install and run the tests.
+# PYTHON=python3.12 make demo picks an interpreter; ARGS="-k trial" make test passes options on to pytest.
+PYTHON ?= python3
+VENV := .venv
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+READY := $(VENV)/.ready-$(subst /,_,$(PYTHON))
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(VENV)/bin/cellskew run sweeps/configs/quickstart.yaml
+
+test: $(READY)-dev
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(READY)-dev
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cellskew needs Python 3.11 or newer; $(PYTHON) is older. Try: PYTHON=python3.12 make demo"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet $(TORCH)
+	$(VENV)/bin/pip install --quiet -e .
+	$(VENV)/bin/pip install --quiet --no-deps scgpt==0.2.4
+	@touch $@
+
+$(READY)-dev: $(READY)
+	$(VENV)/bin/pip install --quiet -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

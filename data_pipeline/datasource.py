@@ -1,0 +1,103 @@
+"""The door to Ray Data: blocks of raw counts, read and worked on in parallel wherever Ray has CPUs."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.data import DataContext, Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+from scipy import sparse
+
+
+def for_each_block(
+    readers: list[Any],
+    num_cells: list[int],
+    tasks: list[tuple[int, int]],
+    block: int,
+    work: Callable[[int, int, sparse.csr_matrix], None],
+) -> None:
+    """Call work(index, start, counts) for every task (index into `readers`, first row); Ray must be running.
+
+    A lost worker's block is worked on again by another; the first error of `work` is raised here as it was there.
+    """
+    if not tasks:
+        return
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    shared = ray.put(work)
+
+    def run(batch: pa.Table) -> pa.Table:
+        errors = [_attempt(_fetch(shared), *block) for block in counts_from_arrow(batch)]
+        return pa.table({"error": pa.array(errors, pa.binary())})
+
+    blocks = ray.data.read_datasource(CountBlocks(readers, num_cells, tasks, block))
+    done = blocks.map_batches(run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    for row in done.take_all():
+        if row["error"] is not None:
+            raise cloudpickle.loads(row["error"])
+
+
+def _attempt(work: Callable[[int, int, sparse.csr_matrix], None], index: int, start: int, counts: Any) -> bytes | None:
+    """Return the error of `work`, pickled by this very program: raised in a task, Ray keeps only its text."""
+    try:
+        work(index, start, counts)
+    except Exception as error:
+        return cloudpickle.dumps(error)
+    return None
+
+
+def _fetch(ref: ray.ObjectRef) -> Any:
+    """Return the object; one that a worker can't unpickle is an error, not a lost worker to wait for without end."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RaySystemError as error:
+        raise RuntimeError(f"a worker can't read what the driver sent: {error}") from error
+
+
+def counts_to_arrow(group: int, start: int, counts: sparse.csr_matrix) -> pa.Table:
+    """Return one block of counts as a table of one row, zero-copy."""
+
+    def one(values: np.ndarray) -> pa.LargeListArray:
+        return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), pa.array(values))
+
+    columns = {"group": pa.array([group]), "start": pa.array([start]), "num_genes": pa.array([counts.shape[1]])}
+    columns |= {"data": one(counts.data), "indices": one(counts.indices), "indptr": one(counts.indptr.astype(np.int64))}
+    return pa.table(columns)
+
+
+def counts_from_arrow(table: pa.Table) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+    """Yield (group, start, counts float32 CSR) of each block in the table."""
+    for row in range(table.num_rows):
+        data, indices, indptr = (table[name][row].values.to_numpy() for name in ("data", "indices", "indptr"))
+        shape = (len(indptr) - 1, table["num_genes"][row].as_py())
+        counts = sparse.csr_matrix((data, indices, indptr), shape)
+        yield table["group"][row].as_py(), table["start"][row].as_py(), counts
+
+
+class CountBlocks(Datasource):
+    """The blocks `tasks` = [(index into readers, first row)] of several datasets of `num_cells` cells each."""
+
+    def __init__(self, readers: list[Any], num_cells: list[int], tasks: list[tuple[int, int]], block: int) -> None:
+        self._readers, self._num_cells, self._tasks, self._block = readers, num_cells, tasks, block
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: blocks are read and encoded one at a time, their sum never lies in memory."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        """Return one task per block: blocks are small, and a lost one alone is read again."""
+        refs = [ray.put(reader) for reader in self._readers]
+        return [ReadTask(self._read(refs[group], group, start), _metadata()) for group, start in self._tasks]
+
+    def _read(self, reader: ray.ObjectRef, group: int, start: int) -> Callable[[], Iterable[pa.Table]]:
+        stop = min(start + self._block, self._num_cells[group])
+        return lambda: [counts_to_arrow(group, start, _fetch(reader).read(start, stop))]
+
+
+def _metadata() -> BlockMetadata:
+    return BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)

@@ -1,0 +1,15 @@
+"""The one error a user sees when a request cannot be carried out."""
+
+
+class RequestError(ValueError):
+    """What was asked for is wrong and the user can mend it: `problems` lists every mistake, each with its way out.
+
+    Anything else that is raised is a fault of ours. The command line prints the problems and ends with exit code 2.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple:  # survives the way back from a Ray worker
+        return type(self), self.problems

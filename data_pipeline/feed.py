@@ -1,0 +1,68 @@
+"""Shards and row numbers -> batches, in an order that depends on (seed, epoch) alone: any epoch can be redone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.seeds import generator
+
+POOL = 50  # batches per pool within which cells are sorted by length, as Hugging Face's group_by_length
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: what the network takes; labels int64 [b]; rows int64 [b]: which cells these are."""
+
+    inputs: dict[str, Any]
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of cells. shards: anything with take(rows) and lengths; collate(encoded, rows) -> dict of tensors."""
+
+    shards: Any
+    labels: np.ndarray
+    collate: Callable[..., dict[str, Any]]
+    batch_size: int
+
+    def training(
+        self, rows: np.ndarray, seed: int, epoch: int, length_aware: bool = False, shuffle: bool = True
+    ) -> Iterator[Batch]:
+        """Yield every row once; `length_aware` keeps cells of like length together within pools.
+
+        `shuffle=False` is there for the published defect: the same order in every epoch.
+        """
+        rng = generator(seed, "order", epoch if shuffle else 0)
+        order = rows[rng.permutation(len(rows))]
+        if length_aware:
+            order = self._by_length(order, rng)
+        yield from self._batches(order)
+
+    def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
+        """Yield every row once, longest cells first, so that a batch that doesn't fit fails at once."""
+        yield from self._batches(rows[np.argsort(-self.shards.lengths[rows], kind="stable")])
+
+    def num_batches(self, num_rows: int) -> int:
+        return -(-num_rows // self.batch_size)
+
+    def _by_length(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Sort pools of POOL batches by length, then shuffle the batches."""
+        pool = POOL * self.batch_size
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        order = np.concatenate([p[np.argsort(-self.shards.lengths[p], kind="stable")] for p in pools] or [order])
+        full = len(order) // self.batch_size * self.batch_size
+        shuffled = rng.permutation(order[:full].reshape(-1, self.batch_size))
+        return np.concatenate([shuffled.ravel(), order[full:]])
+
+    def _batches(self, order: np.ndarray) -> Iterator[Batch]:
+        for start in range(0, len(order), self.batch_size):
+            yield self.batch(order[start : start + self.batch_size])
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return the cells `rows` as one batch."""
+        encoded = self.shards.take(rows)
+        return Batch(self.collate(encoded, np.arange(len(rows))), self.labels[rows], rows)

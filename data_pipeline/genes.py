@@ -1,0 +1,126 @@
+"""Genes: symbols and Ensembl ids against a vocabulary, and the choice of highly variable ones on training cells."""
+
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy import sparse
+
+THETA = 100.0  # overdispersion of the negative binomial, as scanpy has it
+DEPTHS = 2048  # different totals per cell told apart; more are taken in groups
+CHUNK = 64  # totals worked on at once
+ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}(\.\d+)?$")
+
+
+def strip_version(name: str) -> str:
+    """Return an Ensembl id without its version ("ENSG00000141510.16" -> "ENSG00000141510"); other names unchanged."""
+    return name.split(".")[0] if ENSEMBL.match(name) else name
+
+
+def looks_ensembl(genes: Sequence[str]) -> bool:
+    """Return whether most names are Ensembl gene ids (with or without version)."""
+    sample = list(genes[:1000])
+    return bool(sample) and sum(bool(ENSEMBL.match(name)) for name in sample) > len(sample) / 2
+
+
+def rename(genes: Iterable[str], aliases: Mapping[str, str], known: Container[str]) -> list[str]:
+    """Return the names with versions stripped and, where only the alias is known, the alias's current name."""
+    plain = (strip_version(gene) for gene in genes)
+    return [gene if gene in known else aliases.get(gene, gene) for gene in plain]
+
+
+def coverage(genes: Sequence[str], known: Container[str], aliases: Mapping[str, str] | None = None) -> dict:
+    """Return how much of a gene list a vocabulary knows.
+
+    genes: how many; known; share (0..1); duplicates: names that meet another one after stripping and aliases;
+    unknown: the first ten it doesn't know; ensembl: whether the list is of Ensembl ids.
+    """
+    names = rename(genes, {} if aliases is None else aliases, known)
+    unknown = [gene for gene in names if gene not in known]
+    num_known = len(names) - len(unknown)
+    return {
+        "genes": len(names),
+        "known": num_known,
+        "share": num_known / len(names) if names else 0.0,
+        "duplicates": len(names) - len(set(names)),
+        "unknown": unknown[:10],
+        "ensembl": looks_ensembl(genes),
+    }
+
+
+Blocks = Callable[[], Iterable[sparse.csr_matrix]]
+
+
+def select_hvg(blocks: Blocks, num_genes: int, n: int, *, true_counts: bool = True) -> np.ndarray:
+    """Return the columns of the n most variable genes, int64 [n], sorted; ties go to the lower column.
+
+    blocks: a function that returns the counts of the training cells, block by block; it is called twice, and no more
+    than a block is held. Variable: large variance of analytic Pearson residuals (Lause et al. 2021, Genome Biology 22,
+    258; scanpy's flavour "pearson_residuals"), which keeps markers of rare types better than binned dispersions do.
+    Without true_counts (counts per 10,000 undone from logarithms) each cell is first brought back near its counts.
+    """
+    if n >= num_genes:
+        return np.arange(num_genes, dtype=np.int64)
+    scores = residual_variances(blocks if true_counts else lambda: map(per_smallest, blocks()), num_genes)
+    return np.sort(np.argsort(-np.round(scores, 9), kind="stable")[:n]).astype(np.int64)
+
+
+def per_smallest(block: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return the block with each cell's values divided by its smallest one, which stands for a single count."""
+    lengths = np.diff(block.indptr)
+    least = np.ones(block.shape[0])
+    least[lengths > 0] = np.minimum.reduceat(block.data, block.indptr[:-1][lengths > 0]) if block.nnz else 1
+    data = (block.data / np.repeat(least, lengths)).astype(np.float32)
+    return sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
+
+
+def residual_variances(blocks: Blocks, num_genes: int) -> np.ndarray:
+    """Return the variance over cells of each gene's Pearson residuals, float64 [G]; -1 for genes without a count.
+
+    z = (x - mu) / sqrt(mu + mu^2 / theta), mu = total of the cell x share of the gene, cut to +-sqrt(cells). The zeros,
+    most of the matrix, depend on the total alone: they are summed over totals, then corrected where counts are.
+    """
+    share_G, totals = _shares(blocks, num_genes)
+    if not len(totals) or not share_G.any():
+        return np.full(num_genes, -1.0)
+    limit = np.sqrt(len(totals))
+    first_G, second_G = _zeros_everywhere(share_G, totals, limit)
+    start = 0
+    for block in blocks():
+        mean = np.repeat(totals[start : start + block.shape[0]], np.diff(block.indptr)) * share_G[block.indices]
+        here, zero = _residuals(block.data, mean, limit), _residuals(0.0, mean, limit)
+        first_G += np.bincount(block.indices, here - zero, num_genes)
+        second_G += np.bincount(block.indices, here**2 - zero**2, num_genes)
+        start += block.shape[0]
+    variances = second_G / len(totals) - (first_G / len(totals)) ** 2
+    return np.where(share_G > 0, variances, -1.0)
+
+
+def _shares(blocks: Blocks, num_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (each gene's share of all counts, float64 [G]; counts per cell, float64 [n])."""
+    sums, totals = np.zeros(num_genes), [np.zeros(0)]
+    for block in blocks():
+        sums += np.bincount(block.indices, block.data, num_genes)
+        totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
+    return sums / max(sums.sum(), 1.0), np.concatenate(totals)
+
+
+def _zeros_everywhere(share_G: np.ndarray, totals: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums over all cells of z and of z^2, were all counts zero; float64 [G] each."""
+    depths, cells = np.unique(totals, return_counts=True)
+    if len(depths) > DEPTHS:
+        group = np.arange(len(depths)) * DEPTHS // len(depths)
+        grouped = np.bincount(group, cells)
+        depths, cells = np.bincount(group, depths * cells) / grouped, grouped
+    first_G, second_G = np.zeros(len(share_G)), np.zeros(len(share_G))
+    for start in range(0, len(depths), CHUNK):
+        z_DG = _residuals(0.0, depths[start : start + CHUNK, None] * share_G, limit)
+        first_G += cells[start : start + CHUNK] @ z_DG
+        second_G += cells[start : start + CHUNK] @ z_DG**2
+    return first_G, second_G
+
+
+def _residuals(counts: np.ndarray | float, mean: np.ndarray, limit: float) -> np.ndarray:
+    spread = np.sqrt(mean + mean**2 / THETA)
+    z = np.divide(counts - mean, spread, out=np.zeros_like(mean), where=spread > 0)
+    return np.clip(z, -limit, limit)

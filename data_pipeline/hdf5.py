@@ -1,0 +1,96 @@
+"""The tables of an h5ad file, read with h5py alone: columns of obs and var, and where its matrices are.
+
+Understands files of every anndata version, the compound tables of 0.6 and older included. X is never read here.
+"""
+
+import numpy as np
+import pandas as pd
+
+
+def find_matrix(file, layer: str | None):
+    """Return the h5py group or dataset of X (None), .raw ("raw") or a layer; None if the file lacks it."""
+    if layer is None:
+        return file.get("X")
+    if layer == "raw":
+        return file.get("raw/X", file.get("raw.X"))
+    return file.get(f"layers/{layer}")
+
+
+def find_var(file, layer: str | None):
+    """Return the table of genes that belongs to `find_matrix(file, layer)`."""
+    return file.get("raw/var", file.get("raw.var")) if layer == "raw" else file.get("var")
+
+
+def layers(file) -> list[str | None]:
+    """Return everything that `layer:` could be here; None stands for X."""
+    found = [None] if "X" in file else []
+    found += ["raw"] if find_matrix(file, "raw") is not None else []
+    return found + (list(file["layers"]) if "layers" in file else [])
+
+
+def column_names(table) -> list[str]:
+    """Return the columns of obs or var without its index."""
+    if hasattr(table, "dtype"):  # a compound table: the first field is the index
+        return list(table.dtype.names[1:])
+    order = [_text(name) for name in table.attrs.get("column-order", [])]
+    return order if order else [name for name in table if name not in (_index_name(table), "__categories")]
+
+
+def index(table) -> np.ndarray:
+    """Return the names of the cells or genes, object array of str."""
+    if hasattr(table, "dtype"):
+        return strings(table[table.dtype.names[0]])
+    return np.asarray(_decode(table[_index_name(table)]).astype(str), dtype=object)
+
+
+def column(table, name: str) -> pd.Series:
+    """Return one column of obs or var; missing values are NaN, categories stay categories."""
+    if hasattr(table, "dtype"):
+        return _compound_column(table, name)
+    return _decode(table[name])
+
+
+def _index_name(table) -> str:
+    return _text(table.attrs.get("_index", "index" if "index" in table else "_index"))
+
+
+def _decode(element) -> pd.Series:
+    """Return an encoded column (anndata's array, string-array, categorical, nullable-*) as a Series."""
+    if not hasattr(element, "dtype"):  # a group
+        if "codes" in element:
+            return _categorical(element["codes"][()], _decode(element["categories"]))
+        values = pd.Series(_plain(element["values"]), dtype=object)
+        return values.mask(element["mask"][()].astype(bool))
+    categories = element.attrs.get("categories")
+    if categories is not None:  # anndata 0.7: a reference to the categories
+        return _categorical(element[()], _decode(element.file[categories]))
+    return pd.Series(_plain(element))
+
+
+def _categorical(codes: np.ndarray, categories: pd.Series) -> pd.Series:
+    if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
+        raise OSError(f"a column has codes from {codes.min()} to {codes.max()}, but {len(categories)} categories")
+    return pd.Series(pd.Categorical.from_codes(np.asarray(codes, np.int64), pd.Index(categories)))
+
+
+def _compound_column(table, name: str) -> pd.Series:
+    """Return a field of a compound table; its categories, if any, lie in uns."""
+    values = table[name]
+    place = f"uns/{name}_categories"
+    if place in table.file:
+        return _categorical(values, pd.Series(_plain(table.file[place])))
+    return pd.Series(strings(values) if values.dtype.kind in "SO" else values)
+
+
+def _plain(dataset) -> np.ndarray:
+    values = dataset[()]
+    return strings(values) if values.dtype.kind in "SO" else values
+
+
+def strings(values: np.ndarray) -> np.ndarray:
+    """Return bytes or objects as an object array of str."""
+    return np.array([_text(value) for value in values], dtype=object)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
