@@ -1,0 +1,133 @@
+"""The state of a trial on disk: saved by rename, verified by checksum, restored bit for bit.
+
+    <directory>/epoch-0007/state.json             epoch, history, what was best, checksums; written last
+    <directory>/epoch-0007/weights.safetensors    trainable parameters and buffers after this epoch
+    <directory>/epoch-0007/optimizer.safetensors  Adam's moments
+    <directory>/epoch-0007/best.safetensors       trainable parameters and buffers of the best epoch so far
+
+Frozen parameters aren't saved but hashed: a checkpoint only fits the base it was trained on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint does not belong to this trial's network, or holds other parameters than it."""
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def trained_tensors(network: nn.Module, trained: set[str]) -> dict[str, Tensor]:
+    """Return what training changes: the parameters named in `trained` and all persistent buffers, on the CPU."""
+    frozen = {name for name, _ in network.named_parameters()} - trained
+    state = network.state_dict()
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in frozen}
+
+
+def frozen_hash(network: nn.Module, trained: set[str]) -> str:
+    """Return the sha256 of the names and bytes of the parameters that are not in `trained`."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(network.named_parameters()):
+        if name not in trained:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's tensors under `<parameter name>/<what>`."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    tensors = {}
+    for parameter, state in optimizer.state.items():
+        for what, value in state.items():
+            tensors[f"{names[parameter]}/{what}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors of `optimizer_tensors` back; step counts stay where the fused kernels want them."""
+    parameters = dict(network.named_parameters())
+    for key, value in tensors.items():
+        name, what = key.rsplit("/", 1)
+        optimizer.state[parameters[name]][what] = value.clone().to(parameters[name].device)
+
+
+def restore_weights(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load the tensors of `trained_tensors`; the network's frozen parameters stay as they are."""
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if unexpected or trainable & set(missing):
+        wrong = ", ".join([*unexpected, *sorted(trainable & set(missing))][:5])
+        raise CheckpointError(f"the checkpoint does not fit this network: {wrong}")
+
+
+def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor] | Path], state: dict[str, Any]) -> Path:
+    """Publish the checkpoint of `epoch` and remove older ones. `files`: name -> tensors, or a file to link to."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target, work = directory / f"epoch-{epoch:04d}", directory / f".epoch-{epoch:04d}.part"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        for name, content in files.items():
+            _write(work / name, content)
+        checksums = {name: sha256(work / name) for name in files}
+        with (work / "state.json").open("w") as file:
+            json.dump(state | {"epoch": epoch, "checksums": checksums}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    for old in directory.glob("epoch-*"):
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _write(path: Path, content: dict[str, Tensor] | Path) -> None:
+    if isinstance(content, Path):
+        try:
+            path.hardlink_to(content)
+        except OSError:
+            shutil.copyfile(content, path)
+        return
+    save_file(content, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return state.json of a checkpoint folder."""
+    return json.loads((path / "state.json").read_text())
+
+
+def tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of one of a checkpoint's files."""
+    return load_file(path / name)
+
+
+def newest(directory: Path) -> Path | None:
+    """Return the newest whole checkpoint; one that is cut off or altered is removed and the one before it taken."""
+    for path in sorted(directory.glob("epoch-*"), reverse=True):
+        try:
+            if all(sha256(path / name) == digest for name, digest in load(path)["checksums"].items()):
+                return path
+        except (OSError, ValueError, KeyError):
+            pass
+        shutil.rmtree(path, ignore_errors=True)
+    return None

@@ -1,0 +1,130 @@
+"""What a trial works on: its shards, mapped, and the rows it trains, validates and tests on."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import rows as choice
+from data_pipeline.feed import Feed
+from data_pipeline.resample import STRATEGIES
+from data_pipeline.seeds import generator
+from data_pipeline.shards import Joined, Shards
+from trainables.spec import ModelSpec
+
+PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows are int64 numbers into `shards`; `kept`: training cells after the skew, before the strategy."""
+
+    shards: Shards | Joined
+    classes: list[str]
+    cell_ids: Any
+    kept: np.ndarray
+    fixed_rows: np.ndarray | None
+    validation: np.ndarray
+    test: np.ndarray
+    strategy: dict[str, Any]
+    seeds: tuple[int, int]  # split seed, trial seed
+    bootstrap: bool = False  # defect scbert_bootstrap_items
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.shards.labels
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return cells per class among `rows`, int64 [C]."""
+        return np.bincount(self.labels[rows], minlength=len(self.classes))
+
+    def training_rows(self, epoch: int) -> np.ndarray:
+        """Return the rows of one epoch; they differ between epochs only where the strategy says so."""
+        rows = self._resampled(epoch)
+        if self.bootstrap:
+            rows = generator(self.seeds[1], "bootstrap", epoch).choice(rows, len(rows))
+        return rows
+
+    def balanced_rows(self, epoch: int) -> np.ndarray:
+        """Return as many rows as there are training cells, every class equally often, drawn with replacement."""
+        labels = self.labels[self.kept]
+        rng = generator(self.seeds[0], "balanced", self.seeds[1], epoch)
+        weights = 1.0 / np.bincount(labels, minlength=len(self.classes))[labels]
+        return self.kept[rng.choice(len(labels), len(labels), p=weights / weights.sum())]
+
+    def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
+        """Return the batches of this material for a network."""
+        return Feed(self.shards, self.labels, spec.collate, batch_size)
+
+    def _resampled(self, epoch: int) -> np.ndarray:
+        if self.fixed_rows is not None:
+            return self.fixed_rows
+        per_epoch = getattr(STRATEGIES[self.strategy["kind"]], PER_EPOCH, False)
+        seed = (self.seeds[0], "strategy", self.seeds[1], epoch if per_epoch else 0)
+        return choice.resample(self.labels, self.kept, self.strategy, seed, classes=self.classes)
+
+
+def open_material(config: dict[str, Any]) -> Material:
+    """Map the shards and choose the rows that the trial's split, skew, strategy and defects ask for."""
+    shards = Shards(Path(config["shards"]))
+    rows = choice.choose(
+        shards.labels, shards.classes, config["split"], config["skew"], shards.donors, shards.fixed_test
+    )
+    material = Material(
+        shards=shards,
+        classes=shards.classes,
+        cell_ids=shards.cell_ids,
+        kept=rows.kept,
+        fixed_rows=None,
+        validation=rows.split.validation,
+        test=rows.split.test,
+        strategy=config["strategy"],
+        seeds=(config["split"]["seed"], config["seed"]),
+        bootstrap="scbert_bootstrap_items" in config["defects"],
+    )
+    material = _with_made_rows(material, config)
+    return _with_defects(material, config["defects"], config["split"]["validation"])
+
+
+def _with_made_rows(material: Material, config: dict[str, Any]) -> Material:
+    """Add what the preparation made for this trial: generated cells, or rows chosen by their counts."""
+    if config.get("generated"):
+        joined = Joined(material.shards, Shards(Path(config["generated"])))
+        made = np.arange(len(material.shards), len(joined))
+        return dataclasses.replace(material, shards=joined, fixed_rows=np.concatenate([material.kept, made]))
+    if config.get("rows"):
+        return dataclasses.replace(material, fixed_rows=np.load(config["rows"], allow_pickle=False))
+    return material
+
+
+def _with_defects(material: Material, defects: list[str], share: float) -> Material:
+    """Return the material as the published notebooks would have drawn it (trainables/protocol.py)."""
+    rng = generator(material.seeds[0], "defects", material.seeds[1])
+    if "resample_before_split" in defects:
+        together = np.concatenate([material.training_rows(0), material.validation])
+        if material.fixed_rows is None:
+            pool = dataclasses.replace(material, kept=np.concatenate([material.kept, material.validation]))
+            together = pool._resampled(0)
+        material = _cut(material, rng.permutation(together), share)
+    elif "unstratified_validation" in defects:
+        together = np.concatenate([material.kept, material.validation])
+        order = rng.permutation(len(together))
+        held = order[: len(material.validation)]
+        material = dataclasses.replace(material, validation=together[held], kept=np.delete(together, held))
+    if "scgpt_test_is_training" in defects:
+        material = dataclasses.replace(material, test=np.concatenate([material.kept, material.validation]))
+    if material.bootstrap:
+        drawn = {name: rng.choice(rows, len(rows)) for name, rows in _evaluated(material).items() if len(rows)}
+        material = dataclasses.replace(material, **drawn)
+    return material
+
+
+def _cut(material: Material, together: np.ndarray, share: float) -> Material:
+    held = max(1, int(round(share * len(together))))
+    return dataclasses.replace(material, validation=together[:held], fixed_rows=together[held:])
+
+
+def _evaluated(material: Material) -> dict[str, np.ndarray]:
+    return {"validation": material.validation, "test": material.test}

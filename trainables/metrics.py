@@ -1,0 +1,180 @@
+"""Predictions -> every number and table that is reported, over the fixed class list of the dataset.
+
+Which classes count: an average over classes (macro_*, balanced accuracy, gmean, recall_*) runs over the classes that
+have test cells; it is the same set for every trial of a split, whatever a model predicts. A class without test cells
+has no recall and no F1; a cell wrongly given to it lowers the recall of its true class. A class that is never
+predicted has precision 0. A number that can't be defined (say, recall_tail where no tail class has test cells) is
+absent from the answer rather than NaN or a made-up 0.
+"""
+
+import numpy as np
+import pandas as pd
+
+HEAD, TAIL = 500, 50  # training cells: head > 500, middle 51-500, tail <= 50
+ECE_BINS = 15
+
+
+def evaluate(probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndarray) -> dict[str, float]:
+    """Return every metric of probabilities [n, C] against truth int64 [n]; undefined ones are absent (all, if n = 0).
+
+    train_counts: int [C], training cells per class (before oversampling), for recall by head / middle / tail.
+    Ties between classes go to the first in the list.
+    """
+    probabilities, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(truth, dtype=np.int64)
+    if not len(truth):
+        return {}
+    table = confusion_counts(truth, probabilities.argmax(axis=1), probabilities.shape[1])
+    return {
+        **_averages(table),
+        **_agreement(table),
+        **_recall_by_size(table, np.asarray(train_counts)),
+        **_of_probabilities(probabilities, truth),
+        **_rankings(probabilities, truth),
+    }
+
+
+def per_class(
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    classes: list[str],
+    train_counts: np.ndarray,
+    validation_counts: np.ndarray,
+) -> pd.DataFrame:
+    """Return one row per class: class, train, validation, test (cells), precision, recall, f1.
+
+    Without test cells recall and f1 are NaN, and precision too unless the class was predicted (then 0).
+    """
+    table = confusion_counts(np.asarray(truth), np.asarray(probabilities).argmax(axis=1), len(classes))
+    precision, recall, f1 = _precision_recall_f1(table)
+    test, predicted = table.sum(axis=1), table.sum(axis=0)
+    return pd.DataFrame(
+        {
+            "class": classes,
+            "train": np.asarray(train_counts, dtype=np.int64),
+            "validation": np.asarray(validation_counts, dtype=np.int64),
+            "test": test,
+            "precision": np.where((test > 0) | (predicted > 0), precision, np.nan),
+            "recall": np.where(test > 0, recall, np.nan),
+            "f1": np.where(test > 0, f1, np.nan),
+        }
+    )
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Return the confusion matrix: cells by true class (rows) and predicted class (columns)."""
+    table = confusion_counts(np.asarray(truth), np.asarray(predicted), len(classes))
+    return pd.DataFrame(table, index=pd.Index(classes, name="truth"), columns=pd.Index(classes, name="predicted"))
+
+
+def most_confused(confusion: pd.DataFrame, top: int = 10) -> pd.DataFrame:
+    """Return the `top` commonest mistakes: truth, predicted, cells, share of the true class's cells."""
+    table = confusion.to_numpy()
+    wrong = table * (1 - np.eye(len(table), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:top]
+    rows, columns = np.unravel_index(order[wrong.ravel()[order] > 0], wrong.shape)
+    return pd.DataFrame(
+        {
+            "truth": confusion.index[rows],
+            "predicted": confusion.columns[columns],
+            "cells": wrong[rows, columns],
+            "share": wrong[rows, columns] / table.sum(axis=1)[rows],
+        }
+    )
+
+
+def confusion_counts(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return int64 [C, C]: cells by true (row) and predicted (column) class."""
+    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
+
+
+def _precision_recall_f1(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return precision, recall and F1 by class [C], 0 where undefined."""
+    hits, truth, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    return _divide(hits, predicted), _divide(hits, truth), _divide(2 * hits, truth + predicted)
+
+
+def _averages(table: np.ndarray) -> dict[str, float]:
+    """Accuracy, macro and weighted precision, recall, F1, balanced accuracy, geometric mean of recalls."""
+    support = table.sum(axis=1)
+    there = support > 0
+    named = dict(zip(("precision", "recall", "f1"), _precision_recall_f1(table), strict=True))
+    recall = named["recall"][there]
+    return {
+        "accuracy": float(np.trace(table) / support.sum()),
+        **{f"macro_{name}": float(values[there].mean()) for name, values in named.items()},
+        **{f"weighted_{name}": float(values @ support / support.sum()) for name, values in named.items()},
+        "balanced_accuracy": float(recall.mean()),
+        "gmean": float(np.exp(np.log(recall).mean())) if recall.min() > 0 else 0.0,
+    }
+
+
+def _agreement(table: np.ndarray) -> dict[str, float]:
+    """Matthews correlation (0 if truth or prediction is constant, as in scikit-learn) and Cohen's kappa.
+
+    Kappa is absent if truth and prediction are one and the same class throughout.
+    Source: Gorodkin 2004 for Matthews with many classes; Cohen 1960.
+    """
+    total, hits = float(table.sum()), float(np.trace(table))
+    truth, predicted = table.sum(axis=1).astype(float), table.sum(axis=0).astype(float)
+    by_chance = float(truth @ predicted)
+    spread = (total**2 - float(truth @ truth)) * (total**2 - float(predicted @ predicted))
+    answer = {"mcc": float((hits * total - by_chance) / np.sqrt(spread)) if spread > 0 else 0.0}
+    if by_chance < total**2:
+        answer["kappa"] = (hits / total - by_chance / total**2) / (1 - by_chance / total**2)
+    return answer
+
+
+def _recall_by_size(table: np.ndarray, train_counts: np.ndarray) -> dict[str, float]:
+    """Mean recall of the classes with > 500, 51-500 and <= 50 (none at all included) training cells."""
+    recall, there = _precision_recall_f1(table)[1], table.sum(axis=1) > 0
+    groups = {
+        "recall_head": train_counts > HEAD,
+        "recall_middle": (train_counts > TAIL) & (train_counts <= HEAD),
+        "recall_tail": train_counts <= TAIL,
+    }
+    return {name: float(recall[there & group].mean()) for name, group in groups.items() if (there & group).any()}
+
+
+def _of_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Top-2 accuracy (absent for two classes, where it is always 1), Brier score (sum over classes, 0 to 2), ECE."""
+    predicted, cells = probabilities.argmax(axis=1), np.arange(len(truth))
+    answer = {"ece": _calibration_error(probabilities[cells, predicted], predicted == truth)}
+    of_truth = probabilities[cells, truth]
+    answer["brier"] = float(np.mean((probabilities**2).sum(axis=1) - 2 * of_truth + 1))
+    if probabilities.shape[1] > 2:
+        others = probabilities.copy()
+        others[cells, predicted] = -np.inf
+        answer["top2_accuracy"] = float(np.mean((predicted == truth) | (others.argmax(axis=1) == truth)))
+    return answer
+
+
+def _calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
+    """Expected calibration error of the predicted class: 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599)."""
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - hit, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(hit))
+
+
+def _rankings(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Areas under the ROC and the precision-recall curve, class against rest, mean over the classes that have both."""
+    cells = np.bincount(truth, minlength=probabilities.shape[1])
+    areas = [_areas(probabilities[:, c], truth == c) for c in np.flatnonzero((cells > 0) & (cells < len(truth)))]
+    if not areas:
+        return {}
+    auroc, auprc = np.mean(areas, axis=0)
+    return {"macro_auroc": float(auroc), "macro_auprc": float(auprc)}
+
+
+def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Return (AUROC by the trapezoid rule, average precision); equal scores share one threshold."""
+    order = np.argsort(-scores)
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(positive[order])[last].astype(float)
+    false = last + 1 - hits
+    auroc = np.trapezoid(np.append(0.0, hits), np.append(0.0, false)) / (hits[-1] * false[-1])
+    return auroc, float(np.sum(np.diff(hits, prepend=0.0) * hits / (last + 1)) / hits[-1])

@@ -1,0 +1,66 @@
+"""The model to beat first: it never looks at a cell and answers the training proportions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from data_pipeline.errors import RequestError
+from trainables.spec import Encoded, ModelSpec, Options
+
+
+class Encoder:
+    """One dummy token per cell: the model needs to know how many cells there are, and nothing else."""
+
+    def __init__(self) -> None:
+        self.identity: dict[str, Any] = {"encoder": "majority", "version": 1}
+        self.network_options: dict[str, Any] = {}
+        self.coverage: dict[str, Any] = {"genes": 0, "known": 0, "share": 1.0, "unknown": []}
+
+    def __call__(
+        self,
+        counts: sparse.csr_matrix,
+        rng: np.random.Generator | np.random.RandomState,
+        totals: np.ndarray | None = None,
+    ) -> Encoded:
+        num_cells = counts.shape[0]
+        return Encoded(np.zeros(num_cells, np.int32), None, np.arange(num_cells + 1, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The training proportions."""
+
+    prior: np.ndarray
+
+    def predict_proba(self, encoded: Encoded) -> np.ndarray:
+        """Return float64 [n, C]: the same row for every cell."""
+        return np.tile(self.prior, (len(encoded), 1))
+
+
+def encoder(genes: list[str], weights: None = None, **options: Any) -> Encoder:
+    """Return the encoder; any genes will do."""
+    return Encoder()
+
+
+def fit(
+    encoded: Encoded,
+    labels: np.ndarray,
+    num_classes: int,
+    rng: np.random.Generator,
+    *,
+    validation: tuple[Encoded, np.ndarray] | None = None,
+    class_weight: np.ndarray | None = None,
+    **options: Any,
+) -> Fitted:
+    """Return the class proportions of `labels` int64 [n], each class times its `class_weight` [C] where given."""
+    if not len(labels):
+        raise RequestError("majority: there is no training cell; give training a larger share of the split")
+    mass = np.bincount(labels, minlength=num_classes) * (1.0 if class_weight is None else np.asarray(class_weight))
+    return Fitted(mass / mass.sum())
+
+
+SPEC = ModelSpec(
+    name="majority", title="Training proportions", kind="baseline", options=Options, encoder=encoder, fit=fit
+)

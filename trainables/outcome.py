@@ -1,0 +1,115 @@
+"""What a finished trial leaves behind: metrics, tables, a picture, predictions; result.json last."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.special import log_softmax, softmax
+
+from data_pipeline.shards import publish
+from trainables import metrics
+from trainables.material import Material
+
+FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "predictions.parquet")
+
+
+def finished(directory: Path) -> dict[str, Any] | None:
+    """Return what result.json of a finished trial says, or None: {"history": [...], "final": {...}}."""
+    try:
+        return json.loads((directory / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def conclude(
+    config: dict[str, Any], material: Material, validation_logits: np.ndarray, test_logits: np.ndarray
+) -> dict[str, float]:
+    """Evaluate the test cells, write every file but result.json, and return the test_* metrics."""
+    directory = Path(config["directory"])
+    truth = material.labels[material.test]
+    train_counts = material.counts(material.kept)
+    probabilities = softmax(test_logits.astype(np.float64), axis=1)
+    numbers = {f"test_{name}": value for name, value in metrics.evaluate(probabilities, truth, train_counts).items()}
+    if config["posthoc"]:
+        numbers |= _posthoc(config["posthoc"], material, validation_logits, test_logits, train_counts)
+    _write_tables(directory, material, probabilities, truth, train_counts)
+    publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
+    return numbers
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in {"run_id", "artifact_uri"}}
+
+
+def _posthoc(
+    names: list[str], material: Material, validation: np.ndarray, test: np.ndarray, train_counts: np.ndarray
+) -> dict[str, float]:
+    """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
+    from trainables.posthoc import POSTHOC
+
+    labels = material.labels[material.validation]
+    numbers = {}
+    for name in names:
+        prior = train_counts / train_counts.sum()
+        adjusted = POSTHOC[name](validation, labels, prior, test)
+        found = metrics.evaluate(adjusted, material.labels[material.test], train_counts)
+        numbers |= {f"test_{key}.{name}": value for key, value in found.items()}
+    return numbers
+
+
+def _write_tables(
+    directory: Path, material: Material, probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndarray
+) -> None:
+    classes, predicted = material.classes, probabilities.argmax(1)
+    validation_counts = material.counts(material.validation)
+    table = metrics.per_class(probabilities, truth, classes, train_counts, validation_counts)
+    publish(directory / "per_class.csv", table.to_csv(index=False).encode())
+    confusion = metrics.confusion(truth, predicted, classes)
+    publish(directory / "confusion_matrix.csv", confusion.to_csv().encode())
+    publish(directory / "confusion_matrix.png", picture(confusion))
+    publish(directory / "predictions.parquet", _predictions(material, probabilities, truth))
+
+
+def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarray) -> bytes:
+    names = np.array(material.classes, dtype=object)
+    columns = {
+        "cell_id": material.cell_ids.take(material.test).to_pylist(),
+        "truth": names[truth],
+        "prediction": names[probabilities.argmax(1)],
+    }
+    scores = pd.DataFrame(probabilities.astype(np.float32), columns=[f"p_{name}" for name in material.classes])
+    return pd.concat([pd.DataFrame(columns), scores], axis=1).to_parquet(index=False)
+
+
+def picture(confusion: pd.DataFrame) -> bytes:
+    """Return a PNG of the confusion matrix, each row (true type) as shares of its cells."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    counts = confusion.to_numpy(dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.32 * len(confusion)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(confusion)), [_short(name) for name in confusion.columns], rotation=90, fontsize=7)
+    rows = [f"{_short(name)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
+    axes.set_yticks(range(len(confusion)), rows, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="true type (test cells)")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true type")
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=90)
+    return data.getvalue()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return log probabilities, float64 [n, C], finite: what a baseline has in place of logits."""
+    return log_softmax(np.log(np.maximum(probabilities, 1e-12)), axis=1)

@@ -1,0 +1,114 @@
+"""The published recipe's defects, each a named switch, so that its conclusions can be tested one defect at a time.
+
+`protocol: corrected` (default) has none, `protocol: paper` all of them, `defects: [...]` a chosen set. Notebook cells
+are counted from 0, markdown included, in the notebooks of "Foundation Models Meet Imbalanced Single-Cell Data".
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainables.spec import Recipe
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What one defect is: where it stands, what it does to the numbers, which models it touches (None: all)."""
+
+    where: str
+    explanation: str
+    models: tuple[str, ...] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+DEFECTS: dict[str, Defect] = {
+    "resample_before_split": Defect(
+        "preprocessing.ipynb cells 4 and 10; scGPT.ipynb cell 13; scBERT.ipynb cell 9",
+        "the training file is resampled first and split afterwards: copies of training cells sit in validation",
+    ),
+    "unstratified_validation": Defect(
+        "scGPT.ipynb cell 13",
+        "validation cells are drawn without regard to type: rare types may be missing from it",
+        ("scgpt",),
+    ),
+    "select_on_test": Defect(
+        "scBERT.ipynb cell 9; Geneformer.ipynb cell 13",
+        "the best epoch is chosen on the test cells, which are then reported",
+        ("scbert", "geneformer"),
+    ),
+    "scgpt_test_is_training": Defect(
+        "scGPT.ipynb cell 22",
+        "the function that should evaluate the test cells reads the training and validation cells instead",
+        ("scgpt",),
+    ),
+    "scgpt_unshuffled": Defect(
+        "scGPT.ipynb cell 24",
+        "the training cells are seen in the same order in every epoch",
+        ("scgpt",),
+    ),
+    "scbert_bootstrap_items": Defect(
+        "scBERT.ipynb cell 6",
+        "each item is a random cell instead of the one asked for: training and evaluation see a bootstrap sample",
+        ("scbert",),
+    ),
+    "scbert_misaligned_gene2vec": Defect(
+        "scBERT.ipynb cell 4",
+        "a gene of the selected 3,000 gets the gene2vec vector of whichever gene has its position in scBERT's own list",
+        ("scbert",),
+        options={"misaligned_gene2vec": True},
+    ),
+    "scbert_batch_stabiliser": Defect(
+        "scBERT's network, used unchanged",
+        "attention keys are stabilised over the whole batch: a cell's logits depend on its neighbours",
+        ("scbert",),
+        options={"stabiliser": "batch"},
+    ),
+    "scbert_owed_steps": Defect(
+        "scBERT.ipynb cell 9",
+        "gradients of an epoch's last partial accumulation are neither stepped nor cleared",
+        ("scbert",),
+        recipe={"carry_accumulation": True},
+    ),
+    "scbert_double_log": Defect(
+        "scBERT.ipynb cell 4 after the authors' preprocessing of log-normalised data",
+        "log-normalised values are normalised and logged a second time",
+        ("scbert",),
+        options={"double_log": True},
+    ),
+    "geneformer_column_tokens": Defect(
+        "preprocessing.ipynb cell 12",
+        "a gene's token is its column number, so each gene gets the pretrained vector of an unrelated one",
+        ("geneformer",),
+        options={"column_tokens": True},
+    ),
+    "geneformer_undertrained": Defect(
+        "Geneformer.ipynb cell 13",
+        "learning rate 5e-6, batches of 1, one epoch, 500 steps of warm-up; the other models train for 15 epochs",
+        ("geneformer",),
+        recipe={"learning_rate": 5e-6, "batch_size": 1, "epochs": 1, "schedule": "linear", "warmup": 500.0},
+    ),
+    "scvi_unscaled": Defect(
+        "preprocessing.ipynb cells 9 and 10",
+        "generated cells sum to 1 while real ones are log-normalised to 10,000",
+    ),
+}
+
+
+def defects_of(model: str, protocol: str, chosen: list[str]) -> list[str]:
+    """Return the defects that a trial of `model` runs with, in the order of DEFECTS."""
+    wanted = set(DEFECTS) if protocol == "paper" else set(chosen)
+    return [
+        name for name, defect in DEFECTS.items() if name in wanted and (not defect.models or model in defect.models)
+    ]
+
+
+def apply(defects: list[str], options: dict[str, Any], recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return options and recipe overrides with those of the defects on top."""
+    for name in defects:
+        options, recipe = options | DEFECTS[name].options, recipe | DEFECTS[name].recipe
+    return options, recipe
+
+
+def resolve_recipe(default: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """Return the recipe with the overrides, checked."""
+    return Recipe(**(default.model_dump() | overrides))

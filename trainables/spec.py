@@ -1,0 +1,107 @@
+"""What a model is to cellskew, and how to find one: the file name in `trainables/models` is the registry."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import sparse
+
+from data_pipeline.encoded import Encoded
+
+__all__ = ["Encoded", "Encoder", "ModelSpec", "Options", "Recipe", "get", "names"]
+
+MODELS = Path(__file__).parent / "models"
+
+
+class Options(BaseModel):
+    """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    size: Literal["tiny", "small", "official"] = "small"
+
+
+class Recipe(BaseModel):
+    """How a network is trained. Steps are optimiser steps; one step sees `batch_size * accumulate` cells."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
+    carry_accumulation: bool = Field(False, description="carry an epoch's last partial accumulation into the next")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-4, gt=0)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "step", "linear", "cosine_restarts"] = "constant"
+    gamma: float = Field(
+        0.9, gt=0, le=1, description="step: factor per epoch; cosine_restarts: of the maximum per cycle"
+    )
+    warmup: float = Field(0, ge=0, description="linear: steps, or a share of all steps if < 1; cosine_restarts: epochs")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    length_aware: bool = Field(False, description="batches of cells of like length")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better selection metric")
+    select: Literal["val_macro_f1", "val_loss", "val_accuracy"] = "val_macro_f1"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    crt_epochs: int = Field(0, ge=0, description="epochs in which only the head is retrained on class-balanced rows")
+
+
+class Encoder(Protocol):
+    """Raw counts -> a model's input. Plain, picklable, and the same for the same `identity`, counts and generator."""
+
+    identity: dict[str, Any]  # JSON-able: everything that fixes the output, the version of the encoder included
+    network_options: dict[str, Any]  # what `build` needs to know of the encoding: num_tokens, ...
+    coverage: dict[str, Any]  # {"genes": G, "known": k, "share": k / G, "unknown": first unknown names}
+
+    def __call__(
+        self,
+        counts: sparse.csr_matrix,
+        rng: np.random.Generator | np.random.RandomState,
+        totals: np.ndarray | None = None,
+    ) -> Encoded: ...
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model: how cells become its input, how it is built and trained. `build` for networks, `fit` for baselines.
+
+    encoder(genes, weights=None, **options) -> Encoder
+    fit_encoder(blocks, genes) -> encoder options learnt from training cells (Geneformer's medians), or None
+    collate(encoded, rows) -> dict of tensors for the network (networks only)
+    build(num_classes, weights=None, **options) -> nn.Module (networks only)
+    convert(official state dict) -> our state dict (networks only)
+    head: prefix of the classifier's parameter names (networks only)
+    recipe(pretrained, size) -> Recipe
+    fit(encoded, labels, num_classes, rng, **options) -> object with predict_proba(encoded) -> float64 [n, C]
+    """
+
+    name: str
+    title: str
+    kind: Literal["network", "baseline"]
+    options: type[Options]
+    encoder: Callable[..., Encoder]
+    recipe: Callable[[bool, str], Recipe] | None = None
+    fit_encoder: Callable[[Iterable[tuple[sparse.csr_matrix, np.ndarray]], list[str]], dict[str, Any]] | None = None
+    collate: Callable[[Encoded, np.ndarray], dict[str, Any]] | None = None
+    build: Callable[..., Any] | None = None
+    convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    head: str = ""
+    fit: Callable[..., Any] | None = None
+
+
+def names() -> list[str]:
+    """Return the names of all models: the files in `trainables/models`."""
+    return sorted(path.stem for path in MODELS.glob("[!_]*.py"))
+
+
+def get(name: str) -> ModelSpec:
+    """Return the model of that name; KeyError lists the known names. A broken model file raises its own traceback."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise KeyError(f"no model {name!r}; {hint}known: {', '.join(names())}")
+    return importlib.import_module(f"trainables.models.{name}").SPEC
