@@ -1,0 +1,256 @@
+"""The command `cellskew`. Heavy imports happen inside the commands, so that --help answers at once."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_pipeline.errors import RequestError
+
+if TYPE_CHECKING:
+    from sweeps.config import SweepSpec
+    from sweeps.converge import Outcome
+
+METRICS = "test_macro_f1,test_balanced_accuracy,test_recall_tail"
+STORAGE = Path("cellskew-runs")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Which single-cell foundation model, and which remedy, still finds the rare cell types?",
+    epilog="Exit codes: 0 all good, 1 a trial failed or is left over, 2 the request is wrong.",
+)
+Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
+Uri = Annotated[str | None, typer.Option(help="MLflow server; default: the store kept in --storage.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
+Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, HOST:6379 or ray://HOST:10001.")]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
+Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
+
+
+class Format(StrEnum):
+    """How `results` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def run(
+    sweep: Sweep,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+    address: Address = None,
+    max_concurrent: Concurrent = None,
+    retry_failed: Retry = False,
+    from_scratch: Scratch = False,
+) -> None:
+    """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
+
+    Example: `cellskew run sweeps/configs/quickstart.yaml`
+    """
+    from sweeps import config
+
+    spec = config.load(sweep)
+    _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch)
+
+
+@app.command()
+def resume(
+    name: Name,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+    address: Address = None,
+    max_concurrent: Concurrent = None,
+    retry_failed: Retry = False,
+    from_scratch: Scratch = False,
+) -> None:
+    """Go on with a sweep by its name, as its file was when it last ran.
+
+    Example: `cellskew resume quickstart --retry-failed`
+    """
+    from sweeps import config
+    from sweeps.results import tracking_uri as remembered
+
+    path = _stored(storage, name)
+    uri = remembered(storage, tracking_uri, name) if tracking_uri is None else tracking_uri
+    _converge(config.load(path), storage, uri, address, max_concurrent, retry_failed, from_scratch)
+
+
+def _stored(storage: Path, name: str) -> Path:
+    from sweeps.plugins import unknown
+
+    path = storage / "sweeps" / f"{name}.yaml"
+    if "/" in name or not path.exists():
+        known = sorted(found.stem for found in (storage / "sweeps").glob("*.yaml"))
+        raise RequestError(f"{unknown('sweep', name, known)} in {storage}; choose another folder with --storage")
+    return path
+
+
+def _converge(
+    spec: "SweepSpec",
+    storage: Path,
+    uri: str | None,
+    address: str | None,
+    most: int | None,
+    retry: bool,
+    scratch: bool,
+) -> None:
+    _check_storage(storage)
+    from sweeps.converge import Request, converge
+    from sweeps.progress import Progress, console
+
+    request = Request(
+        storage=storage.absolute(),
+        tracking_uri=uri,
+        address=address,
+        max_concurrent=most,
+        retry_failed=retry,
+        from_scratch=scratch,
+    )
+    screen = Progress(console())
+    outcome = converge(spec, request, screen)
+    _conclude(spec.name, storage, uri, outcome, screen)
+    if not outcome.is_complete:
+        raise typer.Exit(1)
+
+
+def _check_storage(storage: Path) -> None:
+    if "://" in str(storage) or ":/" in str(storage):
+        raise RequestError(f"--storage {storage}: give a folder that every node sees (a shared file system), not a URI")
+    if storage.exists() and not storage.is_dir():
+        raise RequestError(f"--storage {storage} is a file; give a folder")
+
+
+def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
+    from sweeps import results, show
+
+    store = results.tracking_uri(storage, uri, name)
+    if not outcome.undelivered:
+        show.final_table(results.fetch(store, name))
+    show.outcome(name, storage, uri, store, outcome, screen.say)
+
+
+@app.command("results")
+def results_command(
+    name: Name,
+    by: Annotated[str, typer.Option(help="Columns to group by.")] = "dataset,skew,model,strategy,loss",
+    metric: Annotated[
+        str, typer.Option(help="Metrics to show.")
+    ] = "test_macro_f1,test_balanced_accuracy,test_recall_tail",
+    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Mean, spread and 95 % confidence interval over seeds, from MLflow.
+
+    Example: `cellskew results quickstart --by model,strategy --metric test_recall_tail --format csv`
+    """
+    from sweeps import results, selection, show
+
+    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    if where is not None:
+        runs = selection.where(runs, where)
+    table = results.summarise(runs, _words(by), _words(metric))
+    show.summary(table, _words(by), _words(metric), "json" if as_json else format.value, results.warning(runs))
+
+
+@app.command()
+def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, tracking_uri: Uri = None) -> None:
+    """How far a sweep is: scheduled, running, finished, failed, the last errors, the time left.
+
+    Example: `cellskew status quickstart`
+    """
+    from sweeps import results, show, state
+
+    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    show.status(state.summary(name, storage, runs), as_json)
+
+
+@app.command()
+def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> None:
+    """What a sweep would do: trials, class counts per skew and strategy, disk, time. Touches nothing.
+
+    Example: `cellskew plan sweeps/configs/quickstart.yaml`
+    """
+    from sweeps import config, planning, show
+
+    show.plan(planning.plan(config.load(sweep, check_files=False), storage), as_json)
+
+
+@app.command()
+def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
+    """The catalog of datasets, and which of them are on this machine.
+
+    Example: `cellskew datasets --json`
+    """
+    from data_pipeline import catalog
+    from sweeps import show
+
+    show.datasets([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
+    label: Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")] = None,
+    layer: Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')] = None,
+    values: Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")] = "counts",
+    base: Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")] = "e",
+    target_sum: Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")] = 1e4,
+    gene_names: Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")] = None,
+    donor: Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+) -> None:
+    """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
+
+    Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
+    """
+    from sweeps import checking, show
+
+    given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
+    entry = {key: value for key, value in given.items() if value is not None}
+    if values != "counts":
+        number = base if base == "e" else _number(base)
+        entry["values"] = {"kind": values, "base": number, "target_sum": target_sum}
+    show.checked(checking.check(data, entry, model, weights, storage), as_json)
+
+
+def _number(base: str) -> float:
+    try:
+        return float(base)
+    except ValueError:
+        raise RequestError(f"--base {base!r} is neither e nor a number above 1") from None
+
+
+def _words(listed: str) -> list[str]:
+    return [word.strip() for word in listed.split(",") if word.strip()]
+
+
+def main() -> None:
+    """Run the command line; a wrong request ends in its problems, one a line, and exit code 2."""
+    try:
+        app()
+    except RequestError as error:
+        for problem in error.problems:
+            print(f"cellskew: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

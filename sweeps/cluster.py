@@ -1,0 +1,152 @@
+"""Ray itself: a cluster to join, or one of our own that ends with this process. Nothing of Tune."""
+
+import ctypes
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from data_pipeline.errors import RequestError
+
+
+def own_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
+    """Join the cluster at `address`, use the one already joined, or start one that ends with this process.
+
+    Yields the resources of its nodes.
+    """
+    if ray.is_initialized():
+        yield _nodes()
+        return
+    shared = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        cpus = num_cpus if num_cpus is not None else own_cpus()
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **shared)
+    else:
+        _join(address, shared)
+    try:
+        yield _nodes()
+    finally:
+        ray.shutdown()
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def cluster_is_gone() -> bool:
+    """Tell whether Ray has no node left to run anything on."""
+    return not _nodes()
+
+
+@functools.cache
+def end_with_raylet() -> None:
+    """Have the kernel kill this worker together with the raylet that started it (Linux).
+
+    Ray 2.60 leaves workers behind when a raylet is killed; one that trains on would hold its trial's lock. The request
+    lasts as long as the thread that makes it, so a thread of its own does.
+    """
+    raylet = os.environ.get("RAY_RAYLET_PID")
+    if sys.platform.startswith("linux") and raylet is not None:
+        threading.Thread(target=_share_fate, args=(int(raylet),), name="cellskew-fate", daemon=True).start()
+
+
+def _share_fate(raylet: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != raylet:
+        os._exit(1)  # it died before we could ask
+    threading.Event().wait()
+
+
+def _join(address: str, shared: dict[str, Any]) -> None:
+    try:
+        _knock(address)
+        ray.init(address, **shared)
+    except (OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(
+            f"no Ray cluster answers at {address}: {first}. On the head node use `--address auto`; from elsewhere, the "
+            "address that `ray start --head` printed"
+        ) from error
+
+
+def _knock(address: str, seconds: float = 10.0) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+
+
+def check_nodes(storage: Path, seconds: float = 120.0) -> None:
+    """RequestError naming every node of a cluster that lacks this cellskew or torch, or does not see `storage`."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    storage.mkdir(parents=True, exist_ok=True)
+    mark = storage / f".seen-{uuid.uuid4().hex}"
+    mark.touch()
+    problems = []
+    try:
+        asked = {
+            node["NodeManagerAddress"]: _asking(str(mark))
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote()
+            for node in ray.nodes()
+            if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+        }
+        for host, answer in asked.items():
+            problems += [f"node {host}: {problem}" for problem in _answer(answer, storage, seconds)]
+    finally:
+        mark.unlink()
+    if problems:
+        raise RequestError(*problems)
+
+
+def _asking(mark: str) -> Any:
+    """Return a remote function that says what a node has; pickled by value, for a node may lack this module."""
+
+    @ray.remote
+    def ask() -> dict[str, Any]:
+        from importlib.metadata import PackageNotFoundError, version
+        from pathlib import Path
+
+        found: dict[str, Any] = {"storage": Path(mark).exists()}
+        for package in ("cellskew", "torch"):
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = None
+        return found
+
+    return ask
+
+
+def _answer(answer: Any, storage: Path, seconds: float) -> list[str]:
+    try:
+        found = ray.get(answer, timeout=seconds)
+    except ray.exceptions.RayError as error:
+        return [f"does not answer: {str(error).strip().splitlines()[0]}"]
+    problems = []
+    for package in ("cellskew", "torch"):
+        here = version(package)
+        if found[package] != here:
+            has = "no" if found[package] is None else f"{package} {found[package]} instead of"
+            problems.append(f"has {has} {package} {here}; install the same version there as here")
+    if not found["storage"]:
+        problems.append(f"does not see {storage}; --storage must be on a file system that all nodes share")
+    return problems

@@ -1,0 +1,282 @@
+"""Reconcile: wanted trials - finished runs -> Ray Tune. The only file that knows ray.tune."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweeps.cluster import cluster_is_gone, end_with_raylet
+from sweeps.stopping import Stop
+from sweeps.tracking import Tracker
+from sweeps.worker import Trainable, work
+
+LOOK_EVERY = 5.0  # seconds between looks at the nodes
+Watch = Callable[[str, str, dict[str, Any]], None]
+
+
+class Queue(Searcher):
+    """Hands jobs to Tune in their order, none once `stop` is set."""
+
+    def __init__(self, jobs: list[dict[str, Any]], stop: "Stop") -> None:
+        super().__init__()
+        self.jobs, self.stop = iter(jobs), stop
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        job = None if self.stop.asked else next(self.jobs, None)
+        return Searcher.FINISHED if job is None else {"job": json.dumps(job)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing is searched for."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: what is left to do is read off MLflow."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class InOrder(FIFOScheduler):
+    """First come, first served; when asked to stop, ends each trial at its next report and starts no other."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """Return the oldest trial that waits; ended ones, there may be thousands, are not looked at."""
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
+        if self.stop.asked:
+            for trial in waiting:
+                tune_controller.stop_trial(trial)
+            return None
+        return min(waiting, key=lambda trial: int(trial.experiment_tag.split("_")[0]), default=None)
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
+        """Stop a trial after an epoch, its checkpoint being on disk, when the end was asked for."""
+        return TrialScheduler.STOP if self.stop.asked else TrialScheduler.CONTINUE
+
+
+@dataclass
+class Tally:
+    """What became of the trials of one launch, by key; seconds of training and of all."""
+
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: dict[str, str] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
+    busy: float = 0.0
+    slots: int = 0  # most trials that ran at once
+
+    def begin(self, key: str) -> None:
+        """Note that a trial runs now."""
+        self.running[key] = time.monotonic()
+        self.slots = max(self.slots, len(self.running))
+
+    def is_over(self, key: str) -> bool:
+        """Tell whether a trial needs no further launch."""
+        return key in self.finished or key in self.failed
+
+    def end(self, key: str) -> None:
+        """Note that a trial does not run any more."""
+        self.busy += time.monotonic() - self.running.pop(key, time.monotonic())
+
+
+class News(tune.Callback):
+    """Passes on what Tune hears of the trials: to MLflow, and to whoever watches."""
+
+    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop) -> None:
+        self.tracker, self.watch, self.stop = tracker, watch, stop
+        self.tally = Tally()
+        self.epochs: dict[str, str] = {}
+        self.looked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to restore an experiment, which we never do."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        """Give up when Ray has no node left: Tune would wait for one without end."""
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.looked = time.monotonic()
+            if cluster_is_gone():
+                self.stop.ask("Ray lost its last node")
+                raise RuntimeError(self.stop.why)
+
+    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        job = _job(trial)
+        self.tally.begin(job["config"]["key"])
+        self.tracker.start(job["run_id"], job["tags"], job["data"])
+        self.watch("started", job["config"]["key"], {})
+
+    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+        job, news = _job(trial), result.get("news", {})
+        if "metrics" in news:
+            self._epoch(job, news["metrics"])
+        elif "final" in news:
+            self._finished(job, news["final"], news["where"])
+        elif "failed" in news:
+            self._failed(job, news["failed"], news["cause"], news["traceback"], news["where"])
+
+    def _epoch(self, job: dict[str, Any], numbers: dict[str, Any]) -> None:
+        key = job["config"]["key"]
+        self.epochs[key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
+        self.tracker.report(job["run_id"], numbers)
+        self.watch("epoch", key, numbers)
+
+    def _finished(self, job: dict[str, Any], final: dict[str, Any], where: dict[str, str]) -> None:
+        key = job["config"]["key"]
+        self.tracker.report(job["run_id"], final)
+        self.tracker.finish(job["run_id"], "FINISHED", _where_tags(where))
+        self.tally.finished[key] = final
+        self.watch("finished", key, final)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        job, times = _job(trial), trial.num_failures
+        said = str(trial.get_error() or "no message").strip().splitlines()
+        self._failed(job, f"its worker died {times} times, last: {said[-1] if said else ''}", "outside", "", {})
+        self.tally.end(job["config"]["key"])
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        key = _job(trial)["config"]["key"]
+        if key not in self.tally.running:
+            return
+        self.tally.end(key)
+        if key not in self.tally.finished and key not in self.tally.failed:
+            said = f"{self.stop.why or 'ended early'} after {self.epochs.get(key, 'no epoch')}; goes on when run again"
+            self.tracker.finish(_job(trial)["run_id"], "KILLED", {"cellskew.reason": said})
+            self.tally.interrupted[key] = said
+            self.watch("interrupted", key, {})
+
+    def fell_over(self, why: str, hopeless: list[dict[str, Any]]) -> None:
+        """Note that all workers are gone; `hopeless` jobs have been tried often enough."""
+        for key in list(self.tally.running):
+            self.tally.end(key)
+            self.watch("lost", key, {"reason": why})
+        for job in hopeless:
+            if not self.tally.is_over(job["config"]["key"]):
+                self._failed(job, f"its worker was lost too often, last: {why}", "outside", "", {})
+
+    def _failed(self, job: dict[str, Any], why: str, cause: str, tail: str, where: dict[str, str]) -> None:
+        tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)
+        self.tracker.finish(job["run_id"], "FAILED", tags)
+        self.tally.failed[job["config"]["key"]] = why
+        self.watch("failed", job["config"]["key"], {"reason": why})
+
+
+def _job(trial: TuneTrial) -> dict[str, Any]:
+    return json.loads(trial.config["job"])
+
+
+def _where_tags(where: dict[str, str]) -> dict[str, str]:
+    return {f"cellskew.{name}": value for name, value in where.items() if value}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How trials are run: by what, how many at once (None: as many as fit), how often again after a worker's death."""
+
+    run_trial: Trainable
+    max_concurrent: int | None = None
+    max_failures: int = 3
+    pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
+
+
+def train(
+    jobs: list[dict[str, Any]], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings
+) -> Tally:
+    """Run the jobs through Ray Tune, in their order, as many at once as their resources allow. Ray must run.
+
+    A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
+    workers), the trials that are not over are launched again, each at most `max_failures` times.
+    """
+    news = News(tracker, watch, stop)
+    strikes: Counter[str] = Counter()
+    while jobs and not stop.asked:
+        try:
+            _fit(jobs, news, stop, storage, settings)
+            break
+        except (RuntimeError, ray.exceptions.RayError) as error:
+            if not isinstance(error, ray.exceptions.RayError) and not isinstance(
+                error.__cause__, ray.exceptions.RayError
+            ):
+                raise
+            fallen = set(news.tally.running)
+            strikes.update(fallen if fallen else [job["config"]["key"] for job in jobs])
+            hopeless = [job for job in jobs if strikes[job["config"]["key"]] > settings.max_failures]
+            news.fell_over(_first_line(error), hopeless)
+            jobs = [job for job in jobs if not news.tally.is_over(job["config"]["key"])]
+            time.sleep(settings.pause * max(strikes.values()))
+    return news.tally
+
+
+def _fit(jobs: list[dict[str, Any]], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
+    state = storage.absolute() / "ray"
+    name = f"{news.tracker.sweep}-{os.getpid()}"
+    shutil.rmtree(state / name, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(_on_worker(settings.run_trial), _resources),
+        tune_config=tune.TuneConfig(
+            search_alg=Queue(jobs, stop),
+            scheduler=InOrder(stop),
+            num_samples=len(jobs),
+            max_concurrent_trials=settings.max_concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(state),
+            callbacks=[news],
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            verbose=0,
+        ),
+    )
+    try:
+        with _quiet():
+            tuner.fit()
+    finally:
+        shutil.rmtree(state / name, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("Caught unexpected exception: ") if lines else type(error).__name__
+
+
+def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
+    def run(config: dict[str, Any]) -> None:
+        end_with_raylet()
+        work(json.loads(config["job"]), lambda news: tune.report({"news": news}), trainable)
+
+    return run
+
+
+def _resources(config: dict[str, Any]) -> dict[str, float]:
+    return json.loads(config["job"])["resources"]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's own talk below errors while it lasts."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,153 @@
+"""One driver per sweep, one writer per trial: locks that outlive no process."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import RequestError
+
+BEAT = 5.0  # seconds between heartbeats
+TIMEOUT = 30.0  # a heartbeat that stands still for so long is that of a dead driver
+
+
+@contextmanager
+def file_lock(path: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Hold an advisory lock on `path`, which the kernel releases if we die; TimeoutError after so many seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path} has been locked by another process for {seconds:.0f} s") from None
+                time.sleep(0.1)
+        yield
+
+
+class SweepLock:
+    """The right to drive a sweep, held while `with` lasts and proved by a heartbeat in a file.
+
+    A driver that died on this machine is succeeded at once. Of one on another machine only the heartbeat is known: it
+    is watched for `timeout` seconds by our own clock (never compared with the other's), and if it stands still, taken
+    over. A live one is refused with RequestError, naming host and pid. on_loss is called if somebody took ours over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        on_loss: Callable[[], None] = lambda: None,
+        on_wait: Callable[[str], None] = lambda said: None,
+        beat: float = BEAT,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.path, self.on_loss, self.on_wait, self.beat, self.timeout = path, on_loss, on_wait, beat, timeout
+        self.me = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid()), "id": uuid.uuid4().hex}
+        self._stop = threading.Event()
+        self._beats = 0
+
+    def __enter__(self) -> "SweepLock":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.path.with_suffix(".guard")):
+            self._check()
+            self._write()
+        self._thread = threading.Thread(target=self._keep, name="cellskew-lock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            if self._is_ours():
+                self.path.unlink()
+
+    def _check(self) -> None:
+        holder = read_lock(self.path)
+        if holder is None or not self._may_live(holder):
+            return
+        raise RequestError(
+            f"another cellskew is running this sweep: pid {holder['pid']} on {holder['host']}. Wait for it, or stop it "
+            f"(kill {holder['pid']} there: it finishes its epochs first), then run again."
+        )
+
+    def _may_live(self, holder: dict[str, Any]) -> bool:
+        if holder["host"] == self.me["host"]:
+            return born(holder["pid"]) == holder["born"]
+        self.on_wait(f"a driver on {holder['host']} held this sweep; watching {self.timeout:.0f} s for a sign of life")
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, self.beat))
+            seen = read_lock(self.path)
+            if seen is None:
+                return False
+            if seen != holder:
+                return True
+        return False
+
+    def _write(self) -> None:
+        self._beats += 1
+        temporary = self.path.with_name(f".{self.path.name}.{self.me['id']}")
+        temporary.write_text(json.dumps(self.me | {"beats": self._beats}))
+        temporary.replace(self.path)
+
+    def _is_ours(self) -> bool:
+        holder = read_lock(self.path)
+        return holder is not None and holder["id"] == self.me["id"]
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.beat):
+            with contextlib.suppress(OSError):  # a full or absent disk must not stop the training; the next beat tries
+                if not self._is_ours():
+                    self.on_loss()
+                    return
+                self._write()
+
+
+def read_lock(path: Path) -> dict[str, Any] | None:
+    """Return who holds a sweep: host, pid, born, id, beats; None: nobody."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def is_live(path: Path) -> bool | None:
+    """Tell whether a driver works on the sweep; None: on another machine, can't be told from here at once."""
+    holder = read_lock(path)
+    if holder is None:
+        return False
+    if holder["host"] != socket.gethostname():
+        return None
+    return born(holder["pid"]) == holder["born"]
+
+
+def born(pid: int) -> str | None:
+    """Return when a process on this machine started, in a form that tells it from a later one with its number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return _born_elsewhere(pid)
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state == "Z" else rest[18]
+
+
+def _born_elsewhere(pid: int) -> str | None:
+    """The same where there is no /proc (macOS): ps says it."""
+    import subprocess
+
+    if Path("/proc/self/stat").exists():
+        return None
+    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else None

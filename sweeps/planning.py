@@ -1,0 +1,115 @@
+"""`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import catalog
+from data_pipeline.errors import RequestError
+from sweeps import estimate
+from sweeps.config import SweepSpec
+from sweeps.shapes import Shape, shapes
+from sweeps.trials import Trial
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together."""
+
+    name: str
+    trials: list[Trial]
+    models: dict[str, int]
+    left_out: list[str]
+    datasets: dict[str, str]
+    shapes: dict[tuple[str, str, str, str], Shape]
+    seconds: float
+    disk_gb: float
+    notes: list[str]
+
+
+def plan(spec: SweepSpec, storage: Path) -> Plan:
+    """Return the plan of a sweep; RequestError for what can't be had. Datasets not here: from the catalog's counts."""
+    trials = spec.trials()
+    if not trials:
+        raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
+    cells, origin, problems = {}, {}, []
+    for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
+        try:
+            cells[name], origin[name] = look(entry, storage)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    found = shapes(trials, cells)
+    by_axes = {}
+    for trial in trials:
+        axes = tuple(trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
+        by_axes.setdefault(axes, found[trial.key])
+    return Plan(
+        name=spec.name,
+        trials=trials,
+        models=dict(Counter(trial.model for trial in trials)),
+        left_out=spec.impossible(),
+        datasets=origin,
+        shapes=by_axes,
+        seconds=sum(estimate.costs(trials, found).values()),
+        disk_gb=_disk(trials, cells),
+        notes=_notes(by_axes) + _weights(spec),
+    )
+
+
+def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
+    """Return (labels, classes, donors, fixed_test of a dataset; where they come from), writing nothing."""
+    name = entry if isinstance(entry, str) else entry.get("name")
+    listed = catalog.entries().get(name)
+    is_ours = listed is not None and (isinstance(entry, str) or "path" not in entry)
+    if is_ours and not listed.present(storage):
+        return declared(listed), "the catalog's published counts; the file is not here yet"
+    from data_pipeline.h5ad import open_cells
+
+    cells = open_cells(catalog.resolve(entry, storage))
+    return cells, ", ".join(cells.source.all_paths)
+
+
+def declared(listed: catalog.Entry) -> Any:
+    """Return labels as the catalog declares them, test cells of a fixed test set last."""
+    classes = sorted({*listed.classes, *listed.test_classes})
+    parts = [[counts.get(name, 0) for name in classes] for counts in (listed.classes, listed.test_classes)]
+    labels = np.concatenate([np.repeat(np.arange(len(classes)), part) for part in parts])
+    is_test = np.arange(len(labels)) >= sum(parts[0]) if listed.test_classes else None
+    return SimpleNamespace(labels=labels, classes=classes, donors=None, fixed_test=is_test, num_genes=listed.genes)
+
+
+def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
+    """Return what the splits had to do with tiny classes, once per dataset and sentence."""
+    return list(dict.fromkeys(f"{axes[0]}: {note}" for axes, shape in by_axes.items() for note in shape.notes))
+
+
+def _weights(spec: SweepSpec) -> list[str]:
+    return [
+        f"weights of {model.name} are not on this machine: {model.weights}"
+        for model in spec.models
+        if model.weights is not None and not Path(model.weights).is_dir()
+    ]
+
+
+def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
+    """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
+    encodings = set()
+    for trial in trials:
+        fitted = trial.described["genes"]["select"] == "hvg"
+        split = trial.labels["split"] if fitted else ""
+        encodings.add((trial.dataset, trial.model, split, trial.described["genes"].get("n")))
+    shards = sum(len(cells[name].labels) * _tokens(cells[name], n) * 8 for name, _, _, n in encodings)
+    return shards / 1e9 + sum(map(estimate.checkpoint_mb, trials)) / 1e3
+
+
+def _tokens(cells: Any, selected: int | None) -> float:
+    """Return the expressed genes of a cell, about: as measured, else a tenth of all."""
+    facts = getattr(cells, "facts", None)
+    expressed = facts["nonzero"] / len(cells.labels) if facts else 0.1 * cells.num_genes
+    return expressed if selected is None else min(expressed, selected)

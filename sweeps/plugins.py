@@ -1,0 +1,181 @@
+"""`{kind: rarefy, class: "CD34+", cells: [200, 50]}` in a sweep file -> plug-in entries, checked against signatures."""
+
+import difflib
+import inspect
+import json
+import keyword
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+Problem = tuple[tuple[str | int, ...], str]  # where in the entry, what is wrong
+WORDS = (
+    ("Input should be", "must be"),
+    ("a valid ", "a "),
+    ("a array", "a list"),
+    ("a integer", "an integer"),
+    ("a object", "a mapping"),
+)
+STRICT = ConfigDict(strict=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One skew, strategy or loss with all its parameters, defaults included; `label` is what tables call it."""
+
+    kind: str
+    params: dict[str, Any]
+    label: str
+
+    def config(self) -> dict[str, Any]:
+        """Return the mapping that run_trial and the preparation take."""
+        return {"kind": self.kind, **self.params}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that a sweep file may set: its name there, its name in Python, its type and default."""
+
+    shown: str
+    name: str
+    annotation: Any
+    default: Any  # inspect.Parameter.empty: required
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+def parameters(plugin: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return what a sweep file may say about a plug-in, by the name used there; what cellskew passes is left out."""
+    passed = {"classes"} | ({"counts"} if getattr(plugin, "needs", None) == "counts" else set())
+    hints = typing.get_type_hints(plugin)
+    found = {}
+    for name, parameter in inspect.signature(plugin).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in passed:
+            shown = yaml_name(name)
+            found[shown] = Parameter(shown, name, hints.get(name, Any), parameter.default)
+    return found
+
+
+def yaml_name(name: str) -> str:
+    """Return how a sweep file calls a Python parameter: class_name is `class`, which Python keeps for itself."""
+    stem = name.removesuffix("_name")
+    return stem if keyword.iskeyword(stem) else name
+
+
+def read_entries(
+    given: Any, registry: Mapping[str, Callable[..., Any]], noun: str, always: bool = False
+) -> tuple[list[Entry], list[Problem]]:
+    """Return the entries that one item of a sweep file's list stands for, and what is wrong with it.
+
+    A list where a parameter takes one value stands for one entry per value. `always`: labels show the first parameter
+    even at its default.
+    """
+    item = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
+        return [], [((), f"{given!r} is neither a name nor a mapping with `kind:`; known: {', '.join(registry)}")]
+    if item["kind"] not in registry:
+        where = () if isinstance(given, str) else ("kind",)
+        return [], [(where, unknown(noun, item["kind"], registry))]
+    plugin = registry[item["kind"]]
+    known = parameters(plugin)
+    problems: list[Problem] = [
+        ((key,), unknown(f"parameter of {item['kind']}", key, known)) for key in item if key not in {"kind", *known}
+    ]
+    problems += [
+        ((), f"{item['kind']} needs {name}: {_type_name(parameter.annotation)}")
+        for name, parameter in known.items()
+        if parameter.required and name not in item
+    ]
+    values = {}
+    for name, parameter in known.items():
+        if name in item:
+            values[parameter.name], wrong = _values(item[name], parameter)
+            problems += [((name, *where), said) for where, said in wrong]
+        elif not parameter.required:
+            values[parameter.name] = [parameter.default]
+    if problems:
+        return [], problems
+    return [_entry(item["kind"], params, known, always) for params in _product(values)], []
+
+
+def unknown(noun: str, given: object, known: Iterable[str]) -> str:
+    """Return the sentence for a name nobody knows, with the nearest known one."""
+    known = list(known)
+    near = difflib.get_close_matches(str(given), known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    allowed = f"known: {', '.join(known)}" if known else "it takes none"
+    return f"unknown {noun} {given!r}; {hint}{allowed}"
+
+
+def check(annotation: Any, value: Any) -> tuple[Any, str | None]:
+    """Return (value in the annotated type, None), or (None, what is wrong with it)."""
+    try:
+        adapter = TypeAdapter(annotation, config=STRICT)
+    except PydanticSchemaGenerationError:
+        adapter = TypeAdapter(annotation)
+    try:
+        return adapter.validate_json(json.dumps(value)), None
+    except ValidationError as error:
+        return None, f"{shown(value)} {sentence(error.errors()[0]['msg'])}"
+
+
+def sentence(message: str) -> str:
+    """Return pydantic's message in the words of a sweep file."""
+    for theirs, ours in WORDS:
+        message = message.replace(theirs, ours)
+    return message[0].lower() + message[1:]
+
+
+def shown(value: Any) -> str:
+    """Return a value as a sweep file would write it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _values(given: Any, parameter: Parameter) -> tuple[list[Any], list[Problem]]:
+    value, wrong = check(parameter.annotation, given)
+    if wrong is None:
+        return [value], []
+    if not isinstance(given, list):
+        return [], [((), wrong)]
+    if not given:
+        return [], [((), "an empty list; give at least one value")]
+    checked = [check(parameter.annotation, one) for one in given]
+    problems = [((index,), said) for index, (_, said) in enumerate(checked) if said is not None]
+    return [one for one, _ in checked], problems
+
+
+def _product(values: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    combined: list[dict[str, Any]] = [{}]
+    for name, options in values.items():
+        combined = [params | {name: value} for params in combined for value in options]
+    return combined
+
+
+def _entry(kind: str, params: dict[str, Any], known: dict[str, Parameter], always: bool) -> Entry:
+    label = [kind]
+    for place, parameter in enumerate(known.values()):
+        value = params[parameter.name]
+        is_bare = parameter.required or (always and place == 0 and value is not None)
+        if is_bare:
+            label.append(_short(value))
+        elif value != parameter.default:
+            label.append(_short(value) if place == 0 else f"{parameter.shown}={_short(value)}")
+    return Entry(kind, params, "-".join(label))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict | list):
+        return ",".join(f"{key}:{number}" for key, number in value.items()) if isinstance(value, dict) else str(value)
+    return str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation)).replace("typing.", "")

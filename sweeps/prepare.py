@@ -1,0 +1,207 @@
+"""What trials need before the first one starts: opened datasets, encoded shards, generated cells, chosen rows.
+
+Everything made here is content-addressed and published by rename, so preparing again finds it and does nothing.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from data_pipeline import rows as choice
+from data_pipeline.errors import RequestError
+from data_pipeline.generated import GeneratedCells
+from data_pipeline.genes import select_hvg
+from data_pipeline.h5ad import Cells
+from data_pipeline.resample import STRATEGIES
+from data_pipeline.seeds import generator
+from data_pipeline.shards import Job, identity_hash, publish, write_shards
+from trainables import protocol
+from trainables import spec as registry
+
+
+@dataclass(frozen=True)
+class OnColumns:
+    """An encoder that sees only `columns` of the counts; totals stay those over all genes measured."""
+
+    encoder: Any
+    columns: np.ndarray
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"columns": identity_hash(self.columns.tolist()), **self.encoder.identity}
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        return self.encoder.network_options
+
+    @property
+    def coverage(self) -> dict[str, Any]:
+        return self.encoder.coverage
+
+    def __call__(self, counts: sparse.csr_matrix, rng: np.random.Generator, totals: np.ndarray) -> Any:
+        return self.encoder(sparse.csr_matrix(counts[:, self.columns]), rng, totals=totals)
+
+
+class Preparation:
+    """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`."""
+
+    def __init__(self, cells: dict[str, Cells], storage: Path) -> None:
+        self.cells, self.storage = cells, storage
+        self._rows: dict[str, choice.Rows] = {}
+        self._encoders: dict[str, Any] = {}
+        self._columns: dict[str, np.ndarray | None] = {}
+
+    def prepare(self, configs: list[dict[str, Any]]) -> list[dict[str, str | None]]:
+        """Make what is missing; returns for each config the paths `shards`, `generated` and `rows`. Ray must run."""
+        jobs: dict[Path, Job] = {}
+        made = [self._one(config, jobs) for config in configs]
+        write_shards(list(jobs.values()))
+        return made
+
+    def encoder(self, config: dict[str, Any]) -> Any:
+        """Return the encoder of a trial, fitted on the training cells of its split where it learns anything."""
+        key = identity_hash(
+            [config[name] for name in ("dataset", "genes", "model", "options", "weights", "defects", "split")]
+        )
+        if key not in self._encoders:
+            self._encoders[key] = self._make_encoder(config)
+        return self._encoders[key]
+
+    def _make_encoder(self, config: dict[str, Any]) -> Any:
+        spec, cells = registry.get(config["model"]), self.cells[config["dataset"]]
+        options, _ = protocol.apply(config["defects"], config["options"], {})
+        options = spec.options(**options).model_dump()
+        columns = self._hvg(config)
+        genes = cells.genes if columns is None else [cells.genes[column] for column in columns]
+        weights = None if config["weights"] is None else Path(config["weights"])
+        learned = {}
+        if spec.fit_encoder is not None and weights is None:
+            learned = spec.fit_encoder(self._training_blocks(config, columns), genes) or {}
+        encoder = spec.encoder(genes, weights, **options, **learned)
+        return encoder if columns is None else OnColumns(encoder, columns)
+
+    def rows(self, config: dict[str, Any]) -> choice.Rows:
+        """Return the split of a trial and its training cells after the skew."""
+        key = identity_hash(config["dataset"], config["split"], config["skew"])
+        if key not in self._rows:
+            cells = self.cells[config["dataset"]]
+            self._rows[key] = choice.choose(
+                cells.labels, cells.classes, config["split"], config["skew"], cells.donors, cells.fixed_test
+            )
+        return self._rows[key]
+
+    def _one(self, config: dict[str, Any], jobs: dict[Path, Job]) -> dict[str, str | None]:
+        cells, root = self.cells[config["dataset"]], self.storage / "shards"
+        job = Job(cells, self.encoder(config), root)
+        jobs.setdefault(job.folder, job)
+        paths: dict[str, str | None] = {"shards": str(job.folder), "generated": None, "rows": None}
+        kind = config["strategy"]["kind"]
+        if kind not in STRATEGIES:
+            generated = Job(self._generate(config), job.encoder, root)
+            jobs.setdefault(generated.folder, generated)
+            paths["generated"] = str(generated.folder)
+        elif getattr(STRATEGIES[kind], "needs", None) == "counts":
+            paths["rows"] = str(self._rows_by_counts(config))
+        return paths
+
+    def _hvg(self, config: dict[str, Any]) -> np.ndarray | None:
+        """Return the columns of the highly variable genes, fitted on the training cells of the split; None: all."""
+        genes, cells = config["genes"], self.cells[config["dataset"]]
+        if genes["select"] == "all" or genes["n"] >= cells.num_genes:
+            return None
+        key = identity_hash(cells.digest, genes, config["split"])
+        if key not in self._columns:
+            path = self.storage / "genes" / f"hvg-{key}.npy"
+
+            def blocks() -> Iterator[sparse.csr_matrix]:
+                return (counts for counts, _ in self._training_blocks(config, None))
+
+            chosen = partial(select_hvg, blocks, cells.num_genes, genes["n"], true_counts=cells.true_counts)
+            self._columns[key] = _kept_array(path, chosen)
+        return self._columns[key]
+
+    def _training_blocks(self, config: dict[str, Any], columns: np.ndarray | None) -> Iterator[tuple]:
+        """Yield (counts CSR, totals) of the split's training cells, before any skew, block by block."""
+        cells = self.cells[config["dataset"]]
+        training = self.rows(config | {"skew": {"kind": "natural"}}).split.train
+        for start, counts in cells.blocks():
+            inside = training[(training >= start) & (training < start + counts.shape[0])]
+            chosen = counts[inside - start]
+            if len(inside):
+                yield (chosen if columns is None else sparse.csr_matrix(chosen[:, columns])), cells.totals[inside]
+
+    def _made_key(self, config: dict[str, Any]) -> str:
+        names = ("split", "skew", "strategy", "seed")
+        return identity_hash(self.cells[config["dataset"]].digest, [config[name] for name in names])
+
+    def _generate(self, config: dict[str, Any]) -> GeneratedCells:
+        """Return the cells that the trial's strategy makes of its training cells' counts."""
+        from data_pipeline.synthesize import SYNTHESIZERS
+
+        cells, kept, key = self.cells[config["dataset"]], self.rows(config).kept, self._made_key(config)
+        if not cells.true_counts:
+            raise RequestError(
+                f"{config['dataset']}: strategy {config['strategy']['kind']} needs raw counts, but this file holds "
+                "log-normalised values (values: log1p); leave the strategy out, or give the dataset's raw counts"
+            )
+        params = {name: value for name, value in config["strategy"].items() if name != "kind"}
+        if "scvi_unscaled" in config["defects"] and config["strategy"]["kind"] == "scvi":
+            params["unscaled"] = True
+        path = self.storage / "generated" / f"{key}.npz"
+        if not path.exists():
+            rng = generator(config["split"]["seed"], "generate", config["seed"])
+            make = SYNTHESIZERS[config["strategy"]["kind"]]
+            labels = cells.labels[kept]
+            counts, made = choice.call(make, cells.take(kept), labels, rng, params=params, classes=cells.classes)
+            GeneratedCells(key, counts, made, cells.classes).save(path)
+        return GeneratedCells.load(path, f"{key}-generated", cells.classes)
+
+    def _rows_by_counts(self, config: dict[str, Any]) -> Path:
+        """Choose the rows of a strategy that looks at counts; returns the file that holds them."""
+        cells, kept = self.cells[config["dataset"]], self.rows(config).kept
+        path = self.storage / "generated" / f"rows-{self._made_key(config)}.npy"
+        seed = (config["split"]["seed"], "strategy", config["seed"])
+        context = {"classes": cells.classes}
+
+        def choose() -> np.ndarray:
+            return choice.resample(cells.labels, kept, config["strategy"], seed, counts=cells.take(kept), **context)
+
+        _kept_array(path, choose)
+        return path
+
+
+def _kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array in `path`, made and published first if it isn't there."""
+    if not path.exists():
+        data = io.BytesIO()
+        np.save(data, make(), allow_pickle=False)
+        publish(path, data.getvalue())
+    return np.load(path, allow_pickle=False)
+
+
+def open_datasets(spec: Any, storage: Path) -> dict[str, Cells]:
+    """Return every dataset of a sweep, validated; RequestError lists the problems of all of them at once."""
+    from data_pipeline.catalog import resolve
+    from data_pipeline.h5ad import open_cells
+
+    opened, problems = {}, []
+    for entry in spec.datasets:
+        try:
+            source = resolve(entry, storage)
+            opened[source.name] = open_cells(source, storage / "datasets")
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    return opened
+
+
+def prepare(configs: list[dict[str, Any]], cells: dict[str, Cells], storage: Path) -> list[dict[str, str | None]]:
+    """Return the paths `shards`, `generated` and `rows` for each trial configuration, making what is missing."""
+    return Preparation(cells, storage).prepare(configs)

@@ -1,0 +1,43 @@
+"""How a launch ends early: once asked, epochs in progress are finished; asked twice, it ends at once."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Stop:
+    """Whether the user, or a lost lock, asked for the end: trials in progress finish their epoch, no other starts."""
+
+    asked: bool = False
+    why: str = ""
+
+    def ask(self, why: str) -> None:
+        """Ask, keeping the first reason."""
+        if not self.asked:
+            self.asked, self.why = True, why
+
+
+@contextmanager
+def heeding_signals(stop: Stop, on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C (or SIGTERM) ask for the end after the running epochs; a second one ends the process at once."""
+
+    def heed(number: int, frame: Any) -> None:
+        if stop.asked and stop.why.startswith("stopped"):
+            on_second()
+            os._exit(130)
+        stop.ask(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+        on_first()
+
+    old = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: nobody to press keys
+        old = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""One trial of a sweep, resolved: its key, its name, what it is called in MLflow, what run_trial is handed."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+IDENTITY = 1  # raise it when the same description comes to mean another computation
+SEPARATOR = "·"
+AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial asks of Ray; None: the launch decides (1 CPU, and a GPU where the cluster has some)."""
+
+    cpu: float | None = None
+    gpu: float | str | None = None  # "auto": measured share
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid. `described` holds everything that can change its result, defaults included.
+
+    described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
+    defects, posthoc; key: 16 hex digits of its sha256. labels: what tables call each axis.
+    """
+
+    described: dict[str, Any]
+    labels: dict[str, str]
+    protocol: str
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def key(self) -> str:
+        """What the trial is, whatever sweep it is part of."""
+        text = json.dumps([IDENTITY, self.described], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The run's name: pbmc68k_reduced·s0·exponential-50·oversample·cross_entropy·scgpt·0."""
+        return SEPARATOR.join(f"s{self.labels[axis]}" if axis == "split" else self.labels[axis] for axis in AXES)
+
+    @property
+    def model(self) -> str:
+        return self.described["model"]
+
+    @property
+    def dataset(self) -> str:
+        return self.labels["dataset"]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training, 1 for a model that has none."""
+        recipe = self.described["recipe"]
+        return recipe["epochs"] + recipe["crt_epochs"] if recipe else 1
+
+    def tags(self) -> dict[str, str]:
+        """Return the MLflow tags that queries go by."""
+        tags = {axis: self.labels[axis] for axis in AXES} | {"trial": self.key, "protocol": self.protocol}
+        tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
+        if self.described["defects"]:
+            tags["defects"] = ",".join(self.described["defects"])
+        return {f"cellskew.{name}": value for name, value in tags.items()}
+
+    def params(self) -> dict[str, str]:
+        """Return everything resolved, flat, as MLflow parameters."""
+        flat: dict[str, str] = {}
+        for name, value in self.described.items():
+            inner = value.items() if isinstance(value, dict) else [("", value)]
+            flat |= {f"{name}.{key}" if key else name: _text(one) for key, one in inner}
+        return flat
+
+    def config(self) -> dict[str, Any]:
+        """Return what the preparation and run_trial take; directory, shards and threads are added by the launch."""
+        recipe = self.described["recipe"]
+        here = {"key": self.key, "name": self.name, "dataset": self.dataset, "protocol": self.protocol}
+        return self.described | {"recipe": {} if recipe is None else recipe} | here
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

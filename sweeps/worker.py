@@ -1,0 +1,106 @@
+"""What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
+
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import RequestError
+from sweeps.artifacts import upload
+from sweeps.lock import file_lock
+
+Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
+OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError")
+UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
+
+
+def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
+    """Run the trial of `job` and send its news: {"metrics"} per epoch, then {"final"} or {"failed"}, each plain.
+
+    job: config (what run_trial takes), upload (see tracking.upload; None: nothing to upload), fresh (start over).
+    """
+    directory = Path(job["config"]["directory"])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
+            if job["fresh"]:
+                _start_over(directory)
+            final = _train(job["config"], send, trainable, directory)
+            _upload(job, directory)
+        send({"final": final, "where": where()})
+    except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
+        send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": where()})
+
+
+def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train, passing every report on but the last, which waits until the trial's files are where they belong."""
+    last: dict[str, Any] = {}
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if metrics.get("final"):
+            last.update(metrics)
+        else:
+            send({"metrics": metrics})
+
+    result = trainable(config, report, _newest_checkpoint(directory))
+    return last if last else dict(result)
+
+
+def _newest_checkpoint(directory: Path) -> Path | None:
+    if not any(directory.glob("epoch-*")):
+        return None
+    from trainables.checkpoint import newest
+
+    return newest(directory)
+
+
+def _start_over(directory: Path) -> None:
+    """Remove everything an earlier attempt left, but the lock that we hold."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def _upload(job: dict[str, Any], directory: Path) -> None:
+    for pause in () if job["upload"] is None else (*UPLOAD_PAUSES, None):
+        try:
+            upload(directory, **job["upload"])
+            return
+        except Exception as error:  # every store has its own exceptions; a refusal stays one and fails the trial
+            if pause is None:
+                raise OSError(f"its files could not be uploaded: {describe(error)}") from error
+            time.sleep(pause)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in a line or a few: a request's own words, or type and message."""
+    if isinstance(error, RequestError):
+        return "; ".join(error.problems)
+    said = str(error).strip()
+    return f"{type(error).__name__}: {said}"[:2000] if said else type(error).__name__
+
+
+def cause(error: BaseException) -> str:
+    """Return "outside" if the machine is to blame (memory, disk, network), so that trying again may help."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "outside" if names & set(OUTSIDE) else "trial"
+
+
+def _tail() -> str:
+    return traceback.format_exc()[-3000:]
+
+
+def where() -> dict[str, str]:
+    """Return the machine and what of it the trial had."""
+    found = {"host": socket.gethostname(), "cpus": os.environ.get("OMP_NUM_THREADS", "")}
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "given, but not seen by torch"
+    return found
