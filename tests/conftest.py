@@ -1,0 +1,104 @@
+"""What many tests need: the folder of real data (tests skip without it) and small made-up cells."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; networks this small gain nothing from more
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data, dictionaries and large goldens beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real data is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def zheng11(shared: Path) -> Path:
+    return shared / "data" / "zheng11_composite.h5ad"
+
+
+@pytest.fixture(scope="session")
+def baron(shared: Path) -> Path:
+    return shared / "data" / "baron_h1.h5ad"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def counts_like(num_cells: int, num_genes: int, num_types: int, seed: int = 0) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Return (counts float32 CSR [n, G], labels int64 [n]): types that differ in a few marker genes each."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.integers(0, num_types, num_cells))
+    rates = rng.gamma(0.3, 1.0, num_genes) * np.ones((num_types, 1))
+    for kind in range(num_types):
+        rates[kind, rng.choice(num_genes, max(1, num_genes // 20), replace=False)] += 6
+    counts = rng.poisson(rates[labels] * rng.lognormal(0, 0.3, (num_cells, 1)))
+    return sparse.csr_matrix(counts.astype(np.float32)), labels.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """A small Ray of this test session."""
+    import ray
+
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import what tests define
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=here)
+    yield
+    ray.shutdown()
+
+
+def make_shards(cells, encoder, root: Path) -> Path:
+    """Encode `cells` in this process; returns the folder."""
+    from data_pipeline import shards
+
+    job = shards.Job(cells, encoder, root)
+    shards._write_cells(job)
+    for start in range(0, cells.num_cells, shards.BLOCK):
+        job.writer.write(start, cells.read(start, min(start + shards.BLOCK, cells.num_cells)))
+    shards._finish(job)
+    return job.folder
+
+
+def made_up_cells(num_cells: int = 300, num_genes: int = 60, num_types: int = 4, seed: int = 0):
+    """Return made-up cells of `num_types` types with the face of an opened dataset."""
+    from data_pipeline.generated import GeneratedCells
+
+    counts, labels = counts_like(num_cells, num_genes, num_types, seed)
+    return GeneratedCells(
+        f"{seed:04d}-made-up-{num_cells}-{num_genes}", counts, labels, [f"type {n}" for n in range(num_types)]
+    )
+
+
+def trial_config(tmp_path: Path, model: str, **changes) -> dict:
+    """Return the configuration of a tiny trial on made-up cells, its shards made."""
+    from trainables.spec import get
+
+    cells, spec = changes.pop("cells", None), get(model)
+    cells = made_up_cells() if cells is None else cells
+    genes = [f"gene{n}" for n in range(cells.counts.shape[1])]
+    options = {"size": "tiny"} | changes.pop("options", {})
+    resolved = spec.options(**options).model_dump()
+    learned = spec.fit_encoder([(cells.counts, cells.totals)], genes) if spec.fit_encoder else {}
+    folder = make_shards(cells, spec.encoder(genes, None, **resolved, **(learned or {})), tmp_path / "shards")
+    config = {
+        "key": f"{model}-tiny",
+        "directory": str(tmp_path / "trials" / model),
+        "shards": str(folder),
+        "model": model,
+        "options": options,
+        "recipe": {"epochs": 3} if spec.kind == "network" else {},
+        "split": {"seed": 0, "test": 0.2, "validation": 0.1},
+        "skew": {"kind": "natural"},
+        "strategy": {"kind": "none"},
+        "device": "cpu",
+    }
+    return config | changes

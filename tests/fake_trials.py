@@ -1,0 +1,144 @@
+"""Trials that train nothing, in no time, and fail where a test wants them to: what the sweep system runs in its tests.
+
+<storage>/fault.json: {"epochs": 3, "seconds": 0.0, "faults": [{"run": part of a trial's name, "epoch": 2, "kind":
+"raise" | "memory" | "kill" | "request", "times": 1}]}.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from ray import cloudpickle
+
+from data_pipeline.errors import RequestError
+from sweeps.config import SweepSpec, parse
+from sweeps.converge import Parts
+
+SWEEP = """
+name: {name}
+datasets: [pbmc68k_reduced]
+splits: {{seeds: {splits}}}
+skews: [natural, {{kind: exponential, ratio: 20}}]
+strategies: {strategies}
+models: {{scgpt: {{size: tiny, epochs: 3}}, majority: {{}}}}
+seeds: {seeds}
+max_failures: {max_failures}
+"""
+
+
+def spec(**given: Any) -> SweepSpec:
+    """Return a sweep of 2 skews x 2 models x splits x seeds x strategies; `given`: other values for its keys."""
+    values = {"name": "small", "splits": "[0, 1]", "seeds": "[0]", "strategies": "[none]", "max_failures": 3}
+    more = "".join(f"{key}: {given[key]}\n" for key in given if key not in values)
+    return parse(SWEEP.format(**(values | given)) + more, Path("small.yaml"))
+
+
+def parts(digest: str = "d0") -> Parts:
+    """Return made-up data and the trial below."""
+
+    def open_datasets(spec: SweepSpec, storage: Path) -> dict[str, Any]:
+        return {name: cells(digest) for name in spec.dataset_names}
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import what lies among the tests
+    return Parts(open_datasets, nothing_to_prepare, fake_trial)
+
+
+def cells(digest: str) -> Any:
+    labels = np.repeat(np.arange(4), [100, 60, 40, 20])
+    return SimpleNamespace(digest=digest, labels=labels, classes=["a", "b", "c", "d"], donors=None, fixed_test=None)
+
+
+def nothing_to_prepare(configs: list, cells: dict, storage: Path) -> list[dict[str, Any]]:
+    return [{"shards": "none", "generated": None, "rows": None} for _ in configs]
+
+
+def plan_of(directory: Path) -> dict[str, Any]:
+    file = directory.parent.parent / "fault.json"
+    return {"epochs": 3, "seconds": 0.0, "faults": []} | (json.loads(file.read_text()) if file.exists() else {})
+
+
+def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> dict[str, Any]:
+    """Report epochs whose numbers follow from the key; go on from history.json, as real trials do from checkpoints."""
+    directory = Path(config["directory"])
+    plan, history = plan_of(directory), []
+    file = directory / "history.json"
+    if file.exists():
+        history = json.loads(file.read_text())
+    for numbers in history:
+        report(numbers | {"replayed": 1}, None)
+    while len(history) < plan["epochs"]:
+        epoch = len(history) + 1
+        time.sleep(plan["seconds"])
+        with (directory / "trained.txt").open("a") as trained:
+            trained.write(f"{epoch}\n")
+        for fault in plan["faults"]:
+            if fault["run"] in config["name"] and fault["epoch"] == epoch:
+                fail(fault, directory)
+        history.append(numbers_of(config["key"], epoch, plan["epochs"]))
+        temporary = directory / ".history.part"
+        temporary.write_text(json.dumps(history))
+        temporary.replace(file)
+        report(history[-1], directory)
+    (directory / "per_class.csv").write_text("class,f1\n")
+    final = {"epoch": plan["epochs"], "final": 1, "trial_seconds": plan["seconds"]}
+    final |= {f"test_{name}": score(config["key"], name) for name in ("macro_f1", "balanced_accuracy", "recall_tail")}
+    report(final, None)
+    return final
+
+
+def numbers_of(key: str, epoch: int, epochs: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "epochs": epochs,
+        "train_loss": score(key, f"loss{epoch}"),
+        "val_macro_f1": score(key, str(epoch)),
+    }
+
+
+def score(key: str, what: str) -> float:
+    """Return a number in [0, 1) that only depends on its arguments."""
+    return np.random.default_rng(list(f"{key}{what}".encode())).random()
+
+
+def fail(fault: dict[str, Any], directory: Path) -> None:
+    marks = directory / f"fault-{fault['kind']}-{fault['epoch']}"
+    done = int(marks.read_text()) if marks.exists() else 0
+    if done >= fault.get("times", 1_000_000):
+        return
+    marks.write_text(str(done + 1))
+    if fault["kind"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault["kind"] == "memory":
+        raise MemoryError("cannot allocate 3 GB")
+    if fault["kind"] == "request":
+        raise RequestError("class b lacks 3 cells", "ask for fewer")
+    raise ValueError(f"loss is not finite in epoch {fault['epoch']}")
+
+
+class Silent:
+    """A screen that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.events: list[tuple[str, str]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        self.said.append(f"{what} {done}/{total}")
+
+    def begin(self, *about: Any) -> None:
+        self.said.append("begin")
+
+    def event(self, what: str, key: str, numbers: dict[str, Any]) -> None:
+        self.events.append((what, key))
+
+    def end(self) -> None:
+        self.said.append("end")

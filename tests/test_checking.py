@@ -1,0 +1,41 @@
+"""`cellskew check` with a weights folder: complete or not, what is missing and where it is had, what starts anew."""
+
+from pathlib import Path
+
+import pytest
+from scgpt_folder import write_folder
+
+from sweeps import show
+from sweeps.checking import check
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+def genes_of(storage: Path) -> list[str]:
+    from data_pipeline.catalog import resolve
+    from data_pipeline.h5ad import open_cells
+
+    return open_cells(resolve("pbmc68k_reduced", storage)).genes
+
+
+def test_a_complete_folder_names_what_is_newly_initialised(tmp_path, storage, capsys):
+    folder = write_folder(tmp_path, genes_of(storage)[:400])
+    found = check("pbmc68k_reduced", {}, ["scgpt"], folder, storage)
+    assert found["weights"]["complete"] and found["coverage"]["scgpt"]["known"] == 400
+    show.checked(found, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "knows 400 of 765 genes" in said and "newly initialised: cls_decoder." in said
+    assert said.endswith("the file can be used")
+
+
+def test_a_folder_that_lacks_a_file_says_which_and_where_to_get_it(tmp_path, storage, capsys):
+    folder = write_folder(tmp_path, genes_of(storage)[:400])
+    (folder / "best_model.pt").unlink()
+    found = check("pbmc68k_reduced", {}, ["scgpt"], folder, storage)
+    assert not found["weights"]["complete"] and list(found["weights"]["missing"]) == ["best_model.pt"]
+    show.checked(found, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "best_model.pt is missing; download the whole-human folder" in said and "can be used" not in said

@@ -1,0 +1,110 @@
+"""Checkpoints: whole or absent, only what is trained, frozen weights by their hash."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainables import checkpoint as module
+
+
+def network(frozen: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    if frozen:
+        made[0].requires_grad_(False)
+    return made
+
+
+def trained_names(made: nn.Module) -> set[str]:
+    return {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+
+
+def save(directory, epoch: int):
+    return module.save(directory, epoch, {"weights.safetensors": {"w": torch.full((3,), float(epoch))}}, {"n": epoch})
+
+
+def test_the_newest_whole_checkpoint_is_found_and_older_ones_go(tmp_path):
+    assert module.newest(tmp_path) is None
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    assert module.newest(tmp_path) == path and [p.name for p in tmp_path.iterdir()] == ["epoch-0002"]
+    assert module.load(path)["n"] == 2 and module.tensors(path, "weights.safetensors")["w"][0] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "missing", "no state"])
+def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path, damage):
+    path = save(tmp_path, 3)
+    victim = path / ("state.json" if damage == "no state" else "weights.safetensors")
+    data = bytearray(victim.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+        victim.write_bytes(data)
+    elif damage == "truncate":
+        victim.write_bytes(data[:-3])
+    else:
+        victim.unlink()
+    assert module.newest(tmp_path) is None
+    assert not path.exists()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    path = save(tmp_path, 1)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert module.newest(tmp_path) == path and [p.name for p in tmp_path.iterdir()] == ["epoch-0001"]
+
+
+def test_half_written_folders_never_count(tmp_path):
+    path = save(tmp_path, 1)
+    (tmp_path / ".epoch-0002.part").mkdir()
+    assert module.newest(tmp_path) == path
+    save(tmp_path, 2)
+    assert not (tmp_path / ".epoch-0002.part").exists()
+
+
+def test_only_trained_parameters_and_buffers_are_kept():
+    made = network(frozen=True)
+    tensors = module.trained_tensors(made, trained_names(made))
+    assert "0.weight" not in tensors and "2.weight" in tensors and "1.running_mean" in tensors
+
+
+def test_the_hash_of_the_frozen_base_sees_every_frozen_weight_and_no_other():
+    made = network(frozen=True)
+    names = trained_names(made)
+    before = module.frozen_hash(made, names)
+    with torch.no_grad():
+        made[2].weight += 1
+    assert module.frozen_hash(made, names) == before
+    with torch.no_grad():
+        made[0].bias[0] += 1e-7
+    assert module.frozen_hash(made, names) != before
+
+
+def test_the_optimizer_goes_on_as_if_nothing_had_happened():
+    def step(made, optimizer):
+        optimizer.zero_grad()
+        made(torch.ones(5, 3) * torch.arange(5.0)[:, None]).square().sum().backward()
+        optimizer.step()
+
+    undisturbed = network()
+    optimizer = torch.optim.Adam(undisturbed.parameters(), fused=True)
+    step(undisturbed, optimizer)
+    resumed = network()
+    again = torch.optim.Adam(resumed.parameters(), fused=True)
+    module.restore_weights(resumed, module.trained_tensors(undisturbed, trained_names(undisturbed)))
+    module.restore_optimizer(resumed, again, module.optimizer_tensors(undisturbed, optimizer))
+    step(undisturbed, optimizer)
+    step(resumed, again)
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(module.CheckpointError, match="does not fit this network"):
+        module.restore_weights(network(), {"stranger.weight": torch.zeros(1)})
+    with pytest.raises(module.CheckpointError, match="does not fit"):
+        module.restore_weights(network(), {"0.weight": torch.zeros(4, 3)})

@@ -1,0 +1,51 @@
+"""The fast ways through the encoders agree with the plain ones, ties and extremes included."""
+
+import numpy as np
+import pytest
+
+from trainables.models._geneformer_encoder import descending
+from trainables.models._scgpt_encoder import MOST, bin_values, distinct_counts, whole_numbers
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "nearly equal"])
+@pytest.mark.parametrize("seed", range(5))
+def test_ragged_descending_order_is_the_stable_one(kind, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 300, rng.integers(1, 400))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    near = [1.0, 1 + 2.0**-52, 1 + 2.0**-40, 2.0, 1e-9, 1e9]
+    values = {
+        "distinct": rng.random(offsets[-1]) + 1e-12,
+        "ties": rng.integers(1, 4, offsets[-1]).astype(float),
+        "nearly equal": rng.choice(near, offsets[-1]),
+    }[kind]
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    assert np.array_equal(descending(values, offsets), np.lexsort((-values, rows)))
+
+
+def test_no_cells_and_empty_cells_have_an_order_too():
+    assert descending(np.zeros(0), np.zeros(1, np.int64)).size == 0
+    assert descending(np.zeros(0), np.zeros(5, np.int64)).size == 0
+
+
+def test_counting_finds_what_a_sort_finds(rng):
+    rows = np.repeat(np.arange(50), 40)
+    counts = np.where(rng.random(2000) < 0.9, rng.integers(1, 70, 2000), rng.integers(1, MOST, 2000))
+    found = distinct_counts(rows, counts, 50)
+    expected = np.unique((rows << 32) | counts, return_inverse=True, return_counts=True)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_bins_are_the_same_with_and_without_whole_numbers(rng):
+    offsets = np.arange(0, 3001, 60)
+    counts = rng.geometric(0.2, 3000)
+    counts[::97] = 5000
+    values = np.log1p(counts.astype(np.float32))
+    fast = bin_values(values, offsets, 51, np.random.RandomState(3), counts)
+    assert np.array_equal(fast, bin_values(values, offsets, 51, np.random.RandomState(3)))
+
+
+def test_only_whole_numbers_of_moderate_size_are_counted():
+    assert whole_numbers(np.array([1.0, 2.0], np.float32)).dtype == np.int64
+    assert whole_numbers(np.array([1.5], np.float32)) is None
+    assert whole_numbers(np.array([MOST + 1.0], np.float32)) is None

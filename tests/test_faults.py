@@ -1,0 +1,246 @@
+"""Whatever dies, `cellskew run` again ends where an undisturbed run ends: real tiny trials, real kills.
+
+Each case compares everything that does not measure time: one FINISHED run per trial, its parameters, every point of
+every metric, predictions, tables, weights of the last checkpoint. The sample without the mark `slow` runs everywhere.
+"""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fault_tools import STAGES, Driver, check_same, start, state, wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+ON_WORKERS = ("preparation", "first_epoch", "checkpoint", "report", "last_epoch", "upload")
+MATRIX = [(whom, stage) for stage in ON_WORKERS for whom in ("driver", "worker", "raylet", "machine")]
+IN_DRIVER = ("database", "registration", "noted", "delivered", "closing")
+MATRIX += [(whom, stage) for stage in IN_DRIVER for whom in ("driver", "machine")]
+SAMPLE = {
+    ("driver", "database"),
+    ("driver", "registration"),
+    ("worker", "checkpoint"),
+    ("raylet", "first_epoch"),
+    ("machine", "upload"),
+    ("driver", "delivered"),
+}
+
+
+def cases() -> list:
+    return [pytest.param(*case, marks=() if case in SAMPLE else pytest.mark.slow) for case in MATRIX]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> tuple[Path, dict]:
+    """A storage folder on which nothing went wrong, and its state."""
+    storage = tmp_path_factory.mktemp("undisturbed") / "storage"
+    converge(storage)
+    found = state(storage)
+    metrics = [run["metrics"] for run in found["runs"].values()]
+    assert len(metrics) == 4 and [step for step, _ in metrics[1]["train_loss"]] == [1, 2, 3]
+    assert len(found["artifacts"]) == 16 and sum("safetensors" in name for name in found["files"]) >= 6
+    return storage, found
+
+
+@pytest.fixture
+def storage(undisturbed, tmp_path, request) -> Path:
+    """An empty storage folder; unless a test is about the preparation, what that makes is there already."""
+    fresh = tmp_path / "storage"
+    for folder in ("datasets", "genes", "shards"):
+        if "preparation" not in request.node.name:
+            shutil.copytree(undisturbed[0] / folder, fresh / folder)
+    return fresh
+
+
+def converge(storage: Path, expected: int = 0, seconds: float = 600, **more) -> str:
+    """Run the sweep to its end; returns what was said."""
+    driver = start(storage, **more)
+    try:
+        assert driver.wait(seconds) == expected, driver.said()
+    finally:
+        driver.end()
+    assert "Traceback" not in driver.said()
+    return driver.said()
+
+
+def disturb(storage: Path, whom: str, stage: str) -> None:
+    """Kill at a stage. A driver that survives brings the sweep to its end or says that it could not."""
+    driver = start(storage, stage)
+    try:
+        waiting = driver.wait_for_gate()
+        driver.kill(whom, waiting)
+        code = driver.wait()
+        assert (code == 0) if whom == "worker" else (code != 0), driver.said()
+    finally:
+        if whom != "driver":
+            driver.end()
+    if whom == "driver":  # its workers must go of themselves; Ray's own agents take their time
+        try:
+            wait_until(lambda: not trial_workers(driver), 60, lambda: f"still there: {driver.survivors()}")
+        finally:
+            driver.end()
+
+
+def trial_workers(driver: Driver) -> list[int]:
+    return [pid for pid, name in driver.survivors().items() if name.startswith(("ray::Implicit", "ray::IDLE"))]
+
+
+@pytest.mark.parametrize(("whom", "stage"), cases())
+def test_a_kill_at_any_stage_changes_nothing_in_the_end(whom, stage, storage, undisturbed):
+    assert STAGES[stage]
+    disturb(storage, whom, stage)
+    converge(storage)
+    check_same(state(storage), undisturbed[1])
+
+
+# damaged files
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        data = data[: len(data) // 2]
+    else:
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param("weights.safetensors", "bit-flipped"),
+        pytest.param("optimizer.safetensors", "truncated", marks=pytest.mark.slow),
+        pytest.param("best.safetensors", "bit-flipped", marks=pytest.mark.slow),
+        pytest.param("state.json", "truncated", marks=pytest.mark.slow),
+        pytest.param("state.json", "bit-flipped", marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_used(name, how, storage, undisturbed):
+    disturb(storage, "machine", "last_epoch")
+    damaged = list(storage.glob(f"trials/*/epoch-0002/{name}"))
+    assert damaged
+    for path in damaged:
+        damage(path, how)
+    converge(storage)
+    check_same(state(storage), undisturbed[1])
+
+
+@pytest.mark.parametrize("how", [pytest.param("bit-flipped"), pytest.param("truncated", marks=pytest.mark.slow)])
+def test_damaged_shards_are_encoded_again(how, storage, undisturbed):
+    for path in storage.glob("shards/*/*/part-*.arrow"):
+        damage(path, how)
+    if how == "bit-flipped":  # same size: only the trial, which reads every byte, can tell
+        assert "run the sweep again to encode this part anew" in converge(storage, expected=1)
+    converge(storage)
+    check_same(state(storage), undisturbed[1])
+
+
+@pytest.mark.slow
+def test_a_damaged_note_of_the_last_run_is_not_in_the_way(storage, undisturbed):
+    disturb(storage, "machine", "report")
+    for path in [
+        *storage.glob("sweeps/*.lock"),
+        *storage.glob("sweeps/*.jsonl"),
+        *storage.glob("trials/*/result.json"),
+    ]:
+        damage(path, "truncated")
+    converge(storage)
+    check_same(state(storage), undisturbed[1])
+
+
+# disk, clock, database
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    """A file system of its own: 64 MB, to be filled or made read-only."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small tmpfs can't be mounted here: {made.stderr.strip()}")
+    yield place / "storage"
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def remount(storage: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", storage.parent], check=True)
+
+
+def fill(storage: Path, free: int) -> Path:
+    """Leave so many bytes free; returns the file that takes up the rest."""
+    size = os.statvfs(storage)
+    ballast = storage / "ballast"
+    ballast.write_bytes(bytes(size.f_bavail * size.f_frsize - free))
+    return ballast
+
+
+@pytest.mark.parametrize("stage", [pytest.param("checkpoint", marks=pytest.mark.slow), "report"])
+def test_a_disk_that_fills_up_is_named_and_costs_nothing_once_there_is_room(stage, small_disk, undisturbed):
+    for folder in ("datasets", "genes", "shards"):
+        shutil.copytree(undisturbed[0] / folder, small_disk / folder)
+    driver = start(small_disk, stage)
+    try:
+        waiting = driver.wait_for_gate()
+        ballast = fill(small_disk, 0)
+        driver.kill("worker", waiting)
+        assert driver.wait() != 0
+    finally:
+        driver.end()
+    assert "No space left on device" in driver.said() or "disk is full" in driver.said()
+    ballast.unlink()
+    converge(small_disk)
+    check_same(state(small_disk), undisturbed[1])
+
+
+@pytest.mark.slow
+def test_storage_gone_read_only_is_refused_in_words_and_taken_up_again(small_disk, undisturbed):
+    disturb(small_disk, "machine", "report")
+    remount(small_disk, "ro")
+    said = converge(small_disk, expected=2)
+    assert "read-only" in said.lower() and str(small_disk) in said
+    remount(small_disk, "rw")
+    converge(small_disk)
+    check_same(state(small_disk), undisturbed[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", ["-86400", "86400"])
+def test_a_clock_that_jumps_costs_no_point_and_no_lock(seconds, storage, undisturbed):
+    converge(storage, CELLSKEW_TEST_CLOCK=seconds)
+    converge(storage)
+    check_same(state(storage), undisturbed[1])
+
+
+@pytest.mark.slow
+def test_a_database_locked_by_another_process_is_waited_for(storage, undisturbed):
+    driver = start(storage, "noted")
+    try:
+        driver.wait_for_gate()
+        with sqlite3.connect(storage / "mlflow.db", timeout=60, isolation_level=None) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            driver.open_gate()
+            time.sleep(25)
+            database.execute("ROLLBACK")
+        database.close()
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    check_same(state(storage), undisturbed[1])
+
+
+@pytest.mark.slow
+def test_a_database_locked_when_the_driver_starts_is_waited_for(storage, undisturbed):
+    disturb(storage, "driver", "report")
+    database = sqlite3.connect(storage / "mlflow.db", timeout=60, isolation_level=None, check_same_thread=False)
+    database.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(30, lambda: database.execute("ROLLBACK"))
+    release.start()
+    converge(storage)
+    release.join()
+    database.close()
+    check_same(state(storage), undisturbed[1])

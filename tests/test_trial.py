@@ -1,0 +1,168 @@
+"""A whole trial: what it leaves behind, the same result for the same seed, and bit for bit the same after a kill."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import trial_config
+
+from trainables import checkpoint as checkpoints
+from trainables.outcome import FILES
+from trainables.spec import get, names
+from trainables.trial import run_trial
+
+NETWORKS = [name for name in names() if get(name).kind == "network"]
+TIMES = ("seconds", "cells_per_second", "memory", "checkpoint")
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing after it runs."""
+
+
+class Reports(list):
+    """Collects what a trial reports; dies after `die_after` epochs of its own."""
+
+    def __init__(self, die_after: int | None = None) -> None:
+        super().__init__()
+        self.left = die_after
+
+    def __call__(self, metrics: dict, path: Path | None) -> None:
+        self.append(metrics)
+        if "replayed" not in metrics and "final" not in metrics and self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+
+def numbers(metrics: dict) -> dict:
+    """Return the metrics that must not differ between two runs: all but times, sizes and memory."""
+    return {key: value for key, value in metrics.items() if not any(word in key for word in (*TIMES, "replayed"))}
+
+
+def run(config: dict, die_after: int | None = None) -> tuple[dict | None, Reports]:
+    reports = Reports(die_after)
+    try:
+        return run_trial(config, reports, checkpoints.newest(Path(config["directory"]))), reports
+    except Killed:
+        return None, reports
+
+
+@pytest.mark.parametrize("model", names())
+def test_a_trial_leaves_metrics_tables_and_predictions(tmp_path, model):
+    config = trial_config(tmp_path, model)
+    final, reports = run(config)
+    directory = Path(config["directory"])
+    assert all((directory / name).stat().st_size > 0 for name in FILES)
+    predictions = pd.read_parquet(directory / "predictions.parquet")
+    assert final["test_accuracy"] == pytest.approx((predictions.truth == predictions.prediction).mean())
+    scores = predictions.filter(like="p_").to_numpy()
+    assert scores.shape == (60, 4) and np.allclose(scores.sum(1), 1, atol=1e-5)
+    per_class = pd.read_csv(directory / "per_class.csv")
+    assert list(per_class["class"]) == [f"type {n}" for n in range(4)] and per_class.test.sum() == 60
+    assert (directory / "confusion_matrix.png").read_bytes()[:4] == b"\x89PNG"
+    assert reports[-1]["final"] == 1 and {"trial_seconds", "peak_memory_gb", "seconds_per_epoch"} <= set(final)
+    assert [m["epoch"] for m in reports[:-1]] == ([1, 2, 3] if get(model).kind == "network" else [])
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("die_after", [1, 2])
+def test_a_killed_and_resumed_trial_ends_bit_identical(tmp_path, model, die_after):
+    changes = {"strategy": {"kind": "class_balanced_batches"}, "skew": {"kind": "exponential", "ratio": 5}}
+    undisturbed = trial_config(tmp_path / "a", model, **changes)
+    killed = trial_config(tmp_path / "b", model, **changes)
+    expected, whole = run(undisturbed)
+    assert run(killed, die_after)[0] is None
+    final, resumed = run(killed)
+    assert numbers(final) == numbers(expected)
+    assert [m["epoch"] for m in resumed] == [1, 2, 3, 3]
+    assert [m.get("replayed") for m in resumed] == [1] * die_after + [None] * (4 - die_after)
+    assert [numbers(m) for m in resumed] == [numbers(m) for m in whole]
+    a, b = (checkpoints.newest(Path(config["directory"])) for config in (undisturbed, killed))
+    for name in ("weights.safetensors", "best.safetensors", "optimizer.safetensors"):
+        assert checkpoints.sha256(a / name) == checkpoints.sha256(b / name)
+    same = [pd.read_parquet(Path(config["directory"]) / "predictions.parquet") for config in (undisturbed, killed)]
+    pd.testing.assert_frame_equal(*same, check_exact=True)
+
+
+@pytest.mark.parametrize("model", ["scgpt", "logistic_regression"])
+def test_the_seed_decides_and_nothing_else(tmp_path, model):
+    same = [run(trial_config(tmp_path / str(n), model))[0] for n in range(2)]
+    assert numbers(same[0]) == numbers(same[1])
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    assert numbers(run(trial_config(tmp_path / "other globals", model))[0]) == numbers(same[0])
+    if get(model).kind == "network":
+        assert numbers(run(trial_config(tmp_path / "seed", model, seed=1))[0]) != numbers(same[0])
+
+
+def test_a_finished_trial_only_reports_again(tmp_path, monkeypatch):
+    config = trial_config(tmp_path, "scgpt")
+    final, reports = run(config)
+    shutil.rmtree(config["shards"])  # nothing is opened any more
+    again, replayed = run(config)
+    assert again == json.loads(json.dumps(final))
+    assert [m["epoch"] for m in replayed] == [m["epoch"] for m in reports]
+    assert all(m["replayed"] == 1 for m in replayed)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
+    config = trial_config(tmp_path, "scgpt")
+    expected, _ = run(trial_config(tmp_path / "undisturbed", "scgpt"))
+    run(config, die_after=2)
+    newest = checkpoints.newest(Path(config["directory"]))
+    (newest / "weights.safetensors").write_bytes((newest / "weights.safetensors").read_bytes()[:-7])
+    final, reports = run(config)
+    assert "replayed" not in reports[0] and numbers(final) == numbers(expected)
+
+
+def test_early_stopping_and_second_stage_survive_a_kill(tmp_path):
+    changes = {"recipe": {"epochs": 2, "crt_epochs": 2}, "skew": {"kind": "exponential", "ratio": 10}}
+    expected, whole = run(trial_config(tmp_path / "a", "scgpt", **changes))
+    config = trial_config(tmp_path / "b", "scgpt", **changes)
+    for _ in range(3):
+        assert run(config, die_after=1)[0] is None
+    final, reports = run(config)
+    assert numbers(final) == numbers(expected)
+    assert [numbers(m) for m in reports] == [numbers(m) for m in whole]
+    assert [m["epoch"] for m in whole] == [1, 2, 3, 4, 4]
+
+
+def test_the_second_stage_trains_the_head_alone(tmp_path):
+    config = trial_config(tmp_path, "scgpt", recipe={"epochs": 1, "crt_epochs": 1})
+    run(config, die_after=1)
+    first = checkpoints.tensors(checkpoints.newest(Path(config["directory"])), "best.safetensors")
+    run(config)
+    second = checkpoints.tensors(checkpoints.newest(Path(config["directory"])), "weights.safetensors")
+    head = get("scgpt").head
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed and all(name.startswith(head) for name in changed)
+
+
+def test_patience_ends_a_trial_early(tmp_path):
+    config = trial_config(tmp_path, "scgpt", recipe={"epochs": 30, "patience": 1, "learning_rate": 1e-12})
+    final, reports = run(config)
+    assert final["epochs_run"] == 2 == len(reports) - 1
+
+
+def test_other_frozen_weights_are_refused(tmp_path):
+    config = trial_config(tmp_path, "scbert", options={"train": "head"})
+    run(config, die_after=1)
+    path = checkpoints.newest(Path(config["directory"]))
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"base": "0" * 64}))
+    with pytest.raises(checkpoints.CheckpointError, match="trained on other frozen weights.*from scratch"):
+        run(config)
+
+
+def test_posthoc_adjustments_stand_beside_the_plain_metrics(tmp_path):
+    changes = {"posthoc": ["temperature", "logit_adjust"], "skew": {"kind": "exponential", "ratio": 10}}
+    final, _ = run(trial_config(tmp_path, "logistic_regression", **changes))
+    plain, _ = run(trial_config(tmp_path / "plain", "logistic_regression", skew=changes["skew"]))
+    assert final["test_macro_f1"] == plain["test_macro_f1"]
+    assert final["test_accuracy.temperature"] == final["test_accuracy"]  # one temperature can't change the order
+    assert final["test_ece.temperature"] != final["test_ece"]
+    assert final["test_balanced_accuracy.logit_adjust"] >= final["test_balanced_accuracy"]
