@@ -3,12 +3,14 @@
 import math
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from data_pipeline.errors import RequestError
 
 KINDS = ("counts", "log1p")
-CHOICES = {"duplicates": ("sum", "first", "rename"), "empty_cells": ("drop",), "unlabelled": ("drop",)}
+Duplicates = Literal["sum", "first", "rename"]
+Drop = Literal["drop"]
+CHOICES = {"duplicates": get_args(Duplicates), "empty_cells": get_args(Drop), "unlabelled": get_args(Drop)}
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class Source:
     values: Values = Values()
     gene_names: str | None = None
     donor: str | None = None
-    duplicates: str | None = None
-    empty_cells: str | None = None
-    unlabelled: str | None = None
+    duplicates: Duplicates | None = None
+    empty_cells: Drop | None = None
+    unlabelled: Drop | None = None
     test_paths: tuple[str, ...] = ()
     totals: str | None = None
 

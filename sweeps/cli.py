@@ -209,6 +209,9 @@ def check(
     target_sum: Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")] = 1e4,
     gene_names: Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")] = None,
     donor: Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")] = None,
+    duplicates: Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")] = None,
+    empty_cells: Annotated[str | None, typer.Option(help="Cells without a single count: drop.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,
     as_json: AsJson = False,
@@ -221,6 +224,7 @@ def check(
     from sweeps import checking, show
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
+    given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
     entry = {key: value for key, value in given.items() if value is not None}
     if values != "counts":
         number = base if base == "e" else _number(base)

@@ -2,11 +2,11 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data_pipeline import catalog
 from data_pipeline.errors import RequestError
-from data_pipeline.source import Source, Values
+from data_pipeline.source import Drop, Duplicates, Source, Values
 from sweeps.plugins import Problem, unknown
 from sweeps.strict import NAME, Strict, shaped
 
@@ -23,9 +23,9 @@ class Dataset(Strict):
     gene_names: str | None = None
     donor: str | None = None
     totals: str | None = None
-    duplicates: Literal["sum", "first"] | None = None
-    empty_cells: Literal["drop"] | None = None
-    unlabelled: Literal["drop"] | None = None
+    duplicates: Duplicates | None = None
+    empty_cells: Drop | None = None
+    unlabelled: Drop | None = None
 
 
 def read_datasets(given: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:

@@ -96,6 +96,7 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
         (["check", "nowhere.h5ad", "--label", "x"], "nowhere.h5ad"),
         (["check", "pbmc68k_reduced", "--model", "scgtp"], "unknown model 'scgtp'; did you mean scgpt?"),
         (["check", "pbmc68k_reduced", "--weights", "."], "--weights belong to one model; name it with --model"),
+        (["check", "x.h5ad", "--label", "x", "--duplicates", "add"], "'add' is unknown; allowed: sum, first, rename"),
         (["check", "x.h5ad", "--values", "log1p", "--base", "b"], "--base 'b' is neither e nor a number above 1"),
     ],
 )

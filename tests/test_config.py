@@ -9,6 +9,7 @@ import yaml
 
 from data_pipeline.errors import RequestError
 from data_pipeline.skew import SKEWS
+from data_pipeline.source import CHOICES
 from sweeps import config, plugins, reading, reading_models, yaml_lines
 from trainables import protocol
 from trainables.spec import Recipe
@@ -31,6 +32,15 @@ def problems(text: str) -> list[str]:
 
 
 # what a file comes to
+
+
+def test_every_way_out_that_a_refused_data_file_is_told_can_be_written_in_a_sweep_file():
+    for option, allowed in CHOICES.items():
+        for value in allowed:
+            text = MINIMAL.replace("[pbmc68k_reduced]", f"[{{path: a.h5ad, label: type, {option}: {value}}}]")
+            assert parse(text).datasets[0][option] == value
+    said = problems(MINIMAL.replace("[pbmc68k_reduced]", "[{path: a.h5ad, label: type, duplicates: add}]"))
+    assert said == ["""sweep.yaml:3: datasets[0].duplicates: "add" must be 'sum', 'first' or 'rename'"""]
 
 
 def test_defaults_make_one_trial_per_model():
