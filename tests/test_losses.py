@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from data_pipeline.errors import RequestError
-from trainables.losses import CLASS_WEIGHTS, LOSSES
+from trainables.losses import CLASS_WEIGHTS, LOSSES, learnt_prior
 
 COUNTS = np.array([90, 9, 1])
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, -2.0, 3.0]])
@@ -156,3 +156,33 @@ def test_no_training_cells_at_all_is_refused(name: str):
 def test_senseless_parameters_are_refused(name: str, params: dict, words: str):
     with pytest.raises(RequestError, match=words):
         LOSSES[name](COUNTS, **params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("cross_entropy", {}),
+        ("weighted", {}),
+        ("class_balanced", {"beta": 0.99}),
+        ("logit_adjusted", {}),
+        ("logit_adjusted", {"tau": 0.5}),
+        ("balanced_softmax", {}),
+    ],
+)
+def test_the_learnt_prior_is_that_of_the_logits_that_make_the_loss_smallest(kind, params):
+    cells = torch.tensor([[60, 6, 2], [20, 12, 1], [20, 2, 7]])  # cells by what is seen of them (rows) and type
+    counts = cells.sum(dim=0).numpy()
+    seen = torch.repeat_interleave(torch.arange(9), cells.flatten())
+    logits, loss = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True), LOSSES[kind](counts, **params)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(logits[seen // 3], seen % 3, 0.0)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    likely = cells.numpy() / counts * learnt_prior(kind, counts, **params)
+    expected = likely / likely.sum(axis=1, keepdims=True)
+    assert torch.softmax(logits.detach(), 1).numpy() == pytest.approx(expected, abs=2e-3)  # the losses are float32

@@ -166,3 +166,11 @@ def test_posthoc_adjustments_stand_beside_the_plain_metrics(tmp_path):
     assert final["test_accuracy.temperature"] == final["test_accuracy"]  # one temperature can't change the order
     assert final["test_ece.temperature"] != final["test_ece"]
     assert final["test_balanced_accuracy.logit_adjust"] >= final["test_balanced_accuracy"]
+
+
+@pytest.mark.parametrize("changes", [{"strategy": {"kind": "oversample"}}, {"loss": {"kind": "weighted"}}])
+def test_a_prior_that_training_has_already_divided_out_is_not_divided_out_again(tmp_path, changes):
+    changes = {"posthoc": ["logit_adjust"], "skew": {"kind": "exponential", "ratio": 10}} | changes
+    final, _ = run(trial_config(tmp_path, "logistic_regression", **changes))
+    for name in ("balanced_accuracy", "macro_f1", "ece", "brier"):
+        assert final[f"test_{name}.logit_adjust"] == pytest.approx(final[f"test_{name}"], abs=1e-9)

@@ -144,6 +144,20 @@ CLASS_WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+def learnt_prior(kind: str, class_counts: Counts, **params: float) -> np.ndarray:
+    """Return the class mix, float64 [C], under which the logits of a network trained with a loss are probabilities.
+
+    Weights multiply the mix of the rows trained on; what an adjusted loss adds to the logits is missing from them.
+    focal and ldam have no such mix in closed form: that of the rows stands for it. 0 for a class without rows.
+    """
+    counts_C = _counts(class_counts)
+    if kind in CLASS_WEIGHTS:
+        return counts_C * CLASS_WEIGHTS[kind](counts_C, **params)
+    if kind in ("logit_adjusted", "balanced_softmax"):
+        return np.where(counts_C > 0, np.maximum(counts_C, 1.0) ** (1 - params.get("tau", 1.0)), 0.0)
+    return counts_C
+
+
 def _counts(class_counts: Counts) -> np.ndarray:
     """Return the counts as float64 [C]; RequestError where no class has a cell."""
     counts_C = np.asarray(class_counts, dtype=np.float64)

@@ -54,6 +54,11 @@ class Material:
         weights = 1.0 / np.bincount(labels, minlength=len(self.classes))[labels]
         return self.kept[rng.choice(len(labels), len(labels), p=weights / weights.sum())]
 
+    def learnt_counts(self, num_epochs: int, balanced: bool) -> np.ndarray:
+        """Return rows per class, int64 [C], of all epochs together; balanced: those of `balanced_rows`."""
+        draw = self.balanced_rows if balanced else self.training_rows
+        return sum((self.counts(draw(epoch)) for epoch in range(1, num_epochs)), self.counts(draw(0)))
+
     def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
         """Return the batches of this material for a network."""
         return Feed(self.shards, self.labels, spec.collate, batch_size)

@@ -34,7 +34,7 @@ def conclude(
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in metrics.evaluate(probabilities, truth, train_counts).items()}
     if config["posthoc"]:
-        numbers |= _posthoc(config["posthoc"], material, validation_logits, test_logits, train_counts)
+        numbers |= _posthoc(config, material, validation_logits, test_logits, train_counts)
     _write_tables(directory, material, probabilities, truth, train_counts)
     publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
     return numbers
@@ -45,19 +45,29 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _posthoc(
-    names: list[str], material: Material, validation: np.ndarray, test: np.ndarray, train_counts: np.ndarray
+    config: dict[str, Any], material: Material, validation: np.ndarray, test: np.ndarray, train_counts: np.ndarray
 ) -> dict[str, float]:
     """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
     from trainables.posthoc import POSTHOC
 
-    labels = material.labels[material.validation]
+    labels, prior = material.labels[material.validation], _learnt_prior(config, material)
     numbers = {}
-    for name in names:
-        prior = train_counts / train_counts.sum()
+    for name in config["posthoc"]:
         adjusted = POSTHOC[name](validation, labels, prior, test)
         found = metrics.evaluate(adjusted, material.labels[material.test], train_counts)
         numbers |= {f"test_{key}.{name}": value for key, value in found.items()}
     return numbers
+
+
+def _learnt_prior(config: dict[str, Any], material: Material) -> np.ndarray:
+    """Return the class mix that the logits have learnt, float64 [C]: of the rows as resampled, and of the loss."""
+    from trainables.losses import learnt_prior
+
+    recipe = config["recipe"]
+    head_epochs = recipe.get("crt_epochs", 0)
+    counts = material.learnt_counts(head_epochs or recipe.get("epochs", 1), balanced=head_epochs > 0)
+    params = {name: value for name, value in config["loss"].items() if name != "kind"}
+    return learnt_prior(config["loss"]["kind"], counts, **params)
 
 
 def _write_tables(

@@ -1,9 +1,9 @@
 """What can still be done after training, from logits alone: calibrate, or correct for the mix of classes.
 
 POSTHOC[name](val_logits [v, C], val_labels int [v], train_prior [C], test_logits [n, C]) -> probabilities [n, C].
-train_prior: class shares (or counts) of the rows that the network was trained on, resampling included, since that is
-the mix its logits have learnt. Test labels are never seen. A class that had no training cells gets probability 0
-wherever the prior is used.
+train_prior: the class shares (or counts) that the logits have learnt: those of the rows trained on, resampling
+included, as the loss weighs them (losses.learnt_prior). Test labels are never seen. A class that had no training
+cells gets probability 0 wherever the prior is used.
 """
 
 from collections.abc import Callable
