@@ -4,9 +4,10 @@ The only file that seeds torch. Everything random in epoch e follows from (seed,
 """
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from data_pipeline.feed import Batch, Feed
 from data_pipeline.seeds import derive
+from trainables.prefetch import ahead
 from trainables.spec import Recipe
 
 RETREATS = 3  # how often a micro-batch may be halved after running out of memory
 MIN_COSINE = 1e-6  # the lowest learning rate of cosine_restarts (scBERT)
 CYCLE_EPOCHS = 15  # first cycle of cosine_restarts; each next one has twice the cosine part (scBERT)
+LABELS = "labels"  # travel to the device with a batch's inputs
 CHECK_EVERY = 64  # steps between looks at the device's not-a-number flag on CUDA, where each look waits for the GPU
 
 
@@ -107,6 +110,10 @@ class Trainer:
         self._non_finite = torch.zeros((), device=self.device)
         self.start(self.recipe)
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
     def start(self, recipe: Recipe) -> None:
         """Begin anew with a fresh optimiser over the parameters that are trainable now."""
         self.recipe = recipe
@@ -135,7 +142,7 @@ class Trainer:
         """Return the logits of the cells `rows`, float32 [n, C], in that order."""
         self.network.eval()
         parts, order = [], []
-        for batch in self.feed.evaluation(rows):
+        for batch in self._ready(self.feed.evaluation(rows)):
             with self._autocast():
                 parts.append(self.network(**self._move(batch.inputs)).float())
         order = np.argsort(-self.feed.shards.lengths[rows], kind="stable")
@@ -149,8 +156,9 @@ class Trainer:
         """
         window, num_carried = _Window([self.feed.batch(owed) for owed in self.carry]), len(self.carry)
         self.carry = []
+        batches = self.feed.training(rows, self.seed, epoch, self.recipe.length_aware, self.shuffle)
         clock = time.perf_counter()
-        for batch in self.feed.training(rows, self.seed, epoch, self.recipe.length_aware, self.shuffle):
+        for batch in self._ready(batches):
             window.batches.append(batch)
             window.load_seconds += time.perf_counter() - clock
             if len(window.batches) == self.recipe.accumulate + num_carried:
@@ -180,9 +188,10 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for batch in batches:
             for piece in self._pieces(batch):
-                labels = torch.from_numpy(piece.labels).to(self.device, non_blocking=True)
+                moved = self._move(piece.inputs | {LABELS: torch.from_numpy(piece.labels)})
+                labels = moved.pop(LABELS)
                 with self._autocast():
-                    logits = self.network(**self._move(piece.inputs))
+                    logits = self.network(**moved)
                 loss = self.loss(logits.float(), labels, min(1.0, epoch / self.recipe.epochs))
                 self._check(loss, epoch, batch)
                 self.scaler.scale(loss * (len(piece.rows) / len(batch.rows))).backward()
@@ -202,7 +211,7 @@ class Trainer:
             norm = clip_grad_norm_(self.network.parameters(), self.recipe.clip)
             if not self.scaler.is_enabled():
                 self._check(norm, epoch, batches[-1])
-        if self.device.type == "cuda" and not self.scaler.is_enabled():
+        if self.on_gpu and not self.scaler.is_enabled():
             self.optimizer.found_inf = self._non_finite  # fused Adam leaves the weights alone where this isn't 0
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -217,12 +226,12 @@ class Trainer:
             raise MemoryError(f"out of memory even with micro-batches of {size}: {error}") from error
         self.micro_batch = max(1, min(self.micro_batch, max(len(batch.rows) for batch in batches)) // 2)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.empty_cache()
 
     def _check(self, value: Tensor, epoch: int, batch: Batch) -> None:
         """Stop before the weights are touched. On CUDA the flag stays on the device and is looked at now and then."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             self._non_finite = torch.maximum(self._non_finite, (~torch.isfinite(value.detach())).float())
         elif not torch.isfinite(value.detach()):
             rows = ", ".join(map(str, batch.rows[:8])) + (", ..." if len(batch.rows) > 8 else "")
@@ -232,7 +241,7 @@ class Trainer:
             )
 
     def _raise_if_flagged(self, epoch: int) -> None:
-        if self.device.type == "cuda" and float(self._non_finite):
+        if self.on_gpu and float(self._non_finite):
             raise NonFiniteLoss(
                 f"the loss or its gradient became NaN or infinite in epoch {epoch + 1}, "
                 f"within the {CHECK_EVERY} steps before step {self.steps + 1}; lower learning_rate"
@@ -240,7 +249,7 @@ class Trainer:
 
     def _dtype(self) -> torch.dtype:
         if self.recipe.precision == "auto":
-            if self.device.type != "cuda":
+            if not self.on_gpu:
                 return torch.float32
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return getattr(torch, self.recipe.precision)
@@ -249,11 +258,25 @@ class Trainer:
         dtype = self._dtype()
         return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
 
+    def _ready(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Return the batches; for a GPU they are made and pinned ahead by a thread."""
+        return ahead(batches, _pinned_batch) if self.on_gpu else batches
+
     def _move(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.device.type == "cpu":
+        """Return the inputs on the device; from pinned memory, as only such copies don't make the host wait."""
+        if not self.on_gpu:
             return inputs
-        move = {name: value.pin_memory() for name, value in inputs.items() if isinstance(value, Tensor)}
-        return inputs | {name: value.to(self.device, non_blocking=True) for name, value in move.items()}
+        moved = {name: value for name, value in _pinned(inputs).items() if isinstance(value, Tensor)}
+        return inputs | {name: value.to(self.device, non_blocking=True) for name, value in moved.items()}
+
+
+def _pinned_batch(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, inputs=_pinned(batch.inputs))
+
+
+def _pinned(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs with every tensor in pinned memory; those that are stay where they are."""
+    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 @dataclass

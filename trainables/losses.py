@@ -27,13 +27,13 @@ def cross_entropy(class_counts: Counts) -> Loss:
 
 def weighted(class_counts: Counts) -> Loss:
     """Cross-entropy weighted by inverse class frequency, see `inverse_frequency`."""
-    weights_C = _float32(inverse_frequency(class_counts))
+    weights_C = _PerClass(inverse_frequency(class_counts))
     return lambda logits_BC, labels_B, progress: _weighted_mean(_cell_losses(logits_BC, labels_B), labels_B, weights_C)
 
 
 def class_balanced(class_counts: Counts, *, beta: float = 0.9999) -> Loss:
     """Cross-entropy weighted by the inverse effective number of cells, see `effective_number`."""
-    weights_C = _float32(effective_number(class_counts, beta=beta))
+    weights_C = _PerClass(effective_number(class_counts, beta=beta))
     return lambda logits_BC, labels_B, progress: _weighted_mean(_cell_losses(logits_BC, labels_B), labels_B, weights_C)
 
 
@@ -70,12 +70,12 @@ def ldam(
     _require("ldam: max_margin", max_margin, max_margin > 0, "more than 0; 0.5 is usual")
     _require("ldam: scale", scale, scale > 0, "more than 0; 1 for plain logits, 30 for cosines")
     roots_C = _at_least_one(class_counts) ** -0.25
-    margins_C = _float32(roots_C * max_margin / roots_C.max())
-    weights_C = _float32(effective_number(class_counts, beta=beta))
+    margins_C = _PerClass(roots_C * max_margin / roots_C.max())
+    weights_C = _PerClass(effective_number(class_counts, beta=beta))
 
     def loss(logits_BC: Tensor, labels_B: Tensor, progress: float) -> Tensor:
-        true_BC = F.one_hot(labels_B, len(margins_C)).float()
-        losses_B = _cell_losses(scale * (logits_BC.float() - true_BC * _on(margins_C, logits_BC)), labels_B)
+        true_BC = F.one_hot(labels_B, len(roots_C)).float()
+        losses_B = _cell_losses(scale * (logits_BC.float() - true_BC * margins_C.on(logits_BC.device)), labels_B)
         return losses_B.mean() if progress < reweight_from else _weighted_mean(losses_B, labels_B, weights_C)
 
     return loss
@@ -88,9 +88,9 @@ def logit_adjusted(class_counts: Counts, *, tau: float = 1.0) -> Loss:
     """
     _require("logit_adjusted: tau", tau, tau >= 0, "0 or more; 1 is usual")
     counts_C = _at_least_one(class_counts)
-    offsets_C = _float32(tau * np.log(counts_C / counts_C.sum()))
+    offsets_C = _PerClass(tau * np.log(counts_C / counts_C.sum()))
     return lambda logits_BC, labels_B, progress: _cell_losses(
-        logits_BC.float() + _on(offsets_C, logits_BC), labels_B
+        logits_BC.float() + offsets_C.on(logits_BC.device), labels_B
     ).mean()
 
 
@@ -99,9 +99,9 @@ def balanced_softmax(class_counts: Counts) -> Loss:
 
     Source: Ren et al. 2020, arXiv 2007.10740, equation 3.
     """
-    logs_C = _float32(np.log(_at_least_one(class_counts)))
+    logs_C = _PerClass(np.log(_at_least_one(class_counts)))
     return lambda logits_BC, labels_B, progress: _cell_losses(
-        logits_BC.float() + _on(logs_C, logits_BC), labels_B
+        logits_BC.float() + logs_C.on(logits_BC.device), labels_B
     ).mean()
 
 
@@ -170,21 +170,26 @@ def _at_least_one(class_counts: Counts) -> np.ndarray:
     return np.maximum(_counts(class_counts), 1.0)
 
 
-def _float32(values_C: np.ndarray) -> Tensor:
-    return torch.from_numpy(values_C.astype(np.float32))
+class _PerClass:
+    """A number per class, float32 [C], copied to a device once: a copy per step makes the host wait for a GPU."""
 
+    def __init__(self, values_C: np.ndarray) -> None:
+        self._host_C = torch.from_numpy(values_C.astype(np.float32))
+        self._on: dict[torch.device, Tensor] = {}
 
-def _on(values_C: Tensor, like: Tensor) -> Tensor:
-    return values_C.to(like.device, non_blocking=True)
+    def on(self, device: torch.device) -> Tensor:
+        if device not in self._on:
+            self._on[device] = self._host_C.to(device)
+        return self._on[device]
 
 
 def _cell_losses(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
 
 
-def _weighted_mean(losses_B: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+def _weighted_mean(losses_B: Tensor, labels_B: Tensor, weights_C: _PerClass) -> Tensor:
     """Mean of weight x loss; not divided by the batch's weights, which would undo them in a batch of one class."""
-    return (losses_B * _on(weights_C, losses_B)[labels_B]).mean()
+    return (losses_B * weights_C.on(losses_B.device)[labels_B]).mean()
 
 
 def _require(what: str, value: float, is_met: bool, limit: str) -> None:
