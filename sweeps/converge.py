@@ -167,6 +167,11 @@ class _Drive:
             self._check_resources(todo, nodes)
             self.screen.say(f"preparing {len(todo)} trials")
             made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage)
+            if any(paths.get("distances") for paths in made):
+                self.screen.say(
+                    "how far made cells are from real ones: generated_cells.csv of each run, and "
+                    f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
+                )
             jobs = [
                 self._job(trial, paths, known[trial.key], lineage, nodes)
                 for trial, paths in zip(todo, made, strict=True)

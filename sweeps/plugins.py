@@ -52,7 +52,7 @@ class Parameter:
 
 def parameters(plugin: Callable[..., Any]) -> dict[str, Parameter]:
     """Return what a sweep file may say about a plug-in, by the name used there; what cellskew passes is left out."""
-    passed = {"classes"} | ({"counts"} if getattr(plugin, "needs", None) == "counts" else set())
+    passed = {"classes", *getattr(plugin, "passed", ())} | ({getattr(plugin, "needs", None)} - {None})
     hints = typing.get_type_hints(plugin)
     found = {}
     for name, parameter in inspect.signature(plugin).parameters.items():

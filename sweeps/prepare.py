@@ -58,7 +58,11 @@ class Preparation:
         self._columns: dict[str, np.ndarray | None] = {}
 
     def prepare(self, configs: list[dict[str, Any]]) -> list[dict[str, str | None]]:
-        """Make what is missing; returns for each config the paths `shards`, `generated` and `rows`. Ray must run."""
+        """Make what is missing; returns for each config the paths that run_trial takes. Ray must run.
+
+        shards, and where the strategy makes them: generated (shards of made cells), distances (a table of how far
+        these are from real ones), rows.
+        """
         jobs: dict[Path, Job] = {}
         made = [self._one(config, jobs) for config in configs]
         write_shards(list(jobs.values()))
@@ -100,12 +104,15 @@ class Preparation:
         cells, root = self.cells[config["dataset"]], self.storage / "shards"
         job = Job(cells, self.encoder(config), root)
         jobs.setdefault(job.folder, job)
-        paths: dict[str, str | None] = {"shards": str(job.folder), "generated": None, "rows": None}
+        paths: dict[str, str | None] = {"shards": str(job.folder), "generated": None, "distances": None, "rows": None}
         kind = config["strategy"]["kind"]
         if kind not in STRATEGIES:
-            generated = Job(self._generate(config), job.encoder, root)
-            jobs.setdefault(generated.folder, generated)
-            paths["generated"] = str(generated.folder)
+            made = self._generated(config)
+            paths["distances"] = str(self._distances(config, made))
+            if made.num_cells:
+                generated = Job(made, job.encoder, root)
+                jobs.setdefault(generated.folder, generated)
+                paths["generated"] = str(generated.folder)
         elif getattr(STRATEGIES[kind], "needs", None) == "counts":
             paths["rows"] = str(self._rows_by_counts(config))
         return paths
@@ -137,30 +144,45 @@ class Preparation:
                 yield (chosen if columns is None else sparse.csr_matrix(chosen[:, columns])), cells.totals[inside]
 
     def _made_key(self, config: dict[str, Any]) -> str:
-        names = ("split", "skew", "strategy", "seed")
-        return identity_hash(self.cells[config["dataset"]].digest, [config[name] for name in names])
+        described = [config[name] for name in ("split", "skew", "strategy", "seed")]
+        return identity_hash(self.cells[config["dataset"]].digest, described, _made_as_published(config))
 
-    def _generate(self, config: dict[str, Any]) -> GeneratedCells:
+    def _generated(self, config: dict[str, Any]) -> GeneratedCells:
         """Return the cells that the trial's strategy makes of its training cells' counts."""
+        cells, key = self.cells[config["dataset"]], self._made_key(config)
+        path = self.storage / "generated" / f"{key}.npz"
+        if not path.exists():
+            self._make_cells(config, key).save(path)
+        return GeneratedCells.load(path, f"{key}-generated", cells.classes)
+
+    def _make_cells(self, config: dict[str, Any], key: str) -> GeneratedCells:
         from data_pipeline.synthesize import SYNTHESIZERS
 
-        cells, kept, key = self.cells[config["dataset"]], self.rows(config).kept, self._made_key(config)
+        cells, kept, kind = self.cells[config["dataset"]], self.rows(config).kept, config["strategy"]["kind"]
         if not cells.true_counts:
             raise RequestError(
-                f"{config['dataset']}: strategy {config['strategy']['kind']} needs raw counts, but this file holds "
+                f"{config['dataset']}: strategy {kind} needs raw counts, but this file holds "
                 "log-normalised values (values: log1p); leave the strategy out, or give the dataset's raw counts"
             )
         params = {name: value for name, value in config["strategy"].items() if name != "kind"}
-        if "scvi_unscaled" in config["defects"] and config["strategy"]["kind"] == "scvi":
-            params["unscaled"] = True
-        path = self.storage / "generated" / f"{key}.npz"
+        params |= {"unscaled": True} if _made_as_published(config) else {}
+        rng, labels = generator(config["split"]["seed"], "generate", config["seed"]), cells.labels[kept]
+        counts, made = choice.call(
+            SYNTHESIZERS[kind], cells.take(kept), labels, rng, params=params, classes=cells.classes
+        )
+        return GeneratedCells(key, counts, made, cells.classes)
+
+    def _distances(self, config: dict[str, Any], made: GeneratedCells) -> Path:
+        """Return the table of how far the made cells are from the training cells, made once, beside them."""
+        from data_pipeline.synthesize import distance_report
+
+        path = self.storage / "generated" / f"{self._made_key(config)}.csv"
         if not path.exists():
-            rng = generator(config["split"]["seed"], "generate", config["seed"])
-            make = SYNTHESIZERS[config["strategy"]["kind"]]
-            labels = cells.labels[kept]
-            counts, made = choice.call(make, cells.take(kept), labels, rng, params=params, classes=cells.classes)
-            GeneratedCells(key, counts, made, cells.classes).save(path)
-        return GeneratedCells.load(path, f"{key}-generated", cells.classes)
+            cells, kept = self.cells[config["dataset"]], self.rows(config).kept
+            rng = generator(config["split"]["seed"], "distances", config["seed"])
+            table = distance_report(cells.take(kept), cells.labels[kept], made.counts, made.labels, made.classes, rng)
+            publish(path, table.to_csv(index=False).encode())
+        return path
 
     def _rows_by_counts(self, config: dict[str, Any]) -> Path:
         """Choose the rows of a strategy that looks at counts; returns the file that holds them."""
@@ -174,6 +196,11 @@ class Preparation:
 
         _kept_array(path, choose)
         return path
+
+
+def _made_as_published(config: dict[str, Any]) -> bool:
+    """Tell whether the trial's cells are made with the published recipe's missing scale."""
+    return config["strategy"]["kind"] == "scvi" and "scvi_unscaled" in config["defects"]
 
 
 def _kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -203,5 +230,5 @@ def open_datasets(spec: Any, storage: Path) -> dict[str, Cells]:
 
 
 def prepare(configs: list[dict[str, Any]], cells: dict[str, Cells], storage: Path) -> list[dict[str, str | None]]:
-    """Return the paths `shards`, `generated` and `rows` for each trial configuration, making what is missing."""
+    """Return for each trial configuration the paths of Preparation.prepare, making what is missing."""
     return Preparation(cells, storage).prepare(configs)

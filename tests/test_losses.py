@@ -186,3 +186,10 @@ def test_the_learnt_prior_is_that_of_the_logits_that_make_the_loss_smallest(kind
     likely = cells.numpy() / counts * learnt_prior(kind, counts, **params)
     expected = likely / likely.sum(axis=1, keepdims=True)
     assert torch.softmax(logits.detach(), 1).numpy() == pytest.approx(expected, abs=2e-3)  # the losses are float32
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_class_without_training_cells_is_no_part_of_any_learnt_prior(name: str):
+    prior = learnt_prior(name, np.array([90, 0, 10]))
+    assert prior[1] == 0
+    assert prior[0] >= prior[2] > 0

@@ -11,9 +11,11 @@ import torch
 from conftest import trial_config
 
 from trainables import checkpoint as checkpoints
+from trainables.material import open_material
 from trainables.outcome import FILES
 from trainables.spec import get, names
-from trainables.trial import run_trial
+from trainables.training import _Run
+from trainables.trial import DEFAULTS, run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
 TIMES = ("seconds", "cells_per_second", "memory", "checkpoint")
@@ -174,3 +176,45 @@ def test_a_prior_that_training_has_already_divided_out_is_not_divided_out_again(
     final, _ = run(trial_config(tmp_path, "logistic_regression", **changes))
     for name in ("balanced_accuracy", "macro_f1", "ece", "brier"):
         assert final[f"test_{name}.logit_adjust"] == pytest.approx(final[f"test_{name}"], abs=1e-9)
+
+
+def test_a_retrained_head_has_learnt_no_mix(tmp_path):
+    changes = {"posthoc": ["logit_adjust"], "skew": {"kind": "exponential", "ratio": 10}}
+    final, _ = run(trial_config(tmp_path, "scgpt", recipe={"epochs": 1, "crt_epochs": 1}, **changes))
+    assert final["test_brier.logit_adjust"] == pytest.approx(final["test_brier"])
+    final, _ = run(trial_config(tmp_path / "plain", "scgpt", recipe={"epochs": 1}, **changes))
+    assert final["test_brier.logit_adjust"] != pytest.approx(final["test_brier"], rel=1e-3)
+
+
+def test_on_balanced_rows_the_second_stage_weighs_classes_alike(tmp_path):
+    changes = {"recipe": {"epochs": 1, "crt_epochs": 2}, "skew": {"kind": "exponential", "ratio": 10}}
+    losses = []
+    for kind in ("cross_entropy", "logit_adjusted"):
+        config = trial_config(tmp_path / kind, "scgpt", loss={"kind": kind}, **changes)
+        trained = _Run(get("scgpt"), DEFAULTS | config, open_material(DEFAULTS | config))
+        first = trained.trainer.loss
+        trained.one_epoch()
+        trained.one_epoch()
+        logits, labels = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
+        losses.append([float(loss(logits, labels, 1.0)) for loss in (first, trained.trainer.loss)])
+    assert losses[0][0] == losses[0][1] == pytest.approx(losses[1][1])
+    assert losses[1][0] != pytest.approx(losses[0][0], rel=0.01)
+
+
+def test_when_patience_ends_the_first_stage_the_head_is_still_retrained(tmp_path):
+    recipe = {"epochs": 30, "patience": 1, "crt_epochs": 1, "learning_rate": 1e-12}
+    expected, whole = run(trial_config(tmp_path / "a", "scgpt", recipe=recipe))
+    assert expected["epochs_run"] == 3  # a best epoch, one that is no better, one for the head
+    config = trial_config(tmp_path / "b", "scgpt", recipe=recipe)
+    for _ in range(2):
+        assert run(config, die_after=1)[0] is None
+    final, reports = run(config)
+    assert numbers(final) == numbers(expected)
+
+
+def test_the_commonest_mistakes_are_a_table(tmp_path):
+    config = trial_config(tmp_path, "majority")
+    run(config)
+    table = pd.read_csv(Path(config["directory"]) / "most_confused.csv")
+    assert list(table) == ["truth", "predicted", "cells", "share"]
+    assert len(table) == 3 and table["predicted"].nunique() == 1 and (table["share"] == 1).all()

@@ -148,11 +148,14 @@ def learnt_prior(kind: str, class_counts: Counts, **params: float) -> np.ndarray
     """Return the class mix, float64 [C], under which the logits of a network trained with a loss are probabilities.
 
     Weights multiply the mix of the rows trained on; what an adjusted loss adds to the logits is missing from them.
-    focal and ldam have no such mix in closed form: that of the rows stands for it. 0 for a class without rows.
+    focal and ldam have no such mix in closed form: that of the rows stands for it, as ldam weighs them in the end.
+    class_counts: those that the loss was made with. 0 for a class without rows.
     """
     counts_C = _counts(class_counts)
     if kind in CLASS_WEIGHTS:
         return counts_C * CLASS_WEIGHTS[kind](counts_C, **params)
+    if kind == "ldam" and params.get("reweight_from", 0.8) < 1:
+        return counts_C * effective_number(counts_C, beta=params.get("beta", 0.9999))
     if kind in ("logit_adjusted", "balanced_softmax"):
         return np.where(counts_C > 0, np.maximum(counts_C, 1.0) ** (1 - params.get("tau", 1.0)), 0.0)
     return counts_C

@@ -54,10 +54,11 @@ class Material:
         weights = 1.0 / np.bincount(labels, minlength=len(self.classes))[labels]
         return self.kept[rng.choice(len(labels), len(labels), p=weights / weights.sum())]
 
-    def learnt_counts(self, num_epochs: int, balanced: bool) -> np.ndarray:
-        """Return rows per class, int64 [C], of all epochs together; balanced: those of `balanced_rows`."""
-        draw = self.balanced_rows if balanced else self.training_rows
-        return sum((self.counts(draw(epoch)) for epoch in range(1, num_epochs)), self.counts(draw(0)))
+    @property
+    def balanced_counts(self) -> np.ndarray:
+        """Rows per class among `balanced_rows`, on average: float64 [C], 0 for a class without training cells."""
+        present = self.counts(self.kept) > 0
+        return present * len(self.kept) / present.sum()
 
     def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
         """Return the batches of this material for a network."""
@@ -94,7 +95,9 @@ def open_material(config: dict[str, Any]) -> Material:
 
 
 def _with_made_rows(material: Material, config: dict[str, Any]) -> Material:
-    """Add what the preparation made for this trial: generated cells, or rows chosen by their counts."""
+    """Add what the preparation made for this trial: generated cells (if any were wanting), or rows chosen by counts."""
+    if config["strategy"]["kind"] not in STRATEGIES:
+        material = dataclasses.replace(material, fixed_rows=material.kept)
     if config.get("generated"):
         joined = Joined(material.shards, Shards(Path(config["generated"])))
         made = np.arange(len(material.shards), len(joined))

@@ -13,7 +13,8 @@ from data_pipeline.shards import publish
 from trainables import metrics
 from trainables.material import Material
 
-FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "predictions.parquet")
+FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
+FILES += ("predictions.parquet",)
 
 
 def finished(directory: Path) -> dict[str, Any] | None:
@@ -35,6 +36,8 @@ def conclude(
     numbers = {f"test_{name}": value for name, value in metrics.evaluate(probabilities, truth, train_counts).items()}
     if config["posthoc"]:
         numbers |= _posthoc(config, material, validation_logits, test_logits, train_counts)
+    if config["distances"] is not None:
+        numbers |= _generated(Path(config["distances"]), directory)
     _write_tables(directory, material, probabilities, truth, train_counts)
     publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
     return numbers
@@ -63,11 +66,18 @@ def _learnt_prior(config: dict[str, Any], material: Material) -> np.ndarray:
     """Return the class mix that the logits have learnt, float64 [C]: of the rows as resampled, and of the loss."""
     from trainables.losses import learnt_prior
 
-    recipe = config["recipe"]
-    head_epochs = recipe.get("crt_epochs", 0)
-    counts = material.learnt_counts(head_epochs or recipe.get("epochs", 1), balanced=head_epochs > 0)
+    in_head = config["recipe"].get("crt_epochs", 0) > 0
+    counts = material.balanced_counts if in_head else material.counts(material.training_rows(0))
     params = {name: value for name, value in config["loss"].items() if name != "kind"}
     return learnt_prior(config["loss"]["kind"], counts, **params)
+
+
+def _generated(distances: Path, directory: Path) -> dict[str, float]:
+    """Put the table of made cells among the trial's files; returns how many, and their means over types."""
+    publish(directory / "generated_cells.csv", distances.read_bytes())
+    table = pd.read_csv(distances)
+    means = table[["mean_correlation", "auc"]].mean().dropna()
+    return {"generated_cells": int(table["made"].sum())} | {f"generated_{name}": means[name] for name in means.index}
 
 
 def _write_tables(
@@ -79,6 +89,7 @@ def _write_tables(
     publish(directory / "per_class.csv", table.to_csv(index=False).encode())
     confusion = metrics.confusion(truth, predicted, classes)
     publish(directory / "confusion_matrix.csv", confusion.to_csv().encode())
+    publish(directory / "most_confused.csv", metrics.most_confused(confusion).to_csv(index=False).encode())
     publish(directory / "confusion_matrix.png", picture(confusion))
     publish(directory / "predictions.parquet", _predictions(material, probabilities, truth))
 

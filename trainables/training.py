@@ -46,7 +46,7 @@ def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, r
 
 
 class _Run:
-    """One network in training: epochs 0 .. recipe.epochs - 1, then crt_epochs in which only the head is retrained."""
+    """One network in training: `epochs`, or until patience ends; then crt_epochs in which only the head is trained."""
 
     def __init__(self, spec: ModelSpec, config: dict[str, Any], material: Material) -> None:
         self.spec, self.config, self.material = spec, config, material
@@ -57,22 +57,29 @@ class _Run:
         feed = material.feed(spec, self.recipe.batch_size)
         device = choose_device(config["device"])
         shuffle = "scgpt_unshuffled" not in config["defects"]
-        self.trainer = Trainer(network, self.recipe, self._loss(), feed, config["seed"], device, shuffle)
+        loss = self._loss(material.counts(material.training_rows(0)))
+        self.trainer = Trainer(network, self.recipe, loss, feed, config["seed"], device, shuffle)
         self.base = checkpoints.frozen_hash(network, self.trained)
         self.epoch, self.since_best, self.best = 0, 0, -np.inf
+        self.head_since: int | None = None  # the epoch from which the head alone is retrained
         self.history: list[dict[str, Any]] = []
         self.best_tensors: dict[str, torch.Tensor] | None = None
 
     def is_over(self) -> bool:
-        """Tell whether all epochs are done, or `patience` of them went by without a better one."""
-        patience = self.recipe.patience
-        return self.epoch >= self.total or (patience is not None and self.since_best >= patience)
+        """Tell whether the last stage has ended."""
+        return self._stage_is_over() and (self.head_since is not None or not self.recipe.crt_epochs)
+
+    def _stage_is_over(self) -> bool:
+        """Tell whether all epochs of this stage are done, or `patience` of them went by without a better one."""
+        recipe, since = self.recipe, self.head_since
+        end = recipe.epochs if since is None else since + recipe.crt_epochs
+        return self.epoch >= end or (recipe.patience is not None and self.since_best >= recipe.patience)
 
     def one_epoch(self) -> tuple[dict[str, Any], Path]:
         """Train, evaluate, remember the best, save; returns the epoch's numbers and its checkpoint."""
-        if self.epoch == self.recipe.epochs:
+        if self.head_since is None and self._stage_is_over():
             self._start_head()
-        balanced = self.epoch >= self.recipe.epochs
+        balanced = self.head_since is not None
         rows = self.material.balanced_rows(self.epoch) if balanced else self.material.training_rows(self.epoch)
         progress = self.trainer.train(rows, self.epoch)
         self.epoch += 1
@@ -95,7 +102,8 @@ class _Run:
                 f"{path}: was trained on other frozen weights than those in {self.config['weights']}; "
                 "put the first weights back, or start the trial from scratch (--retry-failed --from-scratch)"
             )
-        if state["epoch"] > self.recipe.epochs:
+        self.head_since = state["head_since"]
+        if self.head_since is not None:
             self._freeze_all_but_head()
         trainer = self.trainer
         checkpoints.restore_weights(trainer.network, checkpoints.tensors(path, "weights.safetensors"))
@@ -125,9 +133,9 @@ class _Run:
         }
         return Trained(validation, test, numbers, self.history, checkpoints.newest(self.directory))
 
-    def _loss(self) -> Callable[..., torch.Tensor]:
+    def _loss(self, class_counts: np.ndarray) -> Callable[..., torch.Tensor]:
         params = {name: value for name, value in self.config["loss"].items() if name != "kind"}
-        return LOSSES[self.config["loss"]["kind"]](self.material.counts(self.material.training_rows(0)), **params)
+        return LOSSES[self.config["loss"]["kind"]](class_counts, **params)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         logits = self.trainer.predict(rows)
@@ -160,6 +168,7 @@ class _Run:
             "history": self.history,
             "best": None if np.isinf(self.best) else self.best,
             "since_best": self.since_best,
+            "head_since": self.head_since,
             "steps": trainer.steps,
             "micro_batch": trainer.micro_batch,
             "carry": [rows.tolist() for rows in trainer.carry],
@@ -176,11 +185,13 @@ class _Run:
             if f"{name}.".startswith(self.spec.head) and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
         self.best, self.since_best, self.best_tensors = -np.inf, 0, None
+        self.head_since = self.epoch
         self._freeze_all_but_head()
 
     def _freeze_all_but_head(self) -> None:
         for name, parameter in self.trainer.network.named_parameters():
             parameter.requires_grad_(name.startswith(self.spec.head))
+        self.trainer.loss = self._loss(self.material.balanced_counts)  # the rows are balanced: no loss need do it again
         self.trainer.start(self.recipe.model_copy(update={"schedule": "constant"}))
 
 

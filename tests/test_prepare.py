@@ -1,0 +1,108 @@
+"""What a sweep prepares for trials whose strategy makes cells: the cells, once, and how far they are from real ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from h5ad_files import write
+
+from data_pipeline import synthesize
+from data_pipeline.errors import RequestError
+from sweeps.config import parse
+from sweeps.prepare import open_datasets, prepare
+from trainables.trial import run_trial
+
+SWEEP = """
+name: made
+datasets: [{{name: small, path: {path}, label: celltype}}]
+skews: [{{kind: exponential, ratio: 2}}]
+strategies: [{strategy}]
+models: {{{model}: {{}}}}
+{more}
+"""
+
+
+def sweep_of(folder: Path, strategy: str, model: str = "logistic_regression", more: str = ""):
+    path = folder / "small.h5ad"
+    if not path.exists():
+        write(path)
+    return parse(SWEEP.format(path=path, strategy=strategy, model=model, more=more), folder / "made.yaml")
+
+
+def prepared(folder: Path, strategy: str, **options) -> dict:
+    """Return the configuration of the sweep's only trial, everything it needs made."""
+    spec = sweep_of(folder, strategy, **options)
+    (trial,) = spec.trials()
+    cells = open_datasets(spec, folder)
+    (paths,) = prepare([trial.config()], cells, folder)
+    return trial.config() | paths | {"directory": str(folder / "trials" / trial.key)}
+
+
+def test_made_cells_come_with_a_table_of_their_distance_that_joins_the_trials_files(tmp_path, ray_here):
+    config = prepared(tmp_path, "{kind: smote, cells: 40}")
+    final = run_trial(config, lambda metrics, path: None, None)
+    table = pd.read_csv(Path(config["directory"]) / "generated_cells.csv")
+    assert table["class"].tolist() == ["B", "NK", "T"]
+    assert (table["real"] + table["made"] == 40).all() and table["real"].nunique() == 3  # the skew's three sizes
+    assert final["generated_cells"] == table["made"].sum()
+    assert final["generated_mean_correlation"] == pytest.approx(table["mean_correlation"].mean())
+    assert final["generated_mean_correlation"] > 0.8
+    assert final["generated_auc"] == pytest.approx(table["auc"].mean())
+    assert table["auc"].between(0, 1).all()
+    assert final["train_rows"] == final["train_cells"] + table["made"].sum() == 120
+
+
+def test_a_trial_that_makes_no_cells_has_no_such_table(tmp_path, ray_here):
+    config = prepared(tmp_path, "oversample")
+    final = run_trial(config, lambda metrics, path: None, None)
+    assert not (Path(config["directory"]) / "generated_cells.csv").exists()
+    assert not [name for name in final if name.startswith("generated")]
+
+
+def test_cells_and_table_are_made_once_and_a_lost_table_is_made_again(tmp_path, ray_here, monkeypatch):
+    first = prepared(tmp_path, "{kind: smote, cells: 40}")
+    table = Path(first["distances"]).read_bytes()
+    monkeypatch.setitem(synthesize.SYNTHESIZERS, "smote", synthesize.smote)  # the signature stays, calling it must not
+    monkeypatch.setattr("data_pipeline.synthesize._interpolated", None)
+    assert prepared(tmp_path, "{kind: smote, cells: 40}") == first
+    Path(first["distances"]).unlink()
+    prepared(tmp_path, "{kind: smote, cells: 40}")
+    assert Path(first["distances"]).read_bytes() == table
+
+
+def test_where_every_class_has_enough_cells_none_are_made_and_the_trial_is_that_of_none(tmp_path, ray_here):
+    numbers = []
+    for strategy in ("{kind: smote, cells: 1}", "none"):
+        final = run_trial(prepared(tmp_path, strategy), lambda metrics, path: None, None)
+        numbers.append({name: final[name] for name in final if name.startswith(("test_", "train_"))})
+        assert final.get("generated_cells", 0) == 0
+    assert numbers[0] == numbers[1]
+
+
+def test_the_published_unscaled_cells_are_others_than_the_scaled_ones(tmp_path, ray_here, monkeypatch):
+    def scvi(counts, labels, rng, *, cells: int = 5, unscaled: bool = False):
+        made = counts[:4].copy()
+        return made * (0.001 if unscaled else 1.0), labels[:4]
+
+    monkeypatch.setitem(synthesize.SYNTHESIZERS, "scvi", scvi)
+    defect = "defects: [scvi_unscaled]"
+    scaled, unscaled = (prepared(tmp_path, "scvi", model="majority", more=more) for more in ("", defect))
+    assert scaled["generated"] != unscaled["generated"] and scaled["distances"] != unscaled["distances"]
+    libraries = [pd.read_csv(config["distances"])["made_library"].max() for config in (scaled, unscaled)]
+    assert libraries[0] == pytest.approx(1000 * libraries[1])
+
+
+def test_only_a_declared_defect_makes_unscaled_cells(tmp_path):
+    with pytest.raises(RequestError, match="unknown parameter of scvi 'unscaled'"):
+        sweep_of(tmp_path, "{kind: scvi, unscaled: true}")
+
+
+@pytest.mark.parametrize("strategy", ["{kind: smote, cells: 40}", "tomek"])
+def test_the_seed_decides_what_is_made(tmp_path, ray_here, strategy):
+    def made(seed: int) -> np.ndarray:
+        config = prepared(tmp_path, strategy, model="majority", more=f"splits: {{seeds: [{seed}]}}")
+        return config["generated"] or np.load(config["rows"])
+
+    assert np.array_equal(made(0), made(0))
+    assert not np.array_equal(made(0), made(1))
