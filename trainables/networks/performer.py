@@ -32,6 +32,15 @@ class FastAttention(nn.Module):
         return attend(q_BLHD, k_BLHD, v_BLHD, self.projection_matrix, self.stabiliser)
 
 
+def after_norm(layer: nn.Linear, norm: nn.LayerNorm, z_BLE: Tensor) -> Tensor:
+    """Return layer(norm.weight z + norm.bias), the norm folded into the layer's weights.
+
+    Then the norm's own gradient comes from that of the weights, and no product is needed for that of z, which behind
+    frozen blocks nobody asks for.
+    """
+    return functional.linear(z_BLE, layer.weight * norm.weight, functional.linear(norm.bias, layer.weight, layer.bias))
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens of a cell; the heads together may be wider than the model."""
 
@@ -44,8 +53,9 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(dim, heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
 
-    def forward(self, x_BLE: Tensor) -> Tensor:
-        parts = (project(x_BLE).unflatten(-1, (self.heads, -1)) for project in (self.to_q, self.to_k, self.to_v))
+    def forward(self, z_BLE: Tensor, norm: nn.LayerNorm) -> Tensor:
+        layers = (self.to_q, self.to_k, self.to_v)
+        parts = (after_norm(layer, norm, z_BLE).unflatten(-1, (self.heads, -1)) for layer in layers)
         return self.to_out(self.fast_attention(*parts).flatten(2))
 
 
@@ -57,8 +67,8 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(dim, dim * factor)
         self.w2 = nn.Linear(dim * factor, dim)
 
-    def forward(self, x_BLE: Tensor) -> Tensor:
-        return self.w2(functional.gelu(self.w1(x_BLE)))
+    def forward(self, z_BLE: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return self.w2(functional.gelu(after_norm(self.w1, norm, z_BLE)))
 
 
 class Within(nn.Module):
@@ -68,19 +78,19 @@ class Within(nn.Module):
         super().__init__()
         self.fn = fn
 
-    def forward(self, x_BLE: Tensor) -> Tensor:
-        return self.fn(x_BLE)
+    def forward(self, z_BLE: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return self.fn(z_BLE, norm)
 
 
 class PreNorm(Within):
-    """Normalises the input of a module."""
+    """Normalises the input of a module, which itself scales and shifts it (`after_norm`)."""
 
     def __init__(self, dim: int, fn: nn.Module) -> None:
         super().__init__(fn)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_BLE: Tensor) -> Tensor:
-        return self.fn(self.norm(x_BLE))
+        return self.fn(functional.layer_norm(x_BLE, self.norm.normalized_shape, eps=self.norm.eps), self.norm)
 
 
 class Blocks(nn.Module):
