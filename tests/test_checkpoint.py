@@ -1,7 +1,10 @@
 """Checkpoints: whole or absent, only what is trained, frozen weights by their hash."""
 
+import errno
+
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from trainables import checkpoint as module
@@ -31,12 +34,14 @@ def test_the_newest_whole_checkpoint_is_found_and_older_ones_go(tmp_path):
     assert module.load(path)["n"] == 2 and module.tensors(path, "weights.safetensors")["w"][0] == 2
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "missing", "no state"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "missing", "no state", "another number"])
 def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path, damage):
     path = save(tmp_path, 3)
-    victim = path / ("state.json" if damage == "no state" else "weights.safetensors")
+    victim = path / ("state.json" if "state" in damage or "number" in damage else "weights.safetensors")
     data = bytearray(victim.read_bytes())
-    if damage == "flip":
+    if damage == "another number":
+        victim.write_bytes(data.replace(b'"n": 3', b'"n": 7'))
+    elif damage == "flip":
         data[-1] ^= 1
         victim.write_bytes(data)
     elif damage == "truncate":
@@ -47,15 +52,16 @@ def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path, damage):
     assert not path.exists()
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_is_blamed_on_the_machine(tmp_path, monkeypatch):
     path = save(tmp_path, 1)
 
     def full(*args):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*weights.safetensors") as caught:
         save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC
     assert module.newest(tmp_path) == path and [p.name for p in tmp_path.iterdir()] == ["epoch-0001"]
 
 

@@ -4,12 +4,15 @@ Each case compares everything that does not measure time: one FINISHED run per t
 every metric, predictions, tables, weights of the last checkpoint. The sample without the mark `slow` runs everywhere.
 """
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -171,12 +174,28 @@ def remount(storage: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", storage.parent], check=True)
 
 
-def fill(storage: Path, free: int) -> Path:
-    """Leave so many bytes free; returns the file that takes up the rest."""
-    size = os.statvfs(storage)
-    ballast = storage / "ballast"
-    ballast.write_bytes(bytes(size.f_bavail * size.f_frsize - free))
-    return ballast
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Keep a file system full while `with` lasts: what others write before us or give back later changes nothing."""
+    done = threading.Event()
+    with (disk / "ballast").open("wb", buffering=0) as ballast:
+
+        def keep_full() -> None:
+            while not done.is_set():
+                with contextlib.suppress(OSError):
+                    while ballast.write(bytes(4096)):
+                        pass
+                done.wait(0.02)
+
+        filling = threading.Thread(target=keep_full)
+        filling.start()
+        try:
+            wait_until(lambda: os.statvfs(disk).f_bavail == 0, 60)
+            yield
+        finally:
+            done.set()
+            filling.join()
+            Path(ballast.name).unlink()
 
 
 @pytest.mark.parametrize("stage", [pytest.param("checkpoint", marks=pytest.mark.slow), "report"])
@@ -186,13 +205,12 @@ def test_a_disk_that_fills_up_is_named_and_costs_nothing_once_there_is_room(stag
     driver = start(small_disk, stage)
     try:
         waiting = driver.wait_for_gate()
-        ballast = fill(small_disk, 0)
-        driver.kill("worker", waiting)
-        assert driver.wait() != 0
+        with full(small_disk.parent):
+            driver.kill("worker", waiting)
+            assert driver.wait() != 0
     finally:
         driver.end()
     assert "No space left on device" in driver.said() or "disk is full" in driver.said()
-    ballast.unlink()
     converge(small_disk)
     check_same(state(small_disk), undisturbed[1])
 

@@ -1,6 +1,6 @@
 """The state of a trial on disk: saved by rename, verified by checksum, restored bit for bit.
 
-    <directory>/epoch-0007/state.json             epoch, history, what was best, checksums; written last
+    <directory>/epoch-0007/state.json             epoch, history, what was best, checksums, cost; written last
     <directory>/epoch-0007/weights.safetensors    trainable parameters and buffers after this epoch
     <directory>/epoch-0007/optimizer.safetensors  Adam's moments
     <directory>/epoch-0007/best.safetensors       trainable parameters and buffers of the best epoch so far
@@ -11,11 +11,14 @@ Frozen parameters aren't saved but hashed: a checkpoint only fits the base it wa
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -77,6 +80,7 @@ def restore_weights(network: nn.Module, tensors: dict[str, Tensor]) -> None:
 def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor] | Path], state: dict[str, Any]) -> Path:
     """Publish the checkpoint of `epoch` and remove older ones. `files`: name -> tensors, or a file to link to."""
     directory.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
     target, work = directory / f"epoch-{epoch:04d}", directory / f".epoch-{epoch:04d}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -84,8 +88,11 @@ def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor] | Path]
         for name, content in files.items():
             _write(work / name, content)
         checksums = {name: sha256(work / name) for name in files}
+        size = sum((work / name).stat().st_size for name in files) / 1e6
+        cost = {"checkpoint_seconds": time.perf_counter() - begin, "checkpoint_mb": size}
+        state = state | {"epoch": epoch, "checksums": checksums, "cost": cost}
         with (work / "state.json").open("w") as file:
-            json.dump(state | {"epoch": epoch, "checksums": checksums}, file)
+            json.dump(state | {"own_checksum": _digest(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         shutil.rmtree(target, ignore_errors=True)
@@ -106,13 +113,26 @@ def _write(path: Path, content: dict[str, Tensor] | Path) -> None:
         except OSError:
             shutil.copyfile(content, path)
         return
-    save_file(content, path)
+    try:
+        save_file(content, path)
+    except SafetensorError as error:
+        raise _disk_error(error, path) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
+def _disk_error(error: SafetensorError, path: Path) -> Exception:
+    """Return the OSError that safetensors met (disk full, ...), so that it counts as the machine's; else `error`."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return error if number is None else OSError(int(number[1]), os.strerror(int(number[1])), str(path))
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def load(path: Path) -> dict[str, Any]:
-    """Return state.json of a checkpoint folder."""
+    """Return state.json of a checkpoint folder: what `save` was given, and "cost": the metrics checkpoint_*."""
     return json.loads((path / "state.json").read_text())
 
 
@@ -125,7 +145,9 @@ def newest(directory: Path) -> Path | None:
     """Return the newest whole checkpoint; one that is cut off or altered is removed and the one before it taken."""
     for path in sorted(directory.glob("epoch-*"), reverse=True):
         try:
-            if all(sha256(path / name) == digest for name, digest in load(path)["checksums"].items()):
+            state = load(path)
+            is_whole = state.pop("own_checksum") == _digest(state)
+            if is_whole and all(sha256(path / name) == digest for name, digest in state["checksums"].items()):
                 return path
         except (OSError, ValueError, KeyError):
             pass

@@ -88,10 +88,8 @@ class _Run:
         numbers |= {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
         self._remember(numbers)
         self.history.append(numbers)
-        begin = time.perf_counter()
         path = self._save()
-        numbers["checkpoint_seconds"] = time.perf_counter() - begin
-        numbers["checkpoint_mb"] = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+        numbers |= checkpoints.load(path)["cost"]
         return numbers, path
 
     def restore(self, path: Path) -> None:
@@ -113,6 +111,7 @@ class _Run:
         trainer.steps, trainer.micro_batch = state["steps"], state["micro_batch"]
         trainer.carry = [np.array(rows, dtype=np.int64) for rows in state["carry"]]
         self.epoch, self.history = state["epoch"], state["history"]
+        self.history[-1] |= state["cost"]  # known only once the epoch's numbers were in the checkpoint
         self.best, self.since_best = state["best"] if state["best"] is not None else -np.inf, state["since_best"]
         self.best_tensors = checkpoints.tensors(path, "best.safetensors")
 
