@@ -12,6 +12,7 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from sweeps.plugins import unknown
 
+SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
@@ -94,20 +95,29 @@ def _row(info: dict[str, Any], tags: dict[str, str], metrics: dict[str, float]) 
 
 
 def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
-    """Return one row per group of finished runs: `by`, n, and per metric mean, sd and the 95 % interval of the mean.
+    """Return one row per group of finished runs: `by`, and per metric mean, sd and the 95 % interval over the seeds.
 
-    Columns <metric>, <metric>_sd, <metric>_low, <metric>_high; n_<metric> where runs lack the metric. The interval is
-    Student's t over the runs (split seeds and seeds); with one run it is undefined (NaN).
+    A seed is a pair of split seed and trial seed. Whatever else differs within a group (skews, say) is averaged for
+    each seed first, so that the interval (Student's t over the seeds, NaN with one) says how sure the mean is.
+    Columns: `by`, n (seeds), runs, uneven (some seed lacks a run that another has: the mean mixes different trials),
+    <metric>, <metric>_sd, <metric>_low, <metric>_high; n_<metric> where seeds lack the metric.
     """
     _check_columns(runs, by, metrics)
     finished = runs[runs["status"] == "FINISHED"]
     rows = []
     for values, group in finished.groupby(by, sort=False, dropna=False) if len(finished) else ():
-        row = dict(zip(by, values, strict=True)) | {"n": len(group)}
+        per_seed = group.groupby(SEEDS, sort=False)[metrics].mean()
+        row = dict(zip(by, values, strict=True)) | {"n": len(per_seed), "runs": len(group), "uneven": _uneven(group)}
         for metric in metrics:
-            row |= _interval(group[metric].dropna().to_numpy(dtype=float), metric, len(group))
+            row |= _interval(per_seed[metric].dropna().to_numpy(dtype=float), metric, len(per_seed))
         rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else [*by, "n"])
+    return pd.DataFrame(rows, columns=None if rows else [*by, "n", "runs", "uneven"])
+
+
+def _uneven(group: pd.DataFrame) -> bool:
+    """Tell whether the seeds of a group have different runs finished."""
+    others = group[[axis for axis in AXES if axis not in SEEDS]].agg("\0".join, axis=1)
+    return others.groupby([group[axis] for axis in SEEDS]).agg(frozenset).nunique() > 1
 
 
 def _interval(values: np.ndarray, metric: str, n: int) -> dict[str, float]:

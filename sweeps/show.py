@@ -48,16 +48,21 @@ def final_table(runs: pd.DataFrame) -> None:
     if finished.empty or not shown:
         return
     by = ["model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
-    per_seed = finished.groupby([*by, "split", "seed"], sort=False)[shown].mean().groupby(by, sort=False)
-    mean, sd = per_seed.mean(), per_seed.std()
-    text = mean.index.to_frame(index=False).astype(str)
+    table = results.summarise(runs, by, shown)
+    text = table[by].astype(str)
     for metric in shown:
-        pairs = zip(mean[metric], sd[metric], strict=True)
+        pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
         text[TITLES.get(metric, metric)] = [spread(*pair) for pair in pairs]
     if (warning := results.warning(runs)) is not None:
         console().print(warning, style="bold red")
     draw(text, left=len(by))
     print(_grounds(finished))
+    _say_uneven(table)
+
+
+def _say_uneven(table: pd.DataFrame) -> None:
+    if len(table) and table["uneven"].any():
+        print("note: some seeds lack finished runs that others have (n*): those means are over different trials")
 
 
 def _grounds(finished: pd.DataFrame) -> str:
@@ -85,9 +90,11 @@ def summary(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, w
     for metric in metrics:
         columns = (table[name] for name in (metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"))
         text[TITLES.get(metric, metric)] = [_cell(*numbers) for numbers in zip(*columns, strict=True)]
-    text["n"] = table["n"].astype(str)
+    text["n"] = table["n"].astype(str) + table["uneven"].map({True: "*", False: ""})
     draw(text, left=len(by))
-    print("mean ± sd over n runs [95 % confidence interval of the mean, Student's t]")
+    print("mean ± sd over n seeds [95 % confidence interval of the mean, Student's t]; what else differs within a row")
+    print("(skews, datasets, ...) is averaged for each seed first")
+    _say_uneven(table)
 
 
 def _cell(mean: float, sd: float, low: float, high: float) -> str:

@@ -39,9 +39,28 @@ def test_means_and_intervals_are_those_worked_by_hand(runs):
 def test_one_run_has_no_spread_and_unfinished_runs_do_not_count(runs):
     runs.loc[runs["split"] != "0", "status"] = "RUNNING"
     table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    assert list(table["n"]) == [2, 2]
+    assert list(table["n"]) == [1, 1] and list(table["runs"]) == [2, 2]
     single = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
     assert single["test_macro_f1_sd"].isna().all() and single["test_macro_f1_low"].isna().all()
+
+
+def test_what_differs_within_a_seed_is_averaged_before_the_seeds_are_compared(runs):
+    runs.loc[runs["strategy"] == "oversample", "test_macro_f1"] += 0.4
+    table = results.summarise(runs, ["model"], ["test_macro_f1"])
+    apart = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
+    assert table["n"].tolist() == [3, 3] and table["runs"].tolist() == [6, 6] and not table["uneven"].any()
+    assert table.loc[0, "test_macro_f1"] == pytest.approx(0.9)  # between 0.7 and 1.1
+    assert table.loc[0, "test_macro_f1_sd"] == pytest.approx(apart.loc[0, "test_macro_f1_sd"])  # not that of 6 runs
+
+
+def test_seeds_with_different_runs_are_marked(runs, capsys):
+    runs.loc[(runs["split"] == "2") & (runs["model"] == "scgpt") & (runs["strategy"] == "none"), "status"] = "FAILED"
+    table = results.summarise(runs, ["model"], ["test_macro_f1"])
+    assert dict(zip(table["model"], table["uneven"], strict=True)) == {"scgpt": True, "majority": False}
+    show.summary(table, ["model"], ["test_macro_f1"], "table", None)
+    said = capsys.readouterr().out
+    assert " 3*\n" in said and "some seeds lack finished runs" in said
+    assert not results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])["uneven"].any()
 
 
 def test_a_metric_that_some_runs_lack_says_how_many_have_it(runs):
