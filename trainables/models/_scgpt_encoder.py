@@ -15,6 +15,7 @@ from scipy import sparse
 from data_pipeline.encoded import Encoded, concatenate
 from data_pipeline.errors import RequestError
 
+CHUNK = 256  # cells binned at once: what belongs to them stays in the processor's cache
 SMALL = 64  # counts below are told apart by counting
 MOST = 65535  # above, two whole numbers may have the same float32 logarithm
 VERSION = 1  # raise it when the same counts and generator give other tokens
@@ -51,12 +52,18 @@ class ScgptEncoder:
 
     def __call__(self, counts: sparse.csr_matrix, rng: Rng, totals: np.ndarray | None = None) -> Encoded:
         known = self._known(counts)
-        offsets = known.indptr.astype(np.int64)
-        values = log_normalised(known.data, offsets)
-        bins = bin_values(values, offsets, self.n_bins, rng, whole_numbers(known.data))
+        offsets, bins = known.indptr.astype(np.int64), np.empty(known.nnz, dtype=np.int64)
+        for start in range(0, known.shape[0], CHUNK):
+            inside = offsets[start : start + CHUNK + 1]
+            part = slice(inside[0], inside[-1])
+            bins[part] = self._bins(known.data[part], inside - inside[0], rng)
         known = sparse.csr_matrix((bins, known.indices, offsets), known.shape)
         step = max(1, DENSE_LIMIT // max(1, len(self.ids))) if self.include_zero else max(1, known.shape[0])
         return concatenate([self.tokens(known[i : i + step], rng) for i in range(0, max(1, known.shape[0]), step)])
+
+    def _bins(self, counts: np.ndarray, offsets: np.ndarray, rng: Rng) -> np.ndarray:
+        """Return the bin of each positive count, int64 [T], for the ragged rows `offsets`."""
+        return bin_values(log_normalised(counts, offsets), offsets, self.n_bins, rng, whole_numbers(counts))
 
     def _known(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return the known genes' counts, without stored zeros, genes in column order."""
