@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from trainables.outcome import MODEL_FOLDER
+
 FILES = (".yaml", ".csv", ".png", ".parquet", ".json")
 
 
@@ -13,8 +15,8 @@ def upload(directory: Path, artifact_uri: str, tracking_uri: str | None, with_ch
     tracking_uri: of the server that stores artifacts itself (mlflow-artifacts:), else None.
     """
     files = sorted(path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
-    checkpoint = directory / "checkpoint"
-    folder = checkpoint if with_checkpoint and checkpoint.is_dir() else None
+    model = directory / MODEL_FOLDER
+    folder = model if with_checkpoint and model.is_dir() else None
     if urlsplit(artifact_uri).scheme in ("", "file"):
         _copy(files, folder, Path(unquote(urlsplit(artifact_uri).path)))
     else:

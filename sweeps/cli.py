@@ -165,6 +165,22 @@ def results_command(
 
 
 @app.command()
+def promote(
+    run_id: Annotated[str, typer.Argument(help="Id of a finished trial's run in MLflow.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What the model is called in MLflow's registry.", show_default=False)],
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Register a trained model in MLflow: the best checkpoint of a finished run. Again: the same version.
+
+    Example: `cellskew promote 0123456789abcdef0123456789abcdef --name pbmc-annotator`
+    """
+    from sweeps import promote, show
+
+    show.promoted(promote.promote(run_id, name, storage, tracking_uri))
+
+
+@app.command()
 def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, tracking_uri: Uri = None) -> None:
     """How far a sweep is: scheduled, running, finished, failed, the last errors, the time left.
 

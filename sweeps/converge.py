@@ -15,6 +15,7 @@ from sweeps.lock import SweepLock
 from sweeps.shapes import shapes
 from sweeps.stopping import Stop, heeding_signals
 from sweeps.trials import Trial
+from trainables.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
 STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
@@ -200,8 +201,8 @@ class _Drive:
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         with_checkpoint = self.spec.checkpoints == "upload"
         tags = {"cellskew.digest": lineage[trial.dataset]["digest"]}
-        if self.spec.checkpoints == "link":
-            tags["cellskew.checkpoint"] = f"{config['directory']}/checkpoint"
+        if self.spec.checkpoints == "link" and trial.has_checkpoint:
+            tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return {
             "config": config,
             "run_id": run.run_id,

@@ -4,6 +4,7 @@ Everything made here is content-addressed and published by rename, so preparing 
 """
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -60,8 +61,8 @@ class Preparation:
     def prepare(self, configs: list[dict[str, Any]]) -> list[dict[str, str | None]]:
         """Make what is missing; returns for each config the paths that run_trial takes. Ray must run.
 
-        shards, and where the strategy makes them: generated (shards of made cells), distances (a table of how far
-        these are from real ones), rows.
+        shards, encoding (how cells became a model's input, for whoever uses the trained model), and where the strategy
+        makes them: generated (shards of made cells), distances (a table of how far these are from real ones), rows.
         """
         jobs: dict[Path, Job] = {}
         made = [self._one(config, jobs) for config in configs]
@@ -70,6 +71,10 @@ class Preparation:
 
     def encoder(self, config: dict[str, Any]) -> Any:
         """Return the encoder of a trial, fitted on the training cells of its split where it learns anything."""
+        return self._made_encoder(config)[0]
+
+    def _made_encoder(self, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return a trial's encoder, and what it was made of: genes in column order, what it learnt."""
         key = identity_hash(
             [config[name] for name in ("dataset", "genes", "model", "options", "weights", "defects", "split")]
         )
@@ -77,7 +82,7 @@ class Preparation:
             self._encoders[key] = self._make_encoder(config)
         return self._encoders[key]
 
-    def _make_encoder(self, config: dict[str, Any]) -> Any:
+    def _make_encoder(self, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         spec, cells = registry.get(config["model"]), self.cells[config["dataset"]]
         options, _ = protocol.apply(config["defects"], config["options"], {})
         options = spec.options(**options).model_dump()
@@ -88,7 +93,15 @@ class Preparation:
         if spec.fit_encoder is not None and weights is None:
             learned = spec.fit_encoder(self._training_blocks(config, columns), genes) or {}
         encoder = spec.encoder(genes, weights, **options, **learned)
-        return encoder if columns is None else OnColumns(encoder, columns)
+        return encoder if columns is None else OnColumns(encoder, columns), {"genes": genes, "learned": learned}
+
+    def _encoding(self, config: dict[str, Any], job: Job) -> Path:
+        """Return the file that says how cells were encoded, which whoever uses the trained model needs."""
+        path = self.storage / "genes" / f"encoding-{job.folder.name}.json"
+        if not path.exists():
+            made_of = self._made_encoder(config)[1] | {"identity": job.encoder.identity}
+            publish(path, json.dumps(made_of, ensure_ascii=False).encode())
+        return path
 
     def rows(self, config: dict[str, Any]) -> choice.Rows:
         """Return the split of a trial and its training cells after the skew."""
@@ -104,7 +117,8 @@ class Preparation:
         cells, root = self.cells[config["dataset"]], self.storage / "shards"
         job = Job(cells, self.encoder(config), root)
         jobs.setdefault(job.folder, job)
-        paths: dict[str, str | None] = {"shards": str(job.folder), "generated": None, "distances": None, "rows": None}
+        paths: dict[str, str | None] = {"shards": str(job.folder), "encoding": str(self._encoding(config, job))}
+        paths |= {"generated": None, "distances": None, "rows": None}
         kind = config["strategy"]["kind"]
         if kind not in STRATEGIES:
             made = self._generated(config)

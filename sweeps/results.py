@@ -153,6 +153,22 @@ def warning(runs: pd.DataFrame) -> str | None:
     return f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
 
 
+def stores(storage: Path, given: str | None) -> list[str]:
+    """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
+    if given is not None:
+        return [given]
+    kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
+    embedded = [f"sqlite:///{storage.absolute()}/mlflow.db"] if (storage / "mlflow.db").exists() else []
+    if not kept and not embedded:
+        raise _nothing_run_in(storage)
+    return [*embedded, *sorted(kept)]
+
+
+def _nothing_run_in(storage: Path) -> RequestError:
+    where = "say where with --storage, or which server with --tracking-uri"
+    return RequestError(f"no sweep has been run in {storage}; {where}")
+
+
 def tracking_uri(storage: Path, given: str | None, sweep: str) -> str:
     """Return the tracking store of a sweep: the one given, the one it was run with, else the storage's own."""
     if given is not None:
@@ -161,7 +177,5 @@ def tracking_uri(storage: Path, given: str | None, sweep: str) -> str:
     if kept.exists():
         return kept.read_text().strip()
     if not (storage / "mlflow.db").exists():
-        raise RequestError(
-            f"no sweep has been run in {storage}; say where with --storage, or which server with --tracking-uri"
-        )
+        raise _nothing_run_in(storage)
     return f"sqlite:///{storage.absolute()}/mlflow.db"

@@ -226,6 +226,12 @@ def status(found: Any, as_json: bool) -> None:
         print(f"... and {len(found.failed) - 10} more (--json lists them)")
 
 
+def promoted(found: Any) -> None:
+    """Print a promote.Promoted."""
+    word = "is now" if found.new else "was already"
+    print(f"models:/{found.name}/{found.version} {word} the best checkpoint of {found.run_name}\n  in {found.place}")
+
+
 def datasets(listed: list[tuple[Any, bool]], as_json: bool) -> None:
     """Print the catalog and which datasets are on this machine."""
     rows = []

@@ -56,6 +56,11 @@ class Trial:
         recipe = self.described["recipe"]
         return recipe["epochs"] + recipe["crt_epochs"] if recipe else 1
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Tell whether the trial's model is a network; baselines are fitted again in no time, and leave none."""
+        return self.described["recipe"] is not None
+
     def tags(self) -> dict[str, str]:
         """Return the MLflow tags that queries go by."""
         tags = {axis: self.labels[axis] for axis in AXES} | {"trial": self.key, "protocol": self.protocol}

@@ -43,6 +43,7 @@ strategies: [class_balanced_batches]
 losses: [cross_entropy]
 models: {scgpt: {size: tiny, epochs: 3, batch_size: 64}, majority: {}}
 """
+ARTIFACTS = (".safetensors", ".parquet", ".csv", ".png")
 TIMED = ("second", "per_second", "peak_memory", "checkpoint_mb")  # parts of the names of metrics that no run repeats
 
 
@@ -351,8 +352,8 @@ def files(storage: Path) -> dict[str, str]:
 
 
 def artifacts(storage: Path) -> list[str]:
-    """Return the sha256 of every table and prediction in the embedded artifact store, sorted."""
-    paths = [path for path in storage.glob("artifacts/**/*") if path.suffix in (".parquet", ".csv", ".png")]
+    """Return name and sha256 of all weights, tables and predictions in the embedded artifact store, sorted."""
+    paths = [path for path in storage.glob("artifacts/**/*") if path.suffix in ARTIFACTS]
     return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
 
 

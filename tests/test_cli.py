@@ -50,7 +50,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
     said = inside("--help")
-    for command in ("run", "resume", "plan", "status", "results", "datasets", "check"):
+    for command in ("run", "resume", "plan", "promote", "status", "results", "datasets", "check"):
         assert f" {command} " in said
     assert "Exit codes" in said
 
@@ -66,7 +66,7 @@ def test_help_answers_at_once():
 
 
 def test_every_command_has_an_example():
-    for command in ("run", "resume", "plan", "status", "results", "datasets", "check"):
+    for command in ("run", "resume", "plan", "promote", "status", "results", "datasets", "check"):
         assert f"cellskew {command}" in inside(command, "--help")
 
 

@@ -93,7 +93,7 @@ def test_all_trials_finish_and_a_second_run_finds_nothing_to_do(ray_of_two, tmp_
 def test_runs_are_registered_with_params_tags_and_artifacts(ray_of_two, tmp_path):
     from mlflow import MlflowClient
 
-    drive(tmp_path)
+    drive(tmp_path, spec(tracking="{checkpoints: link}"))
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     trial = spec().trials()[0]
     found = client.search_runs(
@@ -102,6 +102,9 @@ def test_runs_are_registered_with_params_tags_and_artifacts(ray_of_two, tmp_path
     (run,) = found
     assert run.data.params["recipe.epochs"] == "3" and run.data.params["split.seed"] == "0"
     assert run.data.tags["cellskew.model"] == "scgpt" and run.data.tags["cellskew.skew"] == "natural"
+    assert run.data.tags["cellskew.checkpoint"] == f"{tmp_path}/trials/{trial.key}/checkpoint"
+    others = client.search_runs([run.info.experiment_id], "tags.`cellskew.model` = 'majority'")
+    assert others and not any("cellskew.checkpoint" in one.data.tags for one in others), "baselines leave none"
     assert run.data.tags["cellskew.digest"] == "d0" and run.data.tags["cellskew.sweep"] == "small"
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["history.json", "per_class.csv"]
 

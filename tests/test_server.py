@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_tools import SWEEP, Driver, artifacts, check_same, histories, start, state, wait_until
+from fault_tools import ARTIFACTS, SWEEP, Driver, artifacts, check_same, histories, start, state, wait_until
 from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
 
 from data_pipeline.errors import RequestError
@@ -63,10 +63,10 @@ def downloaded(uri: str) -> list[str]:
 
     client, found = MlflowClient(uri), []
     for one in client.search_runs([client.get_experiment_by_name("small").experiment_id]):
-        for artifact in client.list_artifacts(one.info.run_id):
-            if artifact.path.endswith((".parquet", ".csv", ".png")):
-                data = Path(client.download_artifacts(one.info.run_id, artifact.path)).read_bytes()
-                found.append(f"{artifact.path} {hashlib.sha256(data).hexdigest()}")
+        listed = [*client.list_artifacts(one.info.run_id), *client.list_artifacts(one.info.run_id, "checkpoint")]
+        for path in [Path(artifact.path) for artifact in listed if Path(artifact.path).suffix in ARTIFACTS]:
+            data = Path(client.download_artifacts(one.info.run_id, str(path))).read_bytes()
+            found.append(f"{path.name} {hashlib.sha256(data).hexdigest()}")
     return sorted(found)
 
 

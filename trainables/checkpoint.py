@@ -77,8 +77,8 @@ def restore_weights(network: nn.Module, tensors: dict[str, Tensor]) -> None:
         raise CheckpointError(f"the checkpoint does not fit this network: {wrong}")
 
 
-def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor] | Path], state: dict[str, Any]) -> Path:
-    """Publish the checkpoint of `epoch` and remove older ones. `files`: name -> tensors, or a file to link to."""
+def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
+    """Publish the checkpoint of `epoch` and remove older ones. `files`: name -> tensors."""
     directory.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     target, work = directory / f"epoch-{epoch:04d}", directory / f".epoch-{epoch:04d}.part"
@@ -106,13 +106,7 @@ def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor] | Path]
     return target
 
 
-def _write(path: Path, content: dict[str, Tensor] | Path) -> None:
-    if isinstance(content, Path):
-        try:
-            path.hardlink_to(content)
-        except OSError:
-            shutil.copyfile(content, path)
-        return
+def _write(path: Path, content: dict[str, Tensor]) -> None:
     try:
         save_file(content, path)
     except SafetensorError as error:

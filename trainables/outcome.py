@@ -13,6 +13,7 @@ from data_pipeline.shards import publish
 from trainables import metrics
 from trainables.material import Material
 
+MODEL_FOLDER = "checkpoint"  # in a trial's directory and among its run's artifacts, see trainables.package
 FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
 FILES += ("predictions.parquet",)
 

@@ -16,15 +16,16 @@ from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
 
 Report = Callable[[dict[str, Any], Path | None], None]
-DEFAULTS = {"weights": None, "generated": None, "distances": None, "rows": None, "recipe": {}, "options": {}}
-DEFAULTS |= {"defects": [], "posthoc": [], "loss": {"kind": "cross_entropy"}, "seed": 0, "threads": 1, "device": "auto"}
+DEFAULTS = dict.fromkeys(["weights", "generated", "distances", "rows", "encoding"])
+DEFAULTS |= {"recipe": {}, "options": {}, "defects": [], "posthoc": [], "loss": {"kind": "cross_entropy"}}
+DEFAULTS |= {"seed": 0, "threads": 1, "device": "auto"}
 
 
 def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -> dict[str, Any]:
     """Run one trial to its end and return its final metrics.
 
-    config: key, directory (the trial's own folder), shards (folder), generated, distances and rows (made by the
-    preparation, or None), model, options, weights, recipe, split, skew, strategy, loss, seed, defects, posthoc,
+    config: key, directory (the trial's own folder), shards (folder), encoding, generated, distances and rows (made by
+    the preparation, or None), model, options, weights, recipe, split, skew, strategy, loss, seed, defects, posthoc,
     threads, device.
     report(metrics, checkpoint folder | None) is called after each epoch and, with "final": 1, at the end; epochs that
     a resumed or finished trial has behind it are reported again first, with "replayed": 1, so that gaps can be filled.
@@ -62,9 +63,11 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
 
 
 def _train_network(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
+    from trainables.package import publish_model
     from trainables.training import train_network
 
     trained = train_network(spec, config, material, report, checkpoint)
+    publish_model(spec, config, material, trained.checkpoint)
     return trained.history, trained.numbers, trained.validation_logits, trained.test_logits
 
 
