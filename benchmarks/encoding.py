@@ -1,6 +1,6 @@
 """Cells encoded per second, ours beside what people run today: the same cells, in turn.
 
-    python benchmarks/encoding.py CELLS.h5ad --label celltype [--cells 2000] [--genes 3000] [--repeats 3] [--processes N]
+    python benchmarks/encoding.py CELLS.h5ad --label celltype [--cells 2000] [--genes 3000] [--repeats 3]
 
 scGPT: the scgpt wheel's Preprocessor and tokenize_and_pad_batch. Ranks: a per-row pandas ranking, as in the published
 notebook, and per-cell numpy argsort: of the values alone, which leaves ties to chance and makes no tokens, and doing
