@@ -57,6 +57,7 @@ class Preparation:
         self._rows: dict[str, choice.Rows] = {}
         self._encoders: dict[str, Any] = {}
         self._columns: dict[str, np.ndarray | None] = {}
+        self._made: dict[str, GeneratedCells] = {}
 
     def prepare(self, configs: list[dict[str, Any]]) -> list[dict[str, str | None]]:
         """Make what is missing; returns for each config the paths that run_trial takes. Ray must run.
@@ -164,10 +165,12 @@ class Preparation:
     def _generated(self, config: dict[str, Any]) -> GeneratedCells:
         """Return the cells that the trial's strategy makes of its training cells' counts."""
         cells, key = self.cells[config["dataset"]], self._made_key(config)
-        path = self.storage / "generated" / f"{key}.npz"
-        if not path.exists():
-            self._make_cells(config, key).save(path)
-        return GeneratedCells.load(path, f"{key}-generated", cells.classes)
+        if key not in self._made:
+            path = self.storage / "generated" / f"{key}.npz"
+            if not path.exists():
+                self._make_cells(config, key).save(path)
+            self._made[key] = GeneratedCells.load(path, f"{key}-generated", cells.classes)
+        return self._made[key]
 
     def _make_cells(self, config: dict[str, Any], key: str) -> GeneratedCells:
         from data_pipeline.synthesize import SYNTHESIZERS
