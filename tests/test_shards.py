@@ -1,6 +1,7 @@
 """Shards: what is read back is what was encoded, half-made ones never look complete, damage is found and mended."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -96,6 +97,33 @@ def test_parallel_and_local_encoding_write_the_same_bytes(tmp_path, small_blocks
     local, parallel = make_shards(cells, Ragged(), tmp_path / "here"), Job(cells, Ragged(), tmp_path / "ray").folder
     for part in json.loads((local / "manifest.json").read_text())["parts"]:
         assert (local / part["file"]).read_bytes() == (parallel / part["file"]).read_bytes()
+
+
+def test_two_preparations_of_the_same_data_at_once_end_with_the_same_shards(tmp_path, small_blocks):
+    cells, gate, errors = made_up_cells(300), threading.Barrier(4), []
+    alone = make_shards(cells, Ragged(), tmp_path / "alone")
+
+    def prepare(order: int) -> None:
+        try:
+            job = Job(cells, Ragged(), tmp_path / "both")
+            gate.wait()
+            module._drop_damaged(job)
+            module._write_cells(job)
+            for start in range(0, 300, 64)[::order]:
+                job.writer.write(start, cells.read(start, min(start + 64, 300)))
+            module._finish(job)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=prepare, args=(order,)) for order in (1, -1, 1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    both = Job(cells, Ragged(), tmp_path / "both").folder
+    assert sorted(path.name for path in both.iterdir()) == sorted(path.name for path in alone.iterdir())
+    assert all((both / path.name).read_bytes() == path.read_bytes() for path in alone.iterdir())
 
 
 class Refuses(Ragged):
