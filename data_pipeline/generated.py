@@ -12,12 +12,16 @@ from data_pipeline.shards import publish
 
 @dataclass(frozen=True)
 class GeneratedCells:
-    """Cells that a strategy made, in memory, with the face of an opened dataset."""
+    """Cells that a strategy made, in memory, with the face of an opened dataset.
+
+    as_published: the values are shares that sum to 1, taken for counts per 10,000 as they stand (defect scvi_unscaled).
+    """
 
     digest: str
     counts: sparse.csr_matrix
     labels: np.ndarray
     classes: list[str]
+    as_published: bool = False
     donors: None = None
     fixed_test: None = None
 
@@ -27,7 +31,8 @@ class GeneratedCells:
 
     @property
     def totals(self) -> np.ndarray:
-        return np.asarray(self.counts.sum(1), dtype=np.float64).ravel()
+        sums = np.asarray(self.counts.sum(1), dtype=np.float64).ravel()
+        return np.full_like(sums, 1e4) if self.as_published else sums
 
     @property
     def cell_ids(self) -> list[str]:
@@ -44,8 +49,8 @@ class GeneratedCells:
         publish(path, data.getvalue())
 
     @classmethod
-    def load(cls, path: Path, digest: str, classes: list[str]) -> "GeneratedCells":
+    def load(cls, path: Path, digest: str, classes: list[str], as_published: bool = False) -> "GeneratedCells":
         """Return what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             counts = sparse.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
-            return cls(digest, counts, file["labels"].astype(np.int64), classes)
+            return cls(digest, counts, file["labels"].astype(np.int64), classes, as_published)

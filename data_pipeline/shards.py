@@ -284,6 +284,7 @@ class Joined:
         self.real, self.generated = real, generated
         self.lengths = np.concatenate([real.lengths, generated.lengths])
         self.labels = np.concatenate([real.labels, generated.labels])
+        self.cell_ids = pa.chunked_array([*real.cell_ids.chunks, *generated.cell_ids.chunks])
         self.network_options = real.network_options
 
     def __len__(self) -> int:

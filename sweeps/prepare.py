@@ -169,7 +169,8 @@ class Preparation:
             path = self.storage / "generated" / f"{key}.npz"
             if not path.exists():
                 self._make_cells(config, key).save(path)
-            self._made[key] = GeneratedCells.load(path, f"{key}-generated", cells.classes)
+            published = _made_as_published(config)
+            self._made[key] = GeneratedCells.load(path, f"{key}-generated", cells.classes, published)
         return self._made[key]
 
     def _make_cells(self, config: dict[str, Any], key: str) -> GeneratedCells:

@@ -9,6 +9,7 @@ from h5ad_files import write
 
 from data_pipeline import synthesize
 from data_pipeline.errors import RequestError
+from data_pipeline.shards import Shards
 from sweeps.config import parse
 from sweeps.prepare import open_datasets, prepare
 from trainables.trial import run_trial
@@ -91,6 +92,21 @@ def test_the_published_unscaled_cells_are_others_than_the_scaled_ones(tmp_path, 
     assert scaled["generated"] != unscaled["generated"] and scaled["distances"] != unscaled["distances"]
     libraries = [pd.read_csv(config["distances"])["made_library"].max() for config in (scaled, unscaled)]
     assert libraries[0] == pytest.approx(1000 * libraries[1])
+
+
+def test_scbert_reads_nothing_but_zeros_in_the_published_unscaled_cells(tmp_path, ray_here, monkeypatch):
+    """Shares below 1, rounded down: the published mismatch with real cells, whose values are per 10,000."""
+
+    def scvi(counts, labels, rng, *, cells: int = 5, unscaled: bool = False):
+        made = counts[:4].copy()
+        return made.multiply(1 / made.sum(axis=1)).tocsr(), labels[:4]
+
+    monkeypatch.setitem(synthesize.SYNTHESIZERS, "scvi", scvi)
+    tokens = {}
+    for more in ("", "defects: [scvi_unscaled]"):
+        config = prepared(tmp_path, "scvi", model="scbert", more=more)
+        tokens[more] = Shards(Path(config["generated"])).take(np.arange(4)).ids
+    assert tokens[""].max() == 5 and not tokens["defects: [scvi_unscaled]"].any()
 
 
 def test_only_a_declared_defect_makes_unscaled_cells(tmp_path):

@@ -41,6 +41,7 @@ def test_corrected_has_none_paper_all_and_a_list_just_those():
     assert set(defects_of("geneformer", "paper", [])) == {
         "resample_before_split",
         "select_on_test",
+        "select_by_loss",
         "geneformer_column_tokens",
         "geneformer_undertrained",
         "scvi_unscaled",
@@ -66,6 +67,17 @@ def test_an_unstratified_validation_set_has_the_same_size_and_shares_no_cell_wit
     assert set(flawed.validation) != set(sound.validation)
 
 
+def test_an_unstratified_validation_cell_is_not_among_rows_that_were_fixed_beforehand(tmp_path):
+    """Rows chosen by counts are chosen before the defect: none of them may end up on both sides."""
+    sound = material(tmp_path / "sound", "scgpt")
+    np.save(tmp_path / "rows.npy", np.repeat(sound.kept, 2))
+    config = trial_config(tmp_path, "scgpt", defects=["unstratified_validation"], rows=str(tmp_path / "rows.npy"))
+    flawed = open_material({"generated": None, "seed": 0} | config)
+    trained = flawed.training_rows(0)
+    assert np.isin(flawed.validation, sound.kept).any() and not np.isin(flawed.validation, trained).any()
+    assert set(trained) == set(flawed.kept)
+
+
 def test_a_bootstrap_of_items_sees_about_two_thirds_of_the_cells(tmp_path):
     flawed = material(tmp_path, "scbert", "scbert_bootstrap_items")
     rows = flawed.training_rows(0)
@@ -77,6 +89,15 @@ def test_a_bootstrap_of_items_sees_about_two_thirds_of_the_cells(tmp_path):
 def test_the_test_set_that_is_the_training_set(tmp_path):
     flawed = material(tmp_path, "scgpt", "scgpt_test_is_training")
     assert np.isin(flawed.kept, flawed.test).all()
+
+
+def test_the_test_set_that_is_the_training_set_holds_the_copies_that_oversampling_made(tmp_path):
+    """Upstream evaluates the file it trains on, and that is the resampled one."""
+    names = ("scgpt_test_is_training", "resample_before_split")
+    for number, defects in enumerate((names, names[:1])):
+        flawed = material(tmp_path / str(number), "scgpt", *defects, strategy={"kind": "oversample"})
+        trained = np.concatenate([flawed.training_rows(0), flawed.validation])
+        assert np.array_equal(np.sort(flawed.test), np.sort(trained)) and len(np.unique(trained)) < len(trained)
 
 
 def test_selecting_on_test_cells_reports_their_loss_as_validation(tmp_path):

@@ -23,7 +23,6 @@ class Material:
 
     shards: Shards | Joined
     classes: list[str]
-    cell_ids: Any
     kept: np.ndarray
     fixed_rows: np.ndarray | None
     validation: np.ndarray
@@ -81,7 +80,6 @@ def open_material(config: dict[str, Any]) -> Material:
     material = Material(
         shards=shards,
         classes=shards.classes,
-        cell_ids=shards.cell_ids,
         kept=rows.kept,
         fixed_rows=None,
         validation=rows.split.validation,
@@ -117,16 +115,26 @@ def _with_defects(material: Material, defects: list[str], share: float) -> Mater
             together = pool._resampled(0)
         material = _cut(material, rng.permutation(together), share)
     elif "unstratified_validation" in defects:
-        together = np.concatenate([material.kept, material.validation])
-        order = rng.permutation(len(together))
-        held = order[: len(material.validation)]
-        material = dataclasses.replace(material, validation=together[held], kept=np.delete(together, held))
+        material = _with_unstratified_validation(material, rng)
     if "scgpt_test_is_training" in defects:
-        material = dataclasses.replace(material, test=np.concatenate([material.kept, material.validation]))
+        material = dataclasses.replace(material, test=np.concatenate([material.training_rows(0), material.validation]))
     if material.bootstrap:
         drawn = {name: rng.choice(rows, len(rows)) for name, rows in _evaluated(material).items() if len(rows)}
         material = dataclasses.replace(material, **drawn)
     return material
+
+
+def _with_unstratified_validation(material: Material, rng: np.random.Generator) -> Material:
+    """Exchange the validation cells for as many of any type; rows fixed beforehand give theirs and take the others."""
+    together = np.concatenate([material.kept, material.validation])
+    order = rng.permutation(len(together))
+    held = together[order[: len(material.validation)]]
+    fixed = material.fixed_rows
+    if fixed is not None:
+        freed = np.setdiff1d(material.validation, held)
+        fixed = np.concatenate([fixed[~np.isin(fixed, held)], freed])
+    kept = together[np.sort(order[len(held) :])]
+    return dataclasses.replace(material, validation=held, kept=kept, fixed_rows=fixed)
 
 
 def _cut(material: Material, together: np.ndarray, share: float) -> Material:

@@ -98,7 +98,7 @@ def _write_tables(
 def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarray) -> bytes:
     names = np.array(material.classes, dtype=object)
     columns = {
-        "cell_id": material.cell_ids.take(material.test).to_pylist(),
+        "cell_id": material.shards.cell_ids.take(material.test).to_pylist(),
         "truth": names[truth],
         "prediction": names[probabilities.argmax(1)],
     }
