@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import yaml
 
 from data_pipeline.errors import RequestError
-from sweeps import environment, estimate, resources
+from sweeps import environment, estimate, origin, resources
 from sweeps.config import SweepSpec
 from sweeps.lock import SweepLock
 from sweeps.shapes import shapes
@@ -200,7 +200,7 @@ class _Drive:
         config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         with_checkpoint = self.spec.checkpoints == "upload"
-        tags = {"cellskew.digest": lineage[trial.dataset]["digest"]}
+        tags = origin.code() | origin.packages() | {"cellskew.digest": lineage[trial.dataset]["digest"]}
         if self.spec.checkpoints == "link" and trial.has_checkpoint:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return {

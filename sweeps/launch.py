@@ -101,6 +101,7 @@ class News(tune.Callback):
         self.tracker, self.watch, self.stop = tracker, watch, stop
         self.tally = Tally()
         self.epochs: dict[str, str] = {}
+        self.troubles: dict[str, str] = {}  # key -> what went wrong last with a trial that went on
         self.looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,6 +126,8 @@ class News(tune.Callback):
         job, news = _job(trial), result.get("news", {})
         if "metrics" in news:
             self._epoch(job, news["metrics"])
+        elif "trouble" in news:
+            self._trouble(job, news["trouble"])
         elif "final" in news:
             self._finished(job, news["final"], news["where"])
         elif "failed" in news:
@@ -134,7 +137,17 @@ class News(tune.Callback):
         key = job["config"]["key"]
         self.epochs[key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
         self.tracker.report(job["run_id"], numbers)
+        wanted = job["config"]["recipe"].get("batch_size", 0)
+        if numbers.get("micro_batch", wanted) < wanted:
+            self._trouble(job, f"memory ran out, so {numbers['micro_batch']} cells at a time instead of {wanted}")
         self.watch("epoch", key, numbers)
+
+    def _trouble(self, job: dict[str, Any], said: str) -> None:
+        """Note what went wrong with a trial that goes on."""
+        if self.troubles.get(job["config"]["key"]) != said:
+            self.troubles[job["config"]["key"]] = said
+            self.tracker.note(job["run_id"], said)
+            self.watch("trouble", job["config"]["key"], {"reason": said})
 
     def _finished(self, job: dict[str, Any], final: dict[str, Any], where: dict[str, str]) -> None:
         key = job["config"]["key"]
@@ -143,10 +156,12 @@ class News(tune.Callback):
         self.tally.finished[key] = final
         self.watch("finished", key, final)
 
+    def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self._trouble(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
+
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        job, times = _job(trial), trial.num_failures
-        said = str(trial.get_error() or "no message").strip().splitlines()
-        self._failed(job, f"its worker died {times} times, last: {said[-1] if said else ''}", "outside", "", {})
+        job = _job(trial)
+        self._failed(job, _deaths(trial), "outside", "", {})
         self.tally.end(job["config"]["key"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
@@ -160,11 +175,11 @@ class News(tune.Callback):
             self.tally.interrupted[key] = said
             self.watch("interrupted", key, {})
 
-    def fell_over(self, why: str, hopeless: list[dict[str, Any]]) -> None:
-        """Note that all workers are gone; `hopeless` jobs have been tried often enough."""
-        for key in list(self.tally.running):
-            self.tally.end(key)
-            self.watch("lost", key, {"reason": why})
+    def fell_over(self, why: str, lost: list[dict[str, Any]], hopeless: list[dict[str, Any]]) -> None:
+        """Note that all workers are gone, with the jobs that they had; `hopeless` ones have been tried often enough."""
+        for job in lost:
+            self.tally.end(job["config"]["key"])
+            self._trouble(job, f"lost its worker, last: {why}; started again from the last checkpoint")
         for job in hopeless:
             if not self.tally.is_over(job["config"]["key"]):
                 self._failed(job, f"its worker was lost too often, last: {why}", "outside", "", {})
@@ -174,6 +189,11 @@ class News(tune.Callback):
         self.tracker.finish(job["run_id"], "FAILED", tags)
         self.tally.failed[job["config"]["key"]] = why
         self.watch("failed", job["config"]["key"], {"reason": why})
+
+
+def _deaths(trial: TuneTrial) -> str:
+    said = str(trial.get_error() or "no message").strip().splitlines()
+    return f"its worker died {trial.num_failures} times, last: {said[-1] if said else ''}"
 
 
 def _job(trial: TuneTrial) -> dict[str, Any]:
@@ -216,7 +236,8 @@ def train(
             fallen = set(news.tally.running)
             strikes.update(fallen if fallen else [job["config"]["key"] for job in jobs])
             hopeless = [job for job in jobs if strikes[job["config"]["key"]] > settings.max_failures]
-            news.fell_over(_first_line(error), hopeless)
+            lost = [job for job in jobs if job["config"]["key"] in fallen]
+            news.fell_over(_first_line(error), lost, hopeless)
             jobs = [job for job in jobs if not news.tally.is_over(job["config"]["key"])]
             time.sleep(settings.pause * max(strikes.values()))
     return news.tally

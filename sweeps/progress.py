@@ -61,9 +61,8 @@ class Progress:
         elif what == "epoch":
             self.running[key] = f"epoch {numbers.get('epoch', '?')}/{numbers.get('epochs', '?')}"
             self.share[key] = numbers.get("epoch", 0) / max(numbers.get("epochs", 1), 1)
-        elif what == "lost":
-            self.running.pop(key, None)
-            self.say(f"lost its worker, will be started again: {self.names[key]} ({numbers['reason'][:200]})")
+        elif what == "trouble":
+            self.say(f"goes on in spite of: {self.names[key]}: {numbers['reason'][:300]}")
         else:
             self._over(what, key, numbers)
         if self.live is None and time.monotonic() - self.printed > INTERVAL:

@@ -16,7 +16,8 @@ SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
-FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, "reason", "defects", "protocol"]
+NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
+FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES]
 PAGE = 1000
 OURS = "tags.`cellskew.trial` != ''"
 
@@ -90,7 +91,7 @@ def _no_sweep(sweep: str, names: list[str]) -> RequestError:
 def _row(info: dict[str, Any], tags: dict[str, str], metrics: dict[str, float]) -> dict[str, Any]:
     row = {"run_id": info["run_id"], "status": info["status"], "key": tags["cellskew.trial"]}
     row |= {"name": info["run_name"], "started": info["start_time"], "ended": info["end_time"]}
-    row |= {name: tags.get(f"cellskew.{name}", "") for name in (*AXES, "reason", "defects", "protocol")}
+    row |= {name: tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
     return row | metrics
 
 

@@ -209,7 +209,8 @@ def status(found: Any, as_json: bool) -> None:
     if as_json:
         fields = {name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver")}
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
-        print(json.dumps(fields | {"failed": found.failed.to_dict("records")}, indent=1, ensure_ascii=False))
+        fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
+        print(json.dumps(fields, indent=1, ensure_ascii=False))
         return
     out = console()
     counts = ", ".join(f"{number} {word}" for word, number in found.counts.items())
@@ -221,9 +222,13 @@ def status(found: Any, as_json: bool) -> None:
     if found.waiting_records:
         print(f"{found.waiting_records} records wait on disk for MLflow; the next run delivers them")
     for row in found.failed.head(10).itertuples():
-        out.print(f"FAILED {row.name}\n       {row.reason}", markup=False)
-    if len(found.failed) > 10:
-        print(f"... and {len(found.failed) - 10} more (--json lists them)")
+        then = "the next run tries it again" if row.again else "left alone until --retry-failed"
+        out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
+    for row in found.troubled.head(10).itertuples():
+        out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}", markup=False)
+    left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled))
+    if left_out:
+        print(f"... and {left_out} more (--json lists them)")
 
 
 def promoted(found: Any) -> None:

@@ -12,13 +12,18 @@ from sweeps import lock
 
 @dataclass(frozen=True)
 class State:
-    """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has."""
+    """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has.
+
+    failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
+    those that something went wrong with and that went on.
+    """
 
     name: str
     counts: dict[str, int]
     removed: int
     driver: str
     failed: pd.DataFrame
+    troubled: pd.DataFrame
     seconds_left: float | None
     waiting_records: int
 
@@ -40,7 +45,8 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
     if keys:
         counts["not registered"] = len(keys - set(runs["key"]))
-    failed = wanted[wanted["status"] == "FAILED"]
+    failed = wanted[wanted["status"] == "FAILED"].assign(again=wanted["cause"] == "outside")
+    troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
     left = counts["scheduled"] + counts["running"] + counts["not registered"]
     waiting = folder / f"{name}.outbox.jsonl"
     return State(
@@ -48,7 +54,8 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         counts={word: counts[word] for word in counts if counts[word]},
         removed=int((~is_wanted).sum()),
         driver=driver,
-        failed=failed[["name", "reason"]],
+        failed=failed[["name", "reason", "again"]],
+        troubled=troubled[["name", "status", "trouble"]],
         seconds_left=_left(wanted, left) if alive else None,
         waiting_records=waiting.read_bytes().count(b"\n") if waiting.exists() else 0,
     )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from data_pipeline.errors import RequestError
 from sweeps.lock import file_lock
 from sweeps.outbox import Outbox, Record, Undeliverable
 from sweeps.trials import Trial
-from sweeps.uris import default_uri, harmless, shown_uri, take_credentials
+from sweeps.uris import default_uri, harmless, shown_uri, take_credentials, without_secrets
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
 PAGE = 1000
-PACKAGES = ("cellskew", "torch", "transformers", "ray", "mlflow", "scikit-learn", "imbalanced-learn", "numpy")
 AWAY = (408, 425, 429, 401, 403)  # HTTP codes below 500 that may pass: overloaded, or credentials being renewed
 
 
@@ -173,7 +171,7 @@ class Tracker:
         """
         known = dict(known)
         missing = [trial for trial in trials if trial.key not in known]
-        common = _origin() | {"cellskew.sweep": self.sweep}
+        common = {"mlflow.source.name": "cellskew", "mlflow.user": getpass.getuser(), "cellskew.sweep": self.sweep}
         for done, trial in enumerate(missing, 1):
             known[trial.key] = self._create(trial, common)
             progress(done, len(missing))
@@ -210,6 +208,10 @@ class Tracker:
         """Note that a trial runs now; tags and data (name, digest and source of its dataset) say on what."""
         self._put(run_id, status="RUNNING", tags=tags, **({} if data is None else {"data": data}))
 
+    def note(self, run_id: str, trouble: str) -> None:
+        """Note something that went wrong with a trial which goes on; the last such note stays, however it ends."""
+        self._put(run_id, tags={"cellskew.trouble": without_secrets(trouble)[:4000]})
+
     def report(self, run_id: str, metrics: dict[str, Any]) -> None:
         """Log the numbers of one epoch, or the final ones; points that MLflow has already are not sent again."""
         points = {
@@ -221,7 +223,7 @@ class Tracker:
 
     def finish(self, run_id: str, status: str, tags: dict[str, str]) -> None:
         """End a run as FINISHED, FAILED or KILLED (interrupted); tags say why and where."""
-        self._put(run_id, status=status, tags={name: value[:4000] for name, value in tags.items()})
+        self._put(run_id, status=status, tags={name: without_secrets(value)[:4000] for name, value in tags.items()})
 
     def _put(self, run_id: str, **what: Any) -> None:
         self.outbox.put({"run": run_id, "time": int(time.time() * 1000), **what})
@@ -241,7 +243,8 @@ class Tracker:
                 with reaching(self.uri):
                     self._deliver_run(run_id, listed)
             except MlflowException as error:
-                logging.getLogger("cellskew").warning("MLflow refuses news of run %s: %s", run_id, error.message)
+                said = without_secrets(error.message)
+                logging.getLogger("cellskew").warning("MLflow refuses news of run %s: %s", run_id, said)
 
     def _deliver_run(self, run_id: str, records: list[Record]) -> None:
         """Send all news of one run: its new points, params and tags in one call, then its last status."""
@@ -299,11 +302,6 @@ def _dataset_input(data: dict[str, str]) -> DatasetInput:
 
 def _params(trial: Trial) -> dict[str, str]:
     return {name: value[:6000] for name, value in trial.params().items()}
-
-
-def _origin() -> dict[str, str]:
-    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    return {"mlflow.source.name": "cellskew", "mlflow.user": getpass.getuser(), "cellskew.packages": packages}
 
 
 def store_artifacts(files: list[Path], folder: Path | None, artifact_uri: str, tracking_uri: str | None) -> None:

@@ -1,8 +1,6 @@
 """What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
 
-import os
 import shutil
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -12,14 +10,20 @@ from typing import Any
 from data_pipeline.errors import RequestError
 from sweeps.artifacts import upload
 from sweeps.lock import file_lock
+from sweeps.origin import machine
+from sweeps.uris import without_secrets
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
 OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError")
+NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
+PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
+TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
 UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
 
 
 def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
-    """Run the trial of `job` and send its news: {"metrics"} per epoch, then {"final"} or {"failed"}, each plain.
+    """Run the trial of `job` and send its news, all plain: {"metrics"} per epoch, {"trouble"}, {"final"} or {"failed"}.
 
     job: config (what run_trial takes), upload (see tracking.upload; None: nothing to upload), fresh (start over).
     """
@@ -29,11 +33,24 @@ def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable:
         with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
             if job["fresh"]:
                 _start_over(directory)
-            final = _train(job["config"], send, trainable, directory)
+            final = _train_on(job["config"], send, trainable, directory)
             _upload(job, directory)
-        send({"final": final, "where": where()})
+        send({"final": final, "where": machine()})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
-        send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": where()})
+        send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
+
+
+def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train to the end, trying again after what may pass of itself."""
+    for attempt in range(len(TRAIN_PAUSES)):
+        try:
+            return _train(config, send, trainable, directory)
+        except PASSING as error:
+            if isinstance(error, LASTING):
+                raise
+            send({"trouble": f"{describe(error)}; tried again (time {attempt + 1} of {len(TRAIN_PAUSES)})"})
+        time.sleep(TRAIN_PAUSES[attempt])
+    return _train(config, send, trainable, directory)
 
 
 def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
@@ -79,28 +96,18 @@ def _upload(job: dict[str, Any], directory: Path) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in a line or a few: a request's own words, or type and message."""
+    """Return an error in a line or a few, without secrets: a request's own words, or type and message."""
     if isinstance(error, RequestError):
-        return "; ".join(error.problems)
-    said = str(error).strip()
+        return without_secrets("; ".join(error.problems))
+    said = without_secrets(str(error).strip())
     return f"{type(error).__name__}: {said}"[:2000] if said else type(error).__name__
 
 
 def cause(error: BaseException) -> str:
     """Return "outside" if the machine is to blame (memory, disk, network), so that trying again may help."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return "outside" if names & set(OUTSIDE) else "trial"
+    return "outside" if names & set(OUTSIDE) or NO_MEMORY in str(error) else "trial"
 
 
 def _tail() -> str:
-    return traceback.format_exc()[-3000:]
-
-
-def where() -> dict[str, str]:
-    """Return the machine and what of it the trial had."""
-    found = {"host": socket.gethostname(), "cpus": os.environ.get("OMP_NUM_THREADS", "")}
-    if os.environ.get("CUDA_VISIBLE_DEVICES"):
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "given, but not seen by torch"
-    return found
+    return without_secrets(traceback.format_exc())[-3000:]

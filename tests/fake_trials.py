@@ -1,9 +1,10 @@
 """Trials that train nothing, in no time, and fail where a test wants them to: what the sweep system runs in its tests.
 
 <storage>/fault.json: {"epochs": 3, "seconds": 0.0, "faults": [{"run": part of a trial's name, "epoch": 2, "kind":
-"raise" | "memory" | "kill" | "request", "times": 1}]}.
+"raise" | "memory" | "disk" | "shard" | "kill" | "request" | "retreat", "times": 1}]}.
 """
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import numpy as np
 from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
+from data_pipeline.shards import ShardError
+from sweeps import worker
 from sweeps.config import SweepSpec, parse
 from sweeps.converge import Parts
 
@@ -65,6 +68,7 @@ def plan_of(directory: Path) -> dict[str, Any]:
 
 def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> dict[str, Any]:
     """Report epochs whose numbers follow from the key; go on from history.json, as real trials do from checkpoints."""
+    worker.TRAIN_PAUSES = (0.05, 0.05, 0.05)
     directory = Path(config["directory"])
     plan, history = plan_of(directory), []
     file = directory / "history.json"
@@ -81,6 +85,8 @@ def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> 
             if fault["run"] in config["name"] and fault["epoch"] == epoch:
                 fail(fault, directory)
         history.append(numbers_of(config["key"], epoch, plan["epochs"]))
+        if (directory / "fault-retreat-1").exists():
+            history[-1]["micro_batch"] = 4
         temporary = directory / ".history.part"
         temporary.write_text(json.dumps(history))
         temporary.replace(file)
@@ -116,6 +122,12 @@ def fail(fault: dict[str, Any], directory: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault["kind"] == "memory":
         raise MemoryError("cannot allocate 3 GB")
+    if fault["kind"] == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.safetensors")
+    if fault["kind"] == "shard":
+        raise ShardError("part-000000000.arrow: altered; run the sweep again to encode this part anew")
+    if fault["kind"] == "retreat":
+        return
     if fault["kind"] == "request":
         raise RequestError("class b lacks 3 cells", "ask for fewer")
     raise ValueError(f"loss is not finite in epoch {fault['epoch']}")

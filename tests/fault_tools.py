@@ -116,7 +116,7 @@ def trial(config: dict[str, Any], report: Callable, checkpoint: Path | None) -> 
 
 
 def _gate_worker() -> None:
-    from sweeps import artifacts
+    from sweeps import artifacts, worker
     from trainables import checkpoint
     from trainables.loop import Trainer
 
@@ -129,6 +129,7 @@ def _gate_worker() -> None:
 
         return second
 
+    worker.TRAIN_PAUSES = (0.1, 0.1, 0.1)
     before(Trainer, "_step", "first_epoch", is_step(0))
     before(Trainer, "_step", "last_epoch", is_step(2))
     before(checkpoint, "_write", "checkpoint", lambda path, content: "epoch-0002" in str(path) and "best" in path.name)

@@ -24,9 +24,12 @@ HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "keep-alive"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that nothing has, outside the range from which the system gives others theirs later on."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports from 20000 to 30000 tried, none is free")
 
 
 def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 180) -> None:
@@ -106,8 +109,8 @@ def postgres_binary(name: str) -> str:
 
 
 @contextmanager
-def postgres(password: str) -> Iterator[str]:
-    """PostgreSQL with an empty database; yields its URI, password included. Root hands it to an unprivileged user."""
+def postgres(password: str, log: Path) -> Iterator[str]:
+    """PostgreSQL with an empty database; yields its URI, password included. It refuses root, who becomes nobody."""
     initdb, server, port = postgres_binary("initdb"), postgres_binary("postgres"), free_port()
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'psycopg[binary]'")
     home = Path(tempfile.mkdtemp(prefix="cellskew-postgres-"))
@@ -115,17 +118,36 @@ def postgres(password: str) -> Iterator[str]:
     (home / "password").write_text(password)
     for path in (home, home / "password") if user else ():
         shutil.chown(path, "nobody", "nogroup")
-    common = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": home, **user}
+    out = log.open("a")
+    common = {"stdout": out, "stderr": out, "cwd": home, **user}
     made = [initdb, "-D", home / "data", "-U", "cellskew", "-A", "scram-sha-256", "--pwfile", home / "password"]
-    subprocess.run([*made, "-E", "UTF8", "--no-sync"], check=True, **common)
+    done = subprocess.run([*made, "-E", "UTF8", "--no-sync"], check=False, **common)
+    assert done.returncode == 0, log.read_text()
     options = ["-D", home / "data", "-k", home, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     process = subprocess.Popen([server, *options], start_new_session=True, **common)
     try:
         wait_for_port(port, process)
-        yield f"postgresql://cellskew:{password}@127.0.0.1:{port}/postgres"
+        uri = f"postgresql://cellskew:{password}@127.0.0.1:{port}/postgres"
+        _wait_for_database(uri)
+        yield uri
     finally:
         stop(process, signal.SIGINT)
+        out.close()
         shutil.rmtree(home)
+
+
+def _wait_for_database(uri: str, seconds: float = 60) -> None:
+    """Wait until PostgreSQL, which listens before it is ready, lets somebody in."""
+    import psycopg
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return psycopg.connect(uri).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 class Proxy:

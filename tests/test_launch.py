@@ -14,8 +14,10 @@ from pathlib import Path
 import fake_trials
 import pytest
 from fake_trials import Silent, parts, spec
+from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
+from sweeps import cli
 from sweeps.converge import Outcome, Request, converge
 from sweeps.lock import SweepLock
 
@@ -105,6 +107,8 @@ def test_runs_are_registered_with_params_tags_and_artifacts(ray_of_two, tmp_path
     assert run.data.tags["cellskew.checkpoint"] == f"{tmp_path}/trials/{trial.key}/checkpoint"
     others = client.search_runs([run.info.experiment_id], "tags.`cellskew.model` = 'majority'")
     assert others and not any("cellskew.checkpoint" in one.data.tags for one in others), "baselines leave none"
+    assert "cellskew 0." in run.data.tags["cellskew.packages"] and run.data.tags["cellskew.code"]
+    assert "cores" in run.data.tags["cellskew.machine"] and run.data.tags["cellskew.host"]
     assert run.data.tags["cellskew.digest"] == "d0" and run.data.tags["cellskew.sweep"] == "small"
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["history.json", "per_class.csv"]
 
@@ -160,7 +164,7 @@ def test_from_scratch_starts_a_failed_trial_over(ray_of_two, tmp_path):
 
 
 def test_what_failed_for_want_of_memory_is_run_again_without_being_asked(ray_of_two, tmp_path):
-    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "memory", "times": 1})
+    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "memory", "times": 4})
     outcome = drive(tmp_path)
     assert list(outcome.failed.values()) == ["MemoryError: cannot allocate 3 GB"]
     assert drive(tmp_path).finished == 1
@@ -189,6 +193,30 @@ def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_of_two, tmp_path):
     assert "its worker died 2 times" in reason
     _, _, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
     assert tags["cellskew.cause"] == "outside"
+
+
+def test_whatever_goes_wrong_has_its_line_in_status(ray_of_two, tmp_path):
+    going_on = {
+        "s0·natural·none·cross_entropy·scgpt": ("memory", 2, "MemoryError: cannot allocate 3 GB; tried again (time 1"),
+        "s1·natural·none·cross_entropy·scgpt": ("kill", 2, "its worker died 1 times, last: "),
+        "s0·exponential-20·none·cross_entropy·scgpt": ("retreat", 1, "memory ran out, so 4 cells at a time instead of"),
+    }
+    over = {
+        "s1·exponential-20·none·cross_entropy·scgpt": ("raise", 2, "left alone until --retry-failed", "not finite"),
+        "s0·natural·none·cross_entropy·majority": ("disk", 2, "the next run tries it again", "No space left on device"),
+        "s1·natural·none·cross_entropy·majority": ("shard", 1, "the next run tries it again", "encode this part anew"),
+    }
+    once = [{"run": run, "kind": kind, "epoch": at, "times": 1} for run, (kind, at, _) in going_on.items()]
+    faults(tmp_path, *once, *({"run": run, "kind": kind, "epoch": at} for run, (kind, at, *_) in over.items()))
+    assert (drive(tmp_path).finished, len(runs(tmp_path))) == (5, 8)
+    said = CliRunner().invoke(cli.app, ["status", "small", "--storage", str(tmp_path)]).output
+    lines = [line.strip() for line in said.splitlines()]
+    for run, (_, _, reason) in going_on.items():
+        at = lines.index(f"FINISHED in spite of trouble: pbmc68k_reduced·{run}·0")
+        assert lines[at + 1].startswith(reason)
+    for run, (_, _, then, reason) in over.items():
+        at = lines.index(f"FAILED pbmc68k_reduced·{run}·0: {then}")
+        assert reason in lines[at + 1]
 
 
 def test_changed_data_are_refused(ray_of_two, tmp_path):

@@ -34,13 +34,14 @@ def collate(encoded: Encoded, rows: np.ndarray) -> dict:
 class Linear(nn.Module):
     """Logits from two numbers; runs out of memory above `fits` cells, as a GPU would."""
 
-    def __init__(self, fits: int = 10**9) -> None:
+    def __init__(self, fits: int = 10**9, error: Exception | None = None) -> None:
         super().__init__()
         self.layer, self.fits = nn.Linear(2, 2), fits
+        self.error = torch.OutOfMemoryError("CUDA out of memory") if error is None else error
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if len(values) > self.fits and self.training:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.layer(values)
 
 
@@ -112,6 +113,16 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result():
     progress = trainer.train(np.arange(60), 0)
     assert (trainer.micro_batch, progress.cells) == (8, 60)
     assert torch.allclose(trainer.network.layer.weight, weights_after(recipe, epochs=1), atol=1e-6)
+
+
+def test_out_of_memory_on_a_cpu_is_known_by_what_torch_says():
+    small = Linear(fits=8, error=RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"))
+    trainer = make_trainer(Recipe(batch_size=32), small)
+    trainer.train(np.arange(60), 0)
+    assert trainer.micro_batch == 8
+    broken = make_trainer(Recipe(batch_size=32), Linear(fits=8, error=RuntimeError("size mismatch")))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        broken.train(np.arange(60), 0)
 
 
 def test_out_of_memory_after_three_retreats_fails_with_the_figures():

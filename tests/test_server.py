@@ -89,6 +89,7 @@ def test_a_server_stopped_in_mid_sweep_stalls_no_training_and_loses_nothing(serv
     assert not queue.exists()
 
 
+@pytest.mark.slow
 def test_answers_of_500_and_lost_answers_make_no_second_run_and_no_second_point(server, tmp_path, undisturbed):
     storage, proxy = tmp_path / "storage", Proxy(server.port)
     try:
@@ -166,7 +167,7 @@ def test_no_server_is_refused_after_a_while_in_words_without_the_password(tmp_pa
 
 def test_postgresql_and_s3_behind_the_server_survive_a_killed_driver(tmp_path, undisturbed):
     storage = tmp_path / "storage"
-    with postgres(PASSWORD) as database, s3_endpoint(tmp_path / "s3.log") as endpoint:
+    with postgres(PASSWORD, tmp_path / "postgres.log") as database, s3_endpoint(tmp_path / "s3.log") as endpoint:
         server = server_on(database, endpoint, tmp_path)
         try:
             server.start()

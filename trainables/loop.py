@@ -176,7 +176,9 @@ class Trainer:
             try:
                 total = self._backward(batches, epoch)
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 self._retreat(retreat, batches, error)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -268,6 +270,10 @@ class Trainer:
             return inputs
         moved = {name: value for name, value in _pinned(inputs).items() if isinstance(value, Tensor)}
         return inputs | {name: value.to(self.device, non_blocking=True) for name, value in moved.items()}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
 
 
 def _pinned_batch(batch: Batch) -> Batch:

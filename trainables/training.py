@@ -85,6 +85,7 @@ class _Run:
         self.epoch += 1
         numbers = {"epoch": self.epoch, "epochs": self.total, "train_loss": progress.loss} | self._validate()
         numbers |= {"seconds_per_epoch": progress.seconds, "load_seconds": progress.load_seconds}
+        numbers |= {"micro_batch": self.trainer.micro_batch}
         numbers |= {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
         self._remember(numbers)
         self.history.append(numbers)

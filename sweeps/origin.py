@@ -1,0 +1,58 @@
+"""What a trial ran on, for its tags: code, packages, machine."""
+
+import functools
+import os
+import platform
+import socket
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("cellskew", "torch", "transformers", "ray", "mlflow", "scikit-learn", "imbalanced-learn", "numpy")
+
+
+@functools.cache
+def code(folder: Path = Path(__file__).parent) -> dict[str, str]:
+    """Return tags that say which code this is: the package's version, and its commit where it runs from a checkout."""
+    release = version("cellskew")
+    if _git(folder, "ls-files", "--error-unmatch", ".") is None:  # installed, perhaps inside another repository
+        return {"cellskew.code": release}
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "-uno")
+    said = f"{release}, commit {commit}" + (", with local changes" if changes else "")
+    return {"cellskew.code": said, "mlflow.source.git.commit": str(commit)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git says in a folder, None if it refuses or isn't there."""
+    try:
+        asked = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Return the tag that says which versions of the packages are installed."""
+    return {"cellskew.packages": ", ".join(f"{package} {version(package)}" for package in PACKAGES)}
+
+
+def machine() -> dict[str, str]:
+    """Return the machine a trial runs on, and what of it the trial has: host, machine, cpus, gpu."""
+    found = {"host": socket.gethostname(), "cpus": os.environ.get("OMP_NUM_THREADS", "")}
+    found["machine"] = f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores"
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "given, but not seen by torch"
+    return found
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown processor")
