@@ -93,7 +93,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
     cells = parts.open_datasets(spec, storage)
-    costs = estimate.costs(trials, shapes(trials, cells))
+    costs = estimate.costs(trials, shapes(trials, cells), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
         on_loss=lambda: stop.ask("another driver took this sweep over"),

@@ -15,6 +15,8 @@ from sweeps.config import SweepSpec
 from sweeps.shapes import Shape, shapes
 from sweeps.trials import Trial
 
+BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,7 +58,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         left_out=spec.impossible(),
         datasets=origin,
         shapes=by_axes,
-        seconds=sum(estimate.costs(trials, found).values()),
+        seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
         notes=_notes(by_axes) + _weights(spec),
     )
@@ -99,17 +101,11 @@ def _weights(spec: SweepSpec) -> list[str]:
 
 def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
     """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
-    encodings = set()
+    encodings = {}
     for trial in trials:
         fitted = trial.described["genes"]["select"] == "hvg"
-        split = trial.labels["split"] if fitted else ""
-        encodings.add((trial.dataset, trial.model, split, trial.described["genes"].get("n")))
-    shards = sum(len(cells[name].labels) * _tokens(cells[name], n) * 8 for name, _, _, n in encodings)
-    return shards / 1e9 + sum(map(estimate.checkpoint_mb, trials)) / 1e3
-
-
-def _tokens(cells: Any, selected: int | None) -> float:
-    """Return the expressed genes of a cell, about: as measured, else a tenth of all."""
-    facts = getattr(cells, "facts", None)
-    expressed = facts["nonzero"] / len(cells.labels) if facts else 0.1 * cells.num_genes
-    return expressed if selected is None else min(expressed, selected)
+        encodings[trial.dataset, trial.model, trial.labels["split"] if fitted else ""] = trial
+    tokens = 0.0
+    for (dataset, _, _), trial in encodings.items():
+        tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
+    return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3

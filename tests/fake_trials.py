@@ -54,7 +54,8 @@ def parts(digest: str = "d0") -> Parts:
 
 def cells(digest: str) -> Any:
     labels = np.repeat(np.arange(4), [100, 60, 40, 20])
-    return SimpleNamespace(digest=digest, labels=labels, classes=["a", "b", "c", "d"], donors=None, fixed_test=None)
+    known = {"classes": ["a", "b", "c", "d"], "donors": None, "fixed_test": None, "num_genes": 100}
+    return SimpleNamespace(digest=digest, labels=labels, **known)
 
 
 def nothing_to_prepare(configs: list, cells: dict, storage: Path) -> list[dict[str, Any]]:
