@@ -6,9 +6,9 @@ from sweeps.shapes import Shape
 from sweeps.trials import Trial
 
 SECONDS = {  # of one CPU core per million tokens trained on
-    "scgpt": {"tiny": 4.0, "small": 13.0, "official": 7000.0},
-    "scbert": {"tiny": 2.0, "small": 6.0, "official": 700.0},
-    "geneformer": {"tiny": 3.0, "small": 9.0, "official": 1000.0},
+    "scgpt": {"tiny": 4.0, "small": 13.0, "official": 3500.0},
+    "scbert": {"tiny": 2.0, "small": 6.0, "official": 450.0},
+    "geneformer": {"tiny": 3.0, "small": 9.0, "official": 900.0},
 }
 BASELINE_SECONDS = 0.15  # per 1,000 rows
 PREDICTION = 1 / 3  # of a training step's time: the forward pass alone
