@@ -26,6 +26,7 @@ from data_pipeline.seeds import generator
 
 BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
 VERSION = 1
+CELLS = "cells.arrow"
 
 
 class ShardError(RuntimeError):
@@ -63,10 +64,12 @@ class Job:
         return self.cells.counts if hasattr(self.cells.counts, "read") else self.cells
 
     def is_complete(self) -> bool:
-        """Tell whether the manifest is there and every part has the size it names."""
+        """Tell whether the manifest is there, the cells it was made with are, and every part has the size it names."""
         try:
-            parts = json.loads((self.folder / "manifest.json").read_text())["parts"]
-            return all((self.folder / part["file"]).stat().st_size == part["bytes"] for part in parts)
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+            is_whole = (self.dataset_folder / CELLS).exists() and bool(manifest["cells_sha256"])
+            parts = manifest["parts"]
+            return is_whole and all((self.folder / part["file"]).stat().st_size == part["bytes"] for part in parts)
         except (OSError, ValueError, KeyError):
             return False
 
@@ -139,6 +142,7 @@ def _finish(job: Job) -> None:
         "version": VERSION,
         "dataset": job.cells.digest,
         "num_cells": job.cells.num_cells,
+        "cells_sha256": _sha256(job.dataset_folder / CELLS),
         "classes": job.cells.classes,
         "identity": job.encoder.identity,
         "network_options": job.encoder.network_options,
@@ -151,7 +155,7 @@ def _finish(job: Job) -> None:
 
 
 def _write_cells(job: Job) -> None:
-    path = job.dataset_folder / "cells.arrow"
+    path = job.dataset_folder / CELLS
     if path.exists():
         return
     cells = job.cells
@@ -183,9 +187,16 @@ def write_shards(jobs: list[Job]) -> None:
 def _drop_damaged(job: Job) -> None:
     """Remove the parts whose bytes are not what their note says, so that they are encoded again."""
     for note in job.folder.glob("part-*.json"):
-        path = note.with_suffix(".arrow")
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != json.loads(note.read_text())["sha256"]:
+        try:
+            is_whole = _sha256(note.with_suffix(".arrow")) == json.loads(note.read_text())["sha256"]
+        except (OSError, ValueError, KeyError):
+            is_whole = False
+        if not is_whole:
             note.unlink()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _missing_blocks(group: list[Job]) -> list[int]:
@@ -225,7 +236,7 @@ class Shards:
         self.network_options = self.manifest["network_options"]
         self._parts = [_map_part(self.folder, part) for part in self.manifest["parts"]]
         self._starts = np.array([part["start"] for part in self.manifest["parts"]])
-        cells = _read_cells(self.folder.parent / "cells.arrow")
+        cells = _read_cells(self.folder.parent / CELLS, self.manifest)
         self.labels = cells["label"].to_numpy().astype(np.int64)
         self.cell_ids = cells["cell_id"]
         self.donors = np.array(cells["donors"].to_pylist()) if "donors" in cells.column_names else None
@@ -250,19 +261,18 @@ def _widen(part: Encoded) -> Encoded:
     return Encoded(part.ids.astype(np.int64), values, part.offsets)
 
 
-def _read_cells(path: Path) -> pa.Table:
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+def _read_cells(path: Path, manifest: dict[str, Any]) -> pa.Table:
+    if not path.exists() or not _verified(path, path.stat().st_mtime_ns, manifest["cells_sha256"]):
         path.unlink(missing_ok=True)
-        raise ShardError(f"{path}: cannot be read ({error}); run the sweep again to write it anew") from error
+        raise ShardError(f"{path}: missing, cut off or altered; run the sweep again to write it anew")
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 @functools.lru_cache(maxsize=256)
 def _verified(path: Path, modified: int, sha256: str) -> bool:
     """Tell whether the file holds the bytes of its note; hashed once per process and version of the file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return _sha256(path) == sha256
 
 
 def _map_part(folder: Path, part: dict) -> Encoded:

@@ -62,11 +62,12 @@ def test_the_key_depends_on_data_and_encoder(tmp_path):
     assert Job(made_up_cells(), Ragged(), tmp_path).folder == jobs[0].folder
 
 
-def test_an_altered_part_is_refused_and_made_again(tmp_path, small_blocks, ray_here):
+@pytest.mark.parametrize("victim", ["part-000000064.arrow", "../cells.arrow"])
+def test_an_altered_file_is_refused_and_made_again(victim, tmp_path, small_blocks, ray_here):
     job = Job(made_up_cells(200), Ragged(), tmp_path)
     write_shards([job])
     before = Shards(job.folder).take(np.arange(200))
-    victim = job.folder / "part-000000064.arrow"
+    victim = job.folder / victim
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
@@ -75,6 +76,15 @@ def test_an_altered_part_is_refused_and_made_again(tmp_path, small_blocks, ray_h
     assert not job.is_complete()
     write_shards([job])
     assert np.array_equal(Shards(job.folder).take(np.arange(200)).values, before.values)
+
+
+def test_a_damaged_note_of_a_part_is_made_again(tmp_path, small_blocks, ray_here):
+    job = Job(made_up_cells(200), Ragged(), tmp_path)
+    write_shards([job])
+    (job.folder / "manifest.json").unlink()
+    (job.folder / "part-000000064.json").write_text('{"file": "part-00')
+    write_shards([job])
+    assert job.is_complete() and len(Shards(job.folder)) == 200
 
 
 def test_a_preparation_cut_short_goes_on_where_it_stopped(tmp_path, small_blocks, ray_here):
