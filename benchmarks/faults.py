@@ -3,9 +3,10 @@
     python benchmarks/faults.py --rounds 50 --out rounds.jsonl
 
 A round kills one to three times: the driver, a worker, the raylet or all processes together, at a moment drawn over the
-whole length of a run. Then the sweep is run to its end, and everything that does not measure time must equal the
-undisturbed run: one FINISHED run per trial, every point of every metric, predictions, tables, the weights of the last
-checkpoint. Prints a line per round and the count at the end; exit code 1 if a round differed.
+whole length of a run; a round that was over before anything was killed is not counted. Then the sweep is run to its
+end, and everything that does not measure time must equal the undisturbed run: one FINISHED run per trial, every point
+of every metric, predictions, tables, the weights of the last checkpoint. Prints a line per round and the count at the
+end; exit code 1 if a round differed.
 """
 
 import argparse
@@ -69,21 +70,25 @@ def rounds(number: int, seed: int, out: Path | None) -> int:
     reference = root / "undisturbed" / "storage"
     expected, wrong, killed = state(reference), 0, Counter()
     length = timed_run(root / "timed" / "storage", reference)
-    for one in range(number):
-        rng, storage = random.Random(f"{seed}-{one}"), root / f"round-{one}" / "storage"
-        begin = time.monotonic()
+    counted = tried = 0
+    while counted < number:
+        rng, storage = random.Random(f"{seed}-{tried}"), root / f"round-{tried}" / "storage"
+        begin, tried = time.monotonic(), tried + 1
         seed_storage(reference, storage)
         deaths = [disturb(storage, rng, length) for _ in range(rng.choice((1, 1, 2, 3)))]
         problem = ended_otherwise(storage, expected)
         wrong += problem is not None
+        counted += any(whom != "nothing" for whom, _ in deaths)
         killed.update(whom for whom, _ in deaths)
-        line = {"round": one, "killed": deaths, "problem": problem, "seconds": round(time.monotonic() - begin, 1)}
+        line = {"seed": seed, "round": tried, "killed": deaths, "problem": problem, "seconds": round(time.monotonic() - begin, 1)}
         print(json.dumps(line), flush=True)
         if out is not None:
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         if problem is None:
             shutil.rmtree(storage.parent)
+    if not wrong:
+        shutil.rmtree(root)
     print(f"{number} rounds, {wrong} differed; killed: {dict(killed)}; a run takes {length:.0f} s here")
     return wrong
 
