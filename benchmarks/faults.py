@@ -80,7 +80,8 @@ def rounds(number: int, seed: int, out: Path | None) -> int:
         wrong += problem is not None
         counted += any(whom != "nothing" for whom, _ in deaths)
         killed.update(whom for whom, _ in deaths)
-        line = {"seed": seed, "round": tried, "killed": deaths, "problem": problem, "seconds": round(time.monotonic() - begin, 1)}
+        seconds = round(time.monotonic() - begin, 1)
+        line = {"seed": seed, "round": tried, "killed": deaths, "problem": problem, "seconds": seconds}
         print(json.dumps(line), flush=True)
         if out is not None:
             with out.open("a") as file:
