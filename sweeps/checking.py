@@ -21,6 +21,8 @@ def check(
     problems = [unknown("model", name, registry.names()) for name in models or [] if name not in registry.names()]
     if weights is not None and (models is None or len(models) != 1):
         problems.append("--weights belong to one model; name it with --model")
+    elif weights is not None and not problems and not _looks_at_genes(models[0]):
+        problems.append(f"--weights: {models[0]} has none; it is fitted to your cells")
     if weights is not None and not weights.is_dir():
         problems.append(f"--weights {weights}: there is no such folder")
     if problems:

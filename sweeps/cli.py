@@ -236,6 +236,7 @@ def check(
     """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
 
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
+    Exit code 2 if the file or the folder of weights can't be used as it is.
     """
     from sweeps import checking, show
 
@@ -245,7 +246,10 @@ def check(
     if values != "counts":
         number = base if base == "e" else _number(base)
         entry["values"] = {"kind": values, "base": number, "target_sum": target_sum}
-    show.checked(checking.check(data, entry, model, weights, storage), as_json)
+    found = checking.check(data, entry, model, weights, storage)
+    show.checked(found, as_json)
+    if "weights" in found and not found["weights"]["complete"]:
+        raise typer.Exit(2)
 
 
 def _number(base: str) -> float:

@@ -281,30 +281,35 @@ def checked(found: dict[str, Any], as_json: bool) -> None:
     print(f"largest type / smallest: {found['imbalance']:.1f}")
     draw(pd.DataFrame({"type": found["classes"].keys(), "cells": found["classes"].values()}))
     for name, genes in found["coverage"].items():
-        if "problem" in genes:
-            out.print(f"{name}: {genes['problem']}", markup=False)
-        elif genes["weights"] is None:
+        if genes["weights"] is None:
             out.print(
                 f"{name}: from scratch, knows all genes (give --model {name} --weights DIR for pretrained weights)"
             )
-        else:
+        elif "problem" not in genes:
             out.print(f"{name}: knows {genes['known']:,} of {genes['genes']:,} genes ({genes['share']:.1%})")
     for doubt in found["warnings"]:
         out.print(f"note: {doubt}", markup=False)
-    problems = [genes["problem"] for genes in found["coverage"].values() if "problem" in genes]
     if "weights" in found:
-        problems += _weights(found["weights"], set(problems))
-    print("the file can be used" if not problems else "")
+        _weights(found["weights"])
+    print("the file can be used" if found.get("weights", {"complete": True})["complete"] else "")
 
 
-def _weights(found: dict[str, Any], said: set[str]) -> list[str]:
-    """Print what a weights folder lacks, or what would be newly initialised; returns what keeps it from being used."""
+def _weights(found: dict[str, Any]) -> None:
+    """Print what a weights folder lacks and what else is wrong with it, or what of it would be newly initialised."""
+    from trainables.weights import missing_file
+
     out = console()
-    for problem in found["problems"]:  # a missing file and where it is had among them
-        if problem not in said:
-            out.print(problem, markup=False)
+    for name, where in found["missing"].items():
+        out.print(missing_file(found["weights"], name, where), markup=False)
+    for problem in found["problems"]:
+        out.print(problem, markup=False)
     if found["complete"]:
         fresh = found["fresh"]
-        shown = ", ".join(fresh[:4]) + (", ..." if len(fresh) > 4 else "")
-        out.print(f"{found['weights']}: complete; {len(fresh)} parameters are newly initialised: {shown}", markup=False)
-    return found["problems"]
+        modules = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in fresh))
+        out.print(
+            f"{found['weights']}: complete; newly initialised: {modules} ({len(fresh)} parameters, learnt from your "
+            "cells)",
+            markup=False,
+        )
+    else:
+        out.print(f"{found['weights']}: can't be used as it is", style="bold red")

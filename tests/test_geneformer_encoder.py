@@ -200,6 +200,8 @@ def _cut(path: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors or pytorch_model.bin is missing"),
         (lambda f: _cut(f / "config.json"), "config.json: damaged or cut off"),
         (lambda f: _cut(f / "model.safetensors"), "model.safetensors: damaged or cut off"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a list, not a table of names"),
+        (lambda f: _config(f, num_attention_heads=0), "num_attention_heads is missing, or no whole number from 1 on"),
         (lambda f: _config(f, hidden_size=None, vocab_size="many"), "config.json: hidden_size is missing"),
         (lambda f: _config(f, num_attention_heads=3), "isn't a multiple of num_attention_heads"),
         (lambda f: _config(f, hidden_act="swish"), "hidden_act 'swish' is unknown"),

@@ -86,6 +86,12 @@ def test_ensembl_ids_are_looked_up_or_refused(tmp_path):
     assert SPEC.encoder(ids[::-1], folder).places.tolist() == list(range(11, -1, -1))
 
 
+def test_a_gene_list_saved_on_windows_is_read_whole(tmp_path):
+    folder = write_scbert(tmp_path, GENES)
+    (folder / "genes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GENES).encode())
+    assert SPEC.encoder(GENES, folder).coverage["known"] == len(GENES)
+
+
 def test_other_genes_are_refused_with_the_share_and_the_way_out(tmp_path):
     folder = write_scbert(tmp_path, GENES)
     strange = ["R1", *(f"mouse{n}" for n in range(19))]

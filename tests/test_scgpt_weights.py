@@ -66,6 +66,9 @@ def test_missing_special_tokens_get_rows_of_their_own(tmp_path):
         (lambda folder: _other_args(folder, nlayers=1), "1 layers doesn't have"),
         (lambda folder: _other_args(folder, embsize=16), "in the checkpoint"),
         (lambda folder: _other_args(folder, nheads=3), "isn't a multiple of nheads 3"),
+        (lambda folder: _other_args(folder, nheads=0), "nheads is missing, or no whole number from 1 on"),
+        (lambda folder: _other_args(folder, dropout="x"), "args.json: dropout: Input should be a valid number"),
+        (lambda folder: _other_args(folder, n_layers_cls=0), "args.json: n_layers_cls: Input should be greater than"),
     ],
 )
 def test_a_spoilt_folder_is_refused_with_the_file_and_the_reason(tmp_path, spoil, words):

@@ -44,7 +44,8 @@ def test_every_format_and_wrapping_gives_the_same_tensors(tmp_path, suffix, wrap
 
 def test_a_checkpoint_that_would_run_code_is_refused_and_nothing_runs(tmp_path):
     torch.save({"a": torch.ones(1), "b": Creates(tmp_path / "proof")}, tmp_path / "model.pt")
-    with pytest.raises(RequestError, match="model.pt: refused, it holds more than weights"):
+    words = "model.pt: refused, it holds more than weights: it asks for getattr to be run$"
+    with pytest.raises(RequestError, match=words):
         weights.load_state(tmp_path / "model.pt")
     assert not (tmp_path / "proof").exists()
     with (tmp_path / "model.pt").open("rb") as file:  # the premise: any other reader would have run it
@@ -66,6 +67,28 @@ def test_what_is_no_table_of_weights_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(RequestError, match="model.pt: not a table of named weights"):
         weights.load_state(tmp_path / "model.pt")
+
+
+def test_what_torch_did_not_write_is_refused_without_its_advice_to_load_it_unsafely(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"<html>not found</html>")
+    with pytest.raises(
+        RequestError, match="model.pt: refused, it is no checkpoint that torch wrote; download it again$"
+    ):
+        weights.load_state(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "best_model.pt", "token_dictionary.pkl"])
+def test_a_file_that_git_lfs_did_not_fetch_is_told_apart_from_a_damaged_one(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 41183536\n")
+    read = weights.read_dictionary if name.endswith("pkl") else weights.load_state
+    with pytest.raises(RequestError, match=f"{name}: only Git LFS's pointer to the file; run `git lfs pull`"):
+        read(tmp_path / name)
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    network = nn.Linear(2, 3)
+    with pytest.raises(RequestError, match="^here: not all numbers in bias are finite: damaged; download it again$"):
+        weights.fill(network, network.state_dict() | {"bias": torch.tensor([0.0, float("nan"), 1.0])}, (), "here: ")
 
 
 def test_names_lose_their_prefixes():
@@ -189,8 +212,11 @@ def test_another_models_folder_is_named_as_such(tmp_path):
     for model in folders:
         for owner, folder in folders.items():
             if owner != model:
-                with pytest.raises(RequestError, match=f"this is a folder of {owner}, not of {model}"):
-                    get(model).build(2, folder)
+                for use in (lambda: get(model).build(2, folder), lambda: get(model).encoder(GENES, folder)):  # noqa: B023
+                    with pytest.raises(RequestError, match=f"this is a folder of {owner}, not of {model}"):
+                        use()
+                found = weights.describe(model, folder, GENES)
+                assert not found["missing"] and len(found["problems"]) == 1
         with pytest.raises(RequestError, match=f"nowhere: no such folder .for {model} it holds"):
             get(model).build(2, tmp_path / "nowhere")
 

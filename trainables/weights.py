@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.genes import strip_version
 
 WRAPPERS = ("model_state_dict", "state_dict")  # keys under which training scripts keep the weights
+LFS = b"version https://git-lfs"
 SIGNATURES = {  # files that only this model's folder has
     "scgpt": ("args.json", "best_model.pt", "vocab.json"),
     "scbert": ("panglao_pretrain.pth", "gene2vec_16906.npy"),
@@ -32,19 +34,37 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
+    refuse_pointer(path)
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = str(error).split("\n")[0]
-        raise RequestError(f"{path}: refused, it holds more than weights, or is no checkpoint ({why})") from error
+        raise RequestError(f"{path}: refused, {_refusal(str(error))}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{path}: damaged or cut off ({error}); download it again") from error
+        why = str(error).split(". ")[0]
+        raise RequestError(f"{path}: damaged or cut off ({why}); download it again") from error
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: not a table of named weights")
     return dict(state)
+
+
+def refuse_pointer(path: Path) -> None:
+    """RequestError if the file is the note that Git LFS leaves in the place of a file that wasn't fetched."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise RequestError(
+                f"{path}: only Git LFS's pointer to the file; run `git lfs pull` in the clone, or download the file"
+            )
+
+
+def _refusal(message: str) -> str:
+    """Return why torch refused a checkpoint, without its advice to load it unsafely."""
+    asked = re.search(r"GLOBAL (\S+)", message)
+    if asked is None:
+        return "it is no checkpoint that torch wrote; download it again"
+    return f"it holds more than weights: it asks for {asked[1]} to be run"
 
 
 def strip(state: dict[str, Tensor], prefixes: Iterable[str] = ("module.",)) -> dict[str, Tensor]:
@@ -58,10 +78,11 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     """Load `state` into the network; return the names that stay freshly initialised, all under a prefix in `fresh`.
 
     Names in `state` that the network does not know are left out. RequestError names every other parameter or buffer
-    that stayed unfilled and every shape that differs: nothing is left random in silence. `where` begins its lines.
+    that stayed unfilled, every shape that differs and what isn't finite: nothing is left random in silence. `where`
+    begins its lines.
     """
     wanted = network.state_dict()
-    shapes = [
+    problems = [
         f"{name} is {list(state[name].shape)} in the checkpoint, {list(value.shape)} in the network"
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape and not name.startswith(fresh)
@@ -69,9 +90,12 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     missing = [name for name in wanted if name not in state and not name.startswith(fresh)]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        shapes.append(f"the checkpoint lacks {len(missing)} of {len(wanted)} weights of this model: {shown}")
-    if shapes:
-        raise RequestError(*(where + problem for problem in shapes))
+        problems.append(f"the checkpoint lacks {len(missing)} of {len(wanted)} weights of this model: {shown}")
+    broken = [name for name in wanted if name in state and not state[name].isfinite().all()]
+    if broken:
+        problems.append(f"not all numbers in {', '.join(broken[:5])} are finite: damaged; download it again")
+    if problems:
+        raise RequestError(*(where + problem for problem in problems))
     fitting = {
         name: state[name] for name, value in wanted.items() if name in state and state[name].shape == value.shape
     }
@@ -94,7 +118,12 @@ def require(folder: Path, model: str, files: dict[str, str]) -> dict[str, Path]:
     other = None if found else owner(folder, besides=model)
     if other is not None:
         raise RequestError(f"weights {folder}: this is a folder of {other}, not of {model}")
-    raise RequestError(*(f"weights {folder}: {shown(pattern)} is missing; {files[pattern]}" for pattern in missing))
+    raise RequestError(*(missing_file(folder, shown(pattern), files[pattern]) for pattern in missing))
+
+
+def missing_file(folder: Path | str, name: str, where: str) -> str:
+    """Return the sentence for a file that a weights folder lacks."""
+    return f"weights {folder}: {name} is missing; {where}"
 
 
 def shown(pattern: str) -> str:
@@ -122,14 +151,16 @@ def owner(folder: Path, besides: str) -> str | None:
 def describe(model: str, folder: Path, genes: list[str]) -> dict[str, Any]:
     """Return what a weights folder is good for: is it complete, does it load, does it know the genes; JSON-able.
 
-    missing: file -> where people get it; problems: why it can't be used; coverage: the encoder's, None if there is
-    none; fresh: the parameters that would be newly initialised, None if the weights don't load.
+    missing: file -> where people get it, {} if the folder is another model's; problems: why else it can't be used;
+    coverage: the encoder's, None if there is none; fresh: the parameters that would be newly initialised, None if the
+    weights don't load.
     """
     from trainables.spec import get
 
     spec = get(model)
     files = importlib.import_module(f"trainables.models.{model}").FILES
     missing = {shown(pattern): where for pattern, where in files.items() if find(folder, pattern) is None}
+    missing = {} if len(missing) == len(files) and owner(folder, besides=model) else missing
     problems, coverage, fresh, network_options = [], None, None, {}
     try:
         encoder = spec.encoder(genes, folder)
@@ -140,6 +171,8 @@ def describe(model: str, folder: Path, genes: list[str]) -> dict[str, Any]:
         fresh = list(spec.build(2, folder, **network_options).fresh)
     except RequestError as error:
         problems += [problem for problem in error.problems if problem not in problems]
+    told = {missing_file(folder, name, where) for name, where in missing.items()}
+    problems = [problem for problem in problems if problem not in told]
     complete = not missing and not problems
     found = {"missing": missing, "problems": problems, "coverage": coverage, "fresh": fresh}
     return {"model": model, "weights": str(folder), "complete": complete} | found
@@ -163,6 +196,8 @@ def read_dictionary(path: Path) -> dict[str, Any]:
 
     RequestError if the file names any other class or function (it is not called), is cut off, or holds other values.
     """
+    if path.is_file():
+        refuse_pointer(path)
     try:
         with path.open("rb") as file:
             content = _DictionaryReader(file).load()

@@ -95,9 +95,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a weights folder, {} if it has none."""
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        config = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise RequestError(f"{path}: damaged or cut off ({error}); download it again") from error
+    if not isinstance(config, dict):
+        raise RequestError(f"{path}: holds a {type(config).__name__}, not a table of names")
+    return config
 
 
 def _token_dictionary(folder: Path, version: str) -> tuple[Path, dict[str, int]]:

@@ -196,7 +196,11 @@ def _pretrained(num_classes: int, folder: Path, num_tokens: int | None, chosen: 
 
 def _config_problems(config: dict[str, Any], num_tokens: int | None) -> list[str]:
     """Return what is wrong with a config.json, [] if it describes a BERT that knows the tokens."""
-    problems = [f"{name} is missing" for name in NEEDED if not isinstance(config.get(name), int)]
+    problems = [
+        f"{name} is missing, or no whole number from 1 on"
+        for name in NEEDED
+        if type(config.get(name)) is not int or config[name] < 1
+    ]
     if not problems and config["hidden_size"] % config["num_attention_heads"]:
         problems.append("hidden_size isn't a multiple of num_attention_heads")
     if not problems and num_tokens is not None and num_tokens > config["vocab_size"]:

@@ -139,7 +139,7 @@ def gene_list(folder: Path) -> list[str]:
 
     path = weights.require(folder, "scbert", VOCABULARY)[GENES]
     if path.suffix == ".txt":
-        return path.read_text().split()
+        return path.read_text(encoding="utf-8-sig").split()
     from data_pipeline import hdf5, places
 
     with places.open_hdf5(str(path)) as file:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, strip_version
@@ -113,7 +113,7 @@ def build(num_classes: int, weights: Path | str | None = None, *, num_tokens: in
         sizes = SIZES[chosen.size] | chosen.model_dump(include=set(ARGS), exclude_none=True)
         if sizes["width"] % sizes["num_heads"]:
             raise RequestError(f"scgpt: width {sizes['width']} isn't a multiple of num_heads {sizes['num_heads']}")
-        network = ScGPT(num_tokens, num_classes, **sizes, **_details(chosen, {}))
+        network = ScGPT(num_tokens, num_classes, **sizes, **_details(chosen, {}, "args.json"))
         network.fresh = list(network.state_dict())
     if chosen.freeze:
         network.encoder.requires_grad_(False)
@@ -140,10 +140,10 @@ def _pretrained(num_classes: int, folder: Path, chosen: ScgptOptions) -> Any:
 
     files.require(folder, "scgpt", FILES)
     args, vocabulary = _read_json(folder / "args.json"), _vocabulary(folder)
-    sizes = _sizes(args, folder, chosen)
+    sizes, details = _sizes(args, folder, chosen), _details(chosen, args, str(folder / "args.json"))
     state = convert(files.load_state(folder / "best_model.pt"))
     state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
-    network = ScGPT(max(vocabulary.values()) + 1, num_classes, **sizes, **_details(chosen, args))
+    network = ScGPT(max(vocabulary.values()) + 1, num_classes, **sizes, **details)
     strangers = sorted(state.keys() - network.state_dict().keys())
     if strangers:
         raise RequestError(
@@ -160,7 +160,9 @@ def _pretrained(num_classes: int, folder: Path, chosen: ScgptOptions) -> Any:
 def _sizes(args: dict[str, Any], folder: Path, chosen: ScgptOptions) -> dict[str, int]:
     """Return the network's sizes from args.json; RequestError for what is missing or set against it."""
     problems = [
-        f"{folder / 'args.json'}: {key} is missing" for key in ARGS.values() if not isinstance(args.get(key), int)
+        f"{folder / 'args.json'}: {key} is missing, or no whole number from 1 on"
+        for key in ARGS.values()
+        if type(args.get(key)) is not int or args[key] < 1
     ]
     problems += [
         f"{name}: the weights in {folder} fix it; leave it out" for name in ARGS if getattr(chosen, name) is not None
@@ -172,12 +174,17 @@ def _sizes(args: dict[str, Any], folder: Path, chosen: ScgptOptions) -> dict[str
     return {name: args[key] for name, key in ARGS.items()}
 
 
-def _details(chosen: ScgptOptions, args: dict[str, Any]) -> dict[str, Any]:
-    """Return what isn't a size: the option if set, else the folder's, else upstream's value."""
-    dropout, layers_cls = chosen.dropout, chosen.n_layers_cls
+def _details(chosen: ScgptOptions, args: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what isn't a size: the option if set, else the folder's, else upstream's value; checked like options."""
+    details = {"dropout": args.get("dropout", 0.2), "n_layers_cls": args.get("n_layers_cls", 3)}
+    try:
+        told = ScgptOptions(**details)
+    except ValidationError as error:
+        wrong = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise RequestError(f"{where}: {wrong}") from error
     return {
-        "dropout": args.get("dropout", 0.2) if dropout is None else dropout,
-        "num_layers_cls": args.get("n_layers_cls", 3) if layers_cls is None else layers_cls,
+        "dropout": told.dropout if chosen.dropout is None else chosen.dropout,
+        "num_layers_cls": told.n_layers_cls if chosen.n_layers_cls is None else chosen.n_layers_cls,
         "pre_norm": chosen.pre_norm,
     }
 
@@ -195,8 +202,9 @@ def _with_special_rows(state: dict[str, Any], network: Any) -> dict[str, Any]:
 
 def _vocabulary(folder: Path) -> dict[str, int]:
     """Return token -> id of the folder's vocab.json, special tokens included."""
-    if not (folder / "vocab.json").is_file():
-        raise RequestError(f"weights {folder}: vocab.json is missing; {SOURCE}")
+    from trainables import weights
+
+    weights.require(folder, "scgpt", {"vocab.json": FILES["vocab.json"]})
     vocabulary = _read_json(folder / "vocab.json")
     numbers = {number for number in vocabulary.values() if type(number) is int and number >= 0}
     if not vocabulary or len(numbers) < len(vocabulary):
