@@ -86,7 +86,7 @@ def disturb(storage: Path, whom: str, stage: str) -> None:
             driver.end()
     if whom == "driver":  # its workers must go of themselves; Ray's own agents take their time
         try:
-            wait_until(lambda: not trial_workers(driver), 60, lambda: f"still there: {driver.survivors()}")
+            wait_until(lambda: not trial_workers(driver), 240, lambda: f"still there: {driver.survivors()}")
         finally:
             driver.end()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_trials import spec
+from fault_tools import wait_until
 
 from data_pipeline.errors import RequestError
 from sweeps import lock, outbox, uris
@@ -57,7 +58,7 @@ def test_put_does_not_wait_for_a_destination_that_is_away_and_what_is_left_is_on
     begin = time.monotonic()
     for number in range(500):
         box.put({"n": number})
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 20  # an attempt each, with its pause, would take minutes
     assert not box.drain(0.2) and box.trouble == "connection refused" and box.away_since is not None
     assert not box.close(0.1)
     assert [json.loads(line)["n"] for line in path.read_text().splitlines()] == list(range(500))
@@ -298,8 +299,7 @@ def test_a_lock_is_held_and_given_back(tmp_path):
     with lock.SweepLock(path, beat=0.05):
         first = lock.read_lock(path)
         assert first["pid"] == os.getpid() and lock.is_live(path)
-        time.sleep(0.3)
-        assert lock.read_lock(path)["beats"] > first["beats"]
+        wait_until(lambda: lock.read_lock(path)["beats"] > first["beats"], 60)
         with pytest.raises(RequestError, match=rf"another cellskew is running this sweep: pid {os.getpid()} on"):
             lock.SweepLock(path).__enter__()
     assert not path.exists() and lock.is_live(path) is False
@@ -310,7 +310,7 @@ def test_a_driver_that_died_here_is_succeeded_at_once_even_if_its_number_was_giv
     foreign(path, host=lock.socket.gethostname(), pid=os.getpid(), born="another birth")
     begin = time.monotonic()
     with lock.SweepLock(path):
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < lock.TIMEOUT / 2
 
 
 def test_a_silent_driver_elsewhere_is_succeeded_after_the_timeout(tmp_path):
