@@ -74,11 +74,29 @@ def test_prior_shift_recovers_the_mix_of_the_test_cells():
     logits, labels = posterior(TEST_PRIOR, 20_000, 3)
     _, mix = shift(softmax(logits, axis=1), TRAIN_PRIOR)
     assert mix == pytest.approx(TEST_PRIOR, abs=0.02)  # standard error of a share about 0.005
-    adjusted = POSTHOC["prior_shift"](logits[:1], labels[:1], TRAIN_PRIOR, logits)
+    adjusted = POSTHOC["prior_shift"](logits[:0], labels[:0], TRAIN_PRIOR, logits)
     exact = softmax(log_softmax(logits, axis=1) - np.log(TRAIN_PRIOR) + np.log(TEST_PRIOR), axis=1)
     assert np.abs(adjusted - exact).mean() < 0.02
     accuracy = [(p.argmax(axis=1) == labels).mean() for p in (adjusted, softmax(logits, axis=1))]
     assert accuracy[0] > accuracy[1] + 0.1
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_prior_shift_calibrates_first_on_validation_cells_of_whatever_mix(factor: float):
+    validation, val_labels = posterior(TEST_PRIOR, 20_000, 5)
+    logits, labels = posterior(TEST_PRIOR, 20_000, 6)
+    adjusted = POSTHOC["prior_shift"](factor * validation, val_labels, TRAIN_PRIOR, factor * logits)
+    exact = softmax(log_softmax(logits, axis=1) - np.log(TRAIN_PRIOR) + np.log(TEST_PRIOR), axis=1)
+    assert np.abs(adjusted - exact).mean() < 0.02  # without calibration 0.24 for 0.3 and 0.22 for 4
+
+
+def test_prior_shift_without_weighty_validation_cells_calibrates_nothing():
+    logits, _ = posterior(TEST_PRIOR, 500, 7)
+    prior = np.array([0.5, 0.5, 0.0])
+    none, unseen = (
+        POSTHOC["prior_shift"](logits[:n], np.full(n, 2), prior, logits) for n in (0, 9)
+    )  # the class of all nine has no training cells
+    assert none == pytest.approx(unseen)
 
 
 def test_prior_shift_changes_little_where_nothing_has_shifted():

@@ -50,9 +50,15 @@ def prior_shift(
 ) -> np.ndarray:
     """Probabilities corrected to the class mix of the test cells, which is estimated from their predictions by EM.
 
-    Source: Saerens, Latinne, Decaestecker 2002, Neural Computation 14, equations 2.6-2.9.
+    Source: Saerens, Latinne, Decaestecker 2002, Neural Computation 14, equations 2.6-2.9. EM takes the probabilities
+    at their word, so they are calibrated first, as Alexandari 2020 (arXiv 1901.06852) advises: by a temperature, on
+    validation cells weighted to the training mix. (Logistic regression trained on balanced classes, zheng11, natural
+    test mix: macro F1 0.825 with it, 0.725 without, 0.824 of the plain predictions.)
     """
-    return shift(none(val_logits, val_labels, train_prior, test_logits), _prior(train_prior))[0]
+    prior, seen = _prior(train_prior), np.bincount(val_labels, minlength=len(train_prior))
+    weights = (prior / np.maximum(seen, 1))[val_labels]
+    heat = fit_temperature(val_logits, val_labels, weights)
+    return shift(softmax(np.asarray(test_logits, dtype=np.float64) / heat, axis=1), prior)[0]
 
 
 POSTHOC: dict[str, Adjust] = {
@@ -63,16 +69,20 @@ POSTHOC: dict[str, Adjust] = {
 }
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature of least negative log-likelihood, 1 without cells; convex in 1 / T, so one minimum."""
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the temperature of least negative log-likelihood; convex in 1 / T, so one minimum.
+
+    weights: of the cells, [v]; None: all alike. 1 where no cell has any weight.
+    """
     from scipy.optimize import minimize_scalar
 
-    if not len(labels):
+    weights = np.ones(len(labels)) if weights is None else weights
+    if not weights.sum() > 0:
         return 1.0
     logits, cells = np.asarray(logits, dtype=np.float64), np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[cells, labels].mean()
+        return -np.average(log_softmax(logits / np.exp(log_temperature), axis=1)[cells, labels], weights=weights)
 
     limit = np.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-6}).x))
