@@ -1,6 +1,7 @@
 """Official checkpoints -> state dicts and dictionaries, without ever running code that a file brings along."""
 
 import importlib
+import math
 import pickle
 import re
 import zipfile
@@ -91,7 +92,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         problems.append(f"the checkpoint lacks {len(missing)} of {len(wanted)} weights of this model: {shown}")
-    broken = [name for name in wanted if name in state and not state[name].isfinite().all()]
+    broken = [name for name in wanted if name in state and not _is_finite(state[name])]
     if broken:
         problems.append(f"not all numbers in {', '.join(broken[:5])} are finite: damaged; download it again")
     if problems:
@@ -101,6 +102,11 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     }
     network.load_state_dict(fitting, strict=False)
     return [name for name in wanted if name not in fitting]
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Tell whether all numbers are finite, by the extremes: no copy of a large table is made."""
+    return values.numel() == 0 or all(math.isfinite(float(extreme)) for extreme in values.aminmax())
 
 
 def require(folder: Path, model: str, files: dict[str, str]) -> dict[str, Path]:
