@@ -14,6 +14,7 @@ from sweeps import estimate
 from sweeps.config import SweepSpec
 from sweeps.shapes import Shape, shapes
 from sweeps.trials import Trial
+from trainables.protocol import DEFECTS
 
 BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 
@@ -60,7 +61,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         shapes=by_axes,
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
-        notes=_notes(by_axes) + _weights(spec),
+        notes=_notes(by_axes) + _weights(spec) + _defects(trials),
     )
 
 
@@ -96,6 +97,16 @@ def _weights(spec: SweepSpec) -> list[str]:
         f"weights of {model.name} are not on this machine: {model.weights}"
         for model in spec.models
         if model.weights is not None and not Path(model.weights).is_dir()
+    ]
+
+
+def _defects(trials: list[Trial]) -> list[str]:
+    """Return of each of the published recipe's defects in use what it does and where it stands."""
+    used = {name for trial in trials for name in trial.described["defects"]}
+    return [
+        f"made with defect {name}: {defect.explanation} ({defect.where})"
+        for name, defect in DEFECTS.items()
+        if name in used
     ]
 
 

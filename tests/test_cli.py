@@ -123,6 +123,13 @@ def test_plan_counts_trials_and_cells_and_touches_nothing(sweep, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_plan_explains_every_defect_that_is_turned_on(sweep, tmp_path):
+    sweep.write_text(sweep.read_text() + "defects: [resample_before_split]\n")
+    said = " ".join(inside("plan", str(sweep), "--storage", str(tmp_path / "runs")).split())
+    assert "made with defect resample_before_split: the training file is resampled first" in said
+    assert "(preprocessing.ipynb cells 4 and 10" in said and "scgpt_unshuffled" not in said
+
+
 def test_plan_as_json_holds_the_class_counts_of_every_skew_and_strategy(sweep, tmp_path):
     found = json.loads(inside("plan", str(sweep), "--storage", str(tmp_path / "runs"), "--json"))
     assert len(found["trials"]) == 16 and len(found["class_counts"]) == 2 * 2 * 2
