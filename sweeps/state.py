@@ -45,7 +45,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
     if keys:
         counts["not registered"] = len(keys - set(runs["key"]))
-    failed = wanted[wanted["status"] == "FAILED"].assign(again=wanted["cause"] == "outside")
+    failed = wanted[wanted["status"] == "FAILED"].assign(again=lambda rows: rows["cause"] == "outside")
     troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
     left = counts["scheduled"] + counts["running"] + counts["not registered"]
     waiting = folder / f"{name}.outbox.jsonl"

@@ -187,7 +187,8 @@ def test_a_sweep_from_end_to_end(sweep, tmp_path):
     assert again.stdout == first.stdout, "the same table"
     assert time.monotonic() - begin < 120
     table = json.loads(call("results", "small", "--storage", runs, "--by", "model", "--json").stdout)
-    assert [(row["model"], row["n"]) for row in table["rows"]] == [("logistic_regression", 8), ("majority", 8)]
+    counted = [(row["model"], row["n"], row["runs"]) for row in table["rows"]]
+    assert counted == [("logistic_regression", 2, 8), ("majority", 2, 8)]
     assert table["rows"][0]["test_macro_f1"] > table["rows"][1]["test_macro_f1"] + 0.2
     state = json.loads(call("status", "small", "--storage", runs, "--json").stdout)
     assert state["counts"] == {"finished": 16} and state["failed"] == []

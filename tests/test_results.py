@@ -188,6 +188,12 @@ def test_status_counts_what_is_wanted_and_knows_that_nobody_drives(sweep):
     assert found.counts == {"finished": 1, "failed": 1, "interrupted": 2, "scheduled": 2}
     assert found.wanted == 6 and found.removed == 2 and found.driver == "no driver is running"
     assert list(found.failed["reason"]) == ["ValueError: loss is not finite"]
+
+
+def test_status_without_a_failure_lists_none(sweep):
+    runs = results.fetch(results.tracking_uri(sweep, None, "small"), "small")
+    found = state.summary("small", sweep, runs[runs["status"] != "FAILED"])
+    assert found.failed.empty and found.troubled.empty
     assert found.seconds_left is None
 
 
