@@ -77,3 +77,13 @@ def test_ranks_are_those_of_every_cell_by_itself(rng):
         expected = encoder.tokens[np.argsort(-values, kind="stable")[: np.count_nonzero(values)]]
         assert np.array_equal(together.take([row]).ids[1:-1], expected)  # without <cls> and <eos>
     assert np.array_equal(counts.data, before.data)
+
+
+@pytest.mark.parametrize("model", ["scgpt", "scbert", "geneformer", "logistic_regression"])
+def test_encoding_leaves_the_counts_as_they_are(rng, model):
+    counts = sparse.csr_matrix(rng.poisson(0.7, (20, 30)).astype(np.float32))
+    counts.data[::7] = 0
+    before = counts.copy()
+    spec = get(model)
+    spec.encoder([f"gene{n}" for n in range(30)], None, **spec.options().model_dump())(counts, np.random.default_rng(0))
+    assert np.array_equal(counts.data, before.data) and np.array_equal(counts.indices, before.indices)

@@ -15,12 +15,11 @@ from scipy import sparse
 from data_pipeline.encoded import Encoded, concatenate
 from data_pipeline.errors import RequestError
 
-CHUNK = 256  # cells binned at once: what belongs to them stays in the processor's cache
+CHUNK = 256  # cells worked on at once: arrays that stay in the processor's cache, and in memory that isn't given back
 SMALL = 64  # counts below are told apart by counting
 MOST = 65535  # above, two whole numbers may have the same float32 logarithm
 VERSION = 1  # raise it when the same counts and generator give other tokens
 TARGET_SUM = np.float32(1e4)
-DENSE_LIMIT = 1 << 24  # tokens laid out at once when zeros are included
 Rng = np.random.Generator | np.random.RandomState
 
 
@@ -51,26 +50,24 @@ class ScgptEncoder:
         object.__setattr__(self, "identity", identity)
 
     def __call__(self, counts: sparse.csr_matrix, rng: Rng, totals: np.ndarray | None = None) -> Encoded:
-        known = self._known(counts)
-        offsets, bins = known.indptr.astype(np.int64), np.empty(known.nnz, dtype=np.int64)
-        for start in range(0, known.shape[0], CHUNK):
-            inside = offsets[start : start + CHUNK + 1]
-            part = slice(inside[0], inside[-1])
-            bins[part] = self._bins(known.data[part], inside - inside[0], rng)
-        known = sparse.csr_matrix((bins, known.indices, offsets), known.shape)
-        step = max(1, DENSE_LIMIT // max(1, len(self.ids))) if self.include_zero else max(1, known.shape[0])
-        return concatenate([self.tokens(known[i : i + step], rng) for i in range(0, max(1, known.shape[0]), step)])
+        counts = sparse.csr_matrix(counts)
+        starts = range(0, max(1, counts.shape[0]), CHUNK)
+        binned = [self._binned(self._known(counts[start : start + CHUNK]), rng) for start in starts]
+        return concatenate([self.tokens(part, rng) for part in binned])  # upstream cuts cells after all are binned
 
-    def _bins(self, counts: np.ndarray, offsets: np.ndarray, rng: Rng) -> np.ndarray:
-        """Return the bin of each positive count, int64 [T], for the ragged rows `offsets`."""
-        return bin_values(log_normalised(counts, offsets), offsets, self.n_bins, rng, whole_numbers(counts))
+    def _binned(self, known: sparse.csr_matrix, rng: Rng) -> sparse.csr_matrix:
+        """Return the bins of the known genes' counts, in their places."""
+        offsets = known.indptr.astype(np.int64)
+        values, whole = log_normalised(known.data, offsets), whole_numbers(known.data)
+        bins = bin_values(values, offsets, self.n_bins, rng, whole)
+        return sparse.csr_matrix((bins, known.indices, known.indptr), known.shape)
 
     def _known(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the known genes' counts, without stored zeros, genes in column order."""
+        """Return the known genes' counts, worked on in place, without stored zeros, genes in column order."""
         if counts.shape[1] != self.num_genes:
             raise ValueError(f"the encoder was made for {self.num_genes} genes, the counts have {counts.shape[1]}")
         known = counts if len(self.columns) == self.num_genes else counts[:, self.columns]
-        known = sparse.csr_matrix(known, dtype=np.float32, copy=known is counts)
+        known = sparse.csr_matrix(known, dtype=np.float32)
         known.eliminate_zeros()
         known.sort_indices()
         if known.nnz and not (known.data.min() > 0 and np.isfinite(known.data).all()):
