@@ -1,10 +1,13 @@
 """Genes: symbols and Ensembl ids against a vocabulary, and the choice of highly variable ones on training cells."""
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import sparse
+
+from data_pipeline.errors import RequestError
 
 THETA = 100.0  # overdispersion of the negative binomial, as scanpy has it
 DEPTHS = 2048  # different totals per cell told apart; more are taken in groups
@@ -23,29 +26,22 @@ def looks_ensembl(genes: Sequence[str]) -> bool:
     return bool(sample) and sum(bool(ENSEMBL.match(name)) for name in sample) > len(sample) / 2
 
 
-def rename(genes: Iterable[str], aliases: Mapping[str, str], known: Container[str]) -> list[str]:
-    """Return the names with versions stripped and, where only the alias is known, the alias's current name."""
-    plain = (strip_version(gene) for gene in genes)
-    return [gene if gene in known else aliases.get(gene, gene) for gene in plain]
+def coverage(genes: Sequence[str], known: np.ndarray, least: float, vocabulary: str) -> dict[str, Any]:
+    """Return how much of a gene list a vocabulary knows, `known` bool [G].
 
-
-def coverage(genes: Sequence[str], known: Container[str], aliases: Mapping[str, str] | None = None) -> dict:
-    """Return how much of a gene list a vocabulary knows.
-
-    genes: how many; known; share (0..1); duplicates: names that meet another one after stripping and aliases;
-    unknown: the first ten it doesn't know; ensembl: whether the list is of Ensembl ids.
+    genes: how many; known: how many; share (0..1); unknown: the first ten. RequestError where none, or less than the
+    share `least`, is known: other species or other names give a model next to nothing to read, and no error.
     """
-    names = rename(genes, {} if aliases is None else aliases, known)
-    unknown = [gene for gene in names if gene not in known]
-    num_known = len(names) - len(unknown)
-    return {
-        "genes": len(names),
-        "known": num_known,
-        "share": num_known / len(names) if names else 0.0,
-        "duplicates": len(names) - len(set(names)),
-        "unknown": unknown[:10],
-        "ensembl": looks_ensembl(genes),
-    }
+    number = int(known.sum())
+    share = number / len(genes) if len(genes) else 0.0
+    if share < least or not number:
+        shown = ", ".join(genes[:3])
+        raise RequestError(
+            f"only {number} of {len(genes)} genes ({share:.0%}; {shown}, ...) are in {vocabulary}, {least:.0%} are "
+            "needed; name the column that has them (gene_names:), or lower min_coverage"
+        )
+    unknown = [gene for gene, is_known in zip(genes, known, strict=True) if not is_known]
+    return {"genes": len(genes), "known": number, "share": share, "unknown": unknown[:10]}
 
 
 Blocks = Callable[[], Iterable[sparse.csr_matrix]]

@@ -6,11 +6,11 @@ from conftest import counts_like
 from scipy import sparse
 
 from data_pipeline import genes
+from data_pipeline.errors import RequestError
 from data_pipeline.genes import (
     coverage,
     looks_ensembl,
     per_smallest,
-    rename,
     residual_variances,
     select_hvg,
     strip_version,
@@ -29,23 +29,15 @@ def test_ensembl_lists_are_told_from_symbols():
     assert not looks_ensembl([])
 
 
-def test_coverage_counts_aliases_duplicates_and_unknown_genes():
-    known = {"TP53", "CD8A", "KMT2A"}
-    told = coverage(["TP53", "MLL", "KMT2A", "NEW1"], known, {"MLL": "KMT2A", "TP53": "WRONG"})
-    assert told == {"genes": 4, "known": 3, "share": 0.75, "duplicates": 1, "unknown": ["NEW1"], "ensembl": False}
-    assert coverage([], known)["share"] == 0
-    told = coverage(["ENSG00000141510.3", "ENSG00000000003.1"], {"ENSG00000141510"})
-    assert (told["known"], told["ensembl"]) == (1, True)
+def test_coverage_counts_what_is_known_and_names_what_is_not():
+    told = coverage(["TP53", "NEW1", "KMT2A", "CD8A"], np.array([True, False, True, True]), 0.1, "the list")
+    assert told == {"genes": 4, "known": 3, "share": 0.75, "unknown": ["NEW1"]}
 
 
-def test_a_known_name_is_never_replaced_by_an_alias():
-    assert rename(["A", "B"], {"A": "B", "B": "A"}, {"A"}) == ["A", "A"]
-
-
-def test_coverage_of_the_real_vocabulary(shared, baron):
-    lines = (shared / "vocab" / "gene2vec_24447_genes.txt").read_text().splitlines()[5:]
-    cells = open_cells(Source("baron", (str(baron),), "celltype"))
-    assert 0.8 < coverage(cells.genes, set(lines))["share"] < 1
+@pytest.mark.parametrize(("names", "known", "least"), [(["Cd3e", "Tp53"], [False, False], 0.0), ([], [], 0.0)])
+def test_a_list_of_which_nothing_is_known_is_refused_whatever_is_asked_for(names, known, least):
+    with pytest.raises(RequestError, match=f"only 0 of {len(names)} genes .* are in the list, 0% are needed"):
+        coverage(names, np.array(known, dtype=bool), least, "the list")
 
 
 def blocks_of(counts: sparse.csr_matrix, size: int):

@@ -104,8 +104,12 @@ def test_unknown_genes_are_left_out_before_totals(tmp_path):
 
 
 def test_symbols_are_matched_with_their_case(tmp_path):
-    with pytest.raises(RequestError, match="none of the 2 genes .* gene_names"):
-        SPEC.encoder(["a", "b"], write_folder(tmp_path, ["A", "B"]))
+    folder, mouse = write_folder(tmp_path, ["A", "B"]), ["A", *(f"mouse{number}" for number in range(19))]
+    with pytest.raises(RequestError, match="only 0 of 2 genes .0%; a, b, .* scGPT's vocabulary .*gene_names"):
+        SPEC.encoder(["a", "b"], folder)
+    with pytest.raises(RequestError, match="only 1 of 20 genes .5%; .* 10% are needed; .*, or lower min_coverage"):
+        SPEC.encoder(mouse, folder)
+    assert SPEC.encoder(mouse, folder, min_coverage=0.05).coverage["share"] == 0.05
 
 
 def test_negative_counts_are_refused():

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import RequestError
+from data_pipeline.genes import coverage
 from trainables.models._geneformer_encoder import GeneformerEncoder
 from trainables.models._geneformer_medians import fit_encoder
 from trainables.models._geneformer_vocabulary import VOCABULARY_FILES, from_dataset, from_folder, read_config
@@ -93,11 +94,12 @@ def encoder(
         vocabulary = vocabulary.with_medians(genes, medians)
     version = "V2" if vocabulary.has_specials else "V1"
     places, names = vocabulary.places(genes)
-    coverage = _coverage(genes, places >= 0, chosen.min_coverage)
+    vocabulary_name = "Geneformer's vocabulary of human Ensembl ids and symbols"
+    known_genes = coverage(genes, places >= 0, chosen.min_coverage, vocabulary_name)
     longest = _max_length(chosen, version, Path(weights) if weights else None)
     network_options = {"num_tokens": vocabulary.num_tokens, "num_positions": longest}
     if chosen.column_tokens:
-        return _by_column(genes, chosen, network_options, coverage)
+        return _by_column(genes, chosen, network_options, known_genes)
     return GeneformerEncoder(
         places=places,
         tokens=np.array([vocabulary.tokens[name] for name in names], dtype=np.int64),
@@ -105,7 +107,7 @@ def encoder(
         specials=vocabulary.specials,
         max_length=network_options["num_positions"],
         network_options=network_options,
-        coverage=coverage,
+        coverage=known_genes,
     )
 
 
@@ -227,20 +229,8 @@ def _max_length(chosen: GeneformerOptions, version: str, folder: Path | None) ->
     return min(positions, LONGEST[version]) if chosen.max_length is None else chosen.max_length
 
 
-def _coverage(genes: list[str], known: np.ndarray, least: float) -> dict[str, Any]:
-    share = float(known.mean()) if len(genes) else 0.0
-    if share < least or not known.any():
-        raise RequestError(
-            f"only {int(known.sum())} of {len(genes)} genes ({share:.0%}; {', '.join(genes[:3])}, ...) are in "
-            f"Geneformer's vocabulary, {least:.0%} are needed; name the column that holds human Ensembl ids or symbols "
-            "(gene_names:), or lower min_coverage"
-        )
-    unknown = [gene for gene, is_known in zip(genes, known, strict=True) if not is_known]
-    return {"genes": len(genes), "known": int(known.sum()), "share": share, "unknown": unknown[:10]}
-
-
 def _by_column(
-    genes: list[str], chosen: GeneformerOptions, network_options: dict[str, Any], coverage: dict[str, Any]
+    genes: list[str], chosen: GeneformerOptions, network_options: dict[str, Any], known_genes: dict[str, Any]
 ) -> GeneformerEncoder:
     """Return the published notebook's encoder: token = column number, in descending order of the values themselves."""
     num_tokens = network_options["num_tokens"]
@@ -257,7 +247,7 @@ def _by_column(
         specials=([], []),
         max_length=network_options["num_positions"],
         network_options=network_options,
-        coverage=coverage,
+        coverage=known_genes,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import RequestError
-from data_pipeline.genes import looks_ensembl, strip_version
+from data_pipeline.genes import coverage, looks_ensembl, strip_version
 from trainables.models._scbert_encoder import ScbertEncoder
 from trainables.spec import Encoded, ModelSpec, Options, Recipe
 
@@ -74,7 +74,7 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
     names = _symbols(genes, set(known), Path(weights)) if weights else genes
     place_of = {gene: place for place, gene in reversed(list(enumerate(known)))}
     found = np.array([place_of.get(name, -1) for name in names], dtype=np.int64)
-    coverage = _coverage(genes, found >= 0, chosen.min_coverage)
+    known_genes = coverage(genes, found >= 0, chosen.min_coverage, "scBERT's list of human gene symbols")
     found[~_first(found)] = -1  # of several columns for one gene the first counts
     places, positions, num_genes = found, None, len(known)
     if chosen.misaligned_gene2vec:
@@ -84,7 +84,7 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
         places = np.where(found >= 0, np.cumsum(found >= 0) - 1, -1)
         positions, num_genes = [*found[found >= 0].tolist(), len(known)], int((found >= 0).sum())
     network_options = {"num_tokens": num_genes + 1, "positions": positions if weights else None}
-    return ScbertEncoder(places, num_genes, chosen.double_log, network_options, coverage)
+    return ScbertEncoder(places, num_genes, chosen.double_log, network_options, known_genes)
 
 
 def collate(encoded: Encoded, rows: np.ndarray) -> dict[str, Any]:
@@ -160,19 +160,6 @@ def _symbols(genes: list[str], known: set[str], folder: Path) -> list[str]:
         )
     candidates = (symbols.get(strip_version(gene), [gene]) for gene in genes)
     return [next((name for name in names if name in known), names[0]) for names in candidates]
-
-
-def _coverage(genes: list[str], known: np.ndarray, least: float) -> dict[str, Any]:
-    share = float(known.mean()) if len(genes) else 0.0
-    if share < least or not known.any():
-        shown = ", ".join(genes[:3])
-        raise RequestError(
-            f"only {int(known.sum())} of {len(genes)} genes ({share:.0%}; {shown}, ...) are in scBERT's list, "
-            f"{least:.0%} are needed; the list holds gene symbols: name the column that has them (gene_names:), "
-            "or lower min_coverage"
-        )
-    unknown = [gene for gene, is_known in zip(genes, known, strict=True) if not is_known]
-    return {"genes": len(genes), "known": int(known.sum()), "share": share, "unknown": unknown[:20]}
 
 
 def _first(places: np.ndarray) -> np.ndarray:

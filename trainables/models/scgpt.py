@@ -36,6 +36,7 @@ class ScgptOptions(Options):
     max_length: int = Field(
         3001, ge=2, description="tokens per cell at most, <cls> included; the rest is drawn at random"
     )
+    min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes that scGPT must know")
     include_zero: bool = Field(False, description="give the model unexpressed genes too")
     dropout: float | None = Field(None, ge=0, lt=1)
     pre_norm: bool = Field(False, description="upstream's own pre-norm variant")
@@ -61,12 +62,9 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
     chosen = ScgptOptions(**options)
     vocabulary = _vocabulary(Path(weights)) if weights else _with_special({gene: i for i, gene in enumerate(genes)})
     symbols = _symbols(genes, vocabulary, Path(weights)) if weights else genes
-    columns = np.array([column for column, symbol in enumerate(symbols) if symbol in vocabulary], dtype=np.int64)
-    if not len(columns):
-        raise RequestError(
-            f"none of the {len(genes)} genes ({', '.join(genes[:3])}, ...) is in scGPT's vocabulary of gene symbols "
-            "such as CD3E; name the column that holds the symbols with gene_names"
-        )
+    is_known = np.array([symbol in vocabulary for symbol in symbols], dtype=bool)
+    known_genes = coverage(genes, is_known, chosen.min_coverage, "scGPT's vocabulary of human gene symbols")
+    columns = np.flatnonzero(is_known)
     return ScgptEncoder(
         columns=columns,
         ids=np.array([vocabulary[symbols[column]] for column in columns], dtype=np.int32),
@@ -76,7 +74,7 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
         max_length=chosen.max_length,
         include_zero=chosen.include_zero,
         network_options={"num_tokens": max(vocabulary.values()) + 1},
-        coverage=coverage(symbols, vocabulary),
+        coverage=known_genes,
     )
 
 
