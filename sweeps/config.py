@@ -83,7 +83,7 @@ class SweepSpec(BaseModel):
         from trainables import protocol
 
         dataset, split, skew, strategy, loss, model, seed = cell
-        defects = protocol.defects_of(model.name, self.protocol, self.defects)
+        defects = protocol.defects_of(model.name, strategy.kind, self.protocol, self.defects)
         options, recipe = protocol.apply(defects, model.options, {} if model.recipe is None else model.recipe)
         described = {
             "dataset": self.identities[dataset],

@@ -218,7 +218,7 @@ class Preparation:
 
 def _made_as_published(config: dict[str, Any]) -> bool:
     """Tell whether the trial's cells are made with the published recipe's missing scale."""
-    return config["strategy"]["kind"] == "scvi" and "scvi_unscaled" in config["defects"]
+    return "scvi_unscaled" in config["defects"]
 
 
 def _kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -142,7 +142,7 @@ def test_the_stored_file_reads_the_same_from_anywhere(tmp_path):
 
 def test_the_paper_protocol_turns_on_each_models_defects():
     trials = parse(MINIMAL + "protocol: paper").trials()
-    assert trials[0].described["defects"] == protocol.defects_of("scgpt", "paper", [])
+    assert trials[0].described["defects"] == protocol.defects_of("scgpt", "none", "paper", [])
     assert "cellskew.defects" in trials[0].tags()
     chosen = parse(MINIMAL + "defects: [scgpt_unshuffled]").trials()
     assert [trial.described["defects"] for trial in chosen] == [["scgpt_unshuffled"], []]

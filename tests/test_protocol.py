@@ -37,8 +37,8 @@ def test_every_option_and_recipe_value_of_a_defect_exists_and_differs_from_the_d
 
 
 def test_corrected_has_none_paper_all_and_a_list_just_those():
-    assert defects_of("scgpt", "corrected", []) == []
-    assert set(defects_of("geneformer", "paper", [])) == {
+    assert defects_of("scgpt", "none", "corrected", []) == []
+    assert set(defects_of("geneformer", "scvi", "paper", [])) == {
         "resample_before_split",
         "select_on_test",
         "select_by_loss",
@@ -46,7 +46,9 @@ def test_corrected_has_none_paper_all_and_a_list_just_those():
         "geneformer_undertrained",
         "scvi_unscaled",
     }
-    assert defects_of("scgpt", "corrected", ["geneformer_undertrained", "scgpt_unshuffled"]) == ["scgpt_unshuffled"]
+    chosen = ["geneformer_undertrained", "scgpt_unshuffled", "scvi_unscaled"]
+    assert defects_of("scgpt", "none", "corrected", chosen) == ["scgpt_unshuffled"]
+    assert defects_of("scgpt", "scvi", "corrected", chosen) == ["scgpt_unshuffled", "scvi_unscaled"]
 
 
 def test_resampling_before_the_split_puts_copies_of_training_cells_into_validation(tmp_path):

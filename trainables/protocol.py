@@ -23,11 +23,12 @@ from trainables.spec import Recipe
 
 @dataclass(frozen=True)
 class Defect:
-    """What one defect is: where it stands, what it does to the numbers, which models it touches (None: all)."""
+    """What one defect is: where it stands, what it does, which models and which strategy it touches (None: all)."""
 
     where: str
     explanation: str
     models: tuple[str, ...] | None = None
+    strategy: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -119,16 +120,19 @@ DEFECTS: dict[str, Defect] = {
     "scvi_unscaled": Defect(
         "preprocessing.ipynb cells 9 and 10",
         "generated cells sum to 1 while real ones are log-normalised to 10,000",
+        strategy="scvi",
     ),
 }
 
 
-def defects_of(model: str, protocol: str, chosen: list[str]) -> list[str]:
-    """Return the defects that a trial of `model` runs with, in the order of DEFECTS."""
+def defects_of(model: str, strategy: str, protocol: str, chosen: list[str]) -> list[str]:
+    """Return the defects that a trial of `model` with `strategy` runs with, in the order of DEFECTS."""
     wanted = set(DEFECTS) if protocol == "paper" else set(chosen)
-    return [
-        name for name, defect in DEFECTS.items() if name in wanted and (not defect.models or model in defect.models)
-    ]
+    return [name for name, defect in DEFECTS.items() if name in wanted and _touches(defect, model, strategy)]
+
+
+def _touches(defect: Defect, model: str, strategy: str) -> bool:
+    return (defect.models is None or model in defect.models) and defect.strategy in (None, strategy)
 
 
 def apply(defects: list[str], options: dict[str, Any], recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

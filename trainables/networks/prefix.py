@@ -10,7 +10,8 @@ from torch import Tensor
 class PrefixCache:
     """Tensors [L, E] by a cell's tokens, in the host's memory, up to `gigabytes`; cells beyond that are computed anew.
 
-    Emptied when `version` changes, the sign that something before the first trained block did.
+    Emptied when `version` changes, the sign that something before the first trained block did. With a GPU each look-up
+    makes the host wait for it once, little beside the blocks whose work is saved.
     """
 
     def __init__(self, gigabytes: float) -> None:
