@@ -239,21 +239,31 @@ def test_nested_tensors_give_the_same_attention(cells, kernel, monkeypatch):
     torch.testing.assert_close(first, wanted[cells.offsets_B1[:-1]], atol=1e-6, rtol=1e-5)
 
 
-def test_a_whole_network_runs_through_the_flash_branch(rng, kernel, monkeypatch):
-    """bf16 numbers as autocast makes them; logits near those of the CPU kernels."""
+@pytest.mark.parametrize("model", ["scgpt", "geneformer"])
+def test_a_whole_network_trains_through_the_flash_branch(rng, kernel, monkeypatch, model):
+    """bf16 numbers as autocast makes them; logits and gradients near those of the CPU kernels."""
     from data_pipeline.encoded import Encoded
 
-    spec = get("scgpt")
+    spec = get(model)
     torch.manual_seed(0)
-    network = spec.build(3, num_tokens=30, size="tiny").eval()
+    sizes = {"num_tokens": 30} | ({"num_positions": 30} if model == "geneformer" else {})
+    network = spec.build(3, size="tiny", **sizes).eval()
     offsets = np.array([0, 9, 10, 31])
-    encoded = Encoded(rng.integers(0, 30, 31).astype(np.int32), rng.integers(1, 51, 31).astype(np.float32), offsets)
-    batch = spec.collate(encoded, np.arange(3))
+    values = rng.integers(1, 51, 31).astype(np.float32) if model == "scgpt" else None
+    batch = spec.collate(Encoded(rng.integers(4, 30, 31).astype(np.int32), values, offsets), np.arange(3))
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        network.zero_grad()
+        logits = network(**batch).float()
+        functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+        return logits.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
     monkeypatch.setattr(attention, "on_cpu", lambda x: True)
-    wanted = network(**batch)
+    wanted = step()
     monkeypatch.setattr(attention, "on_cpu", lambda x: False)
     monkeypatch.setattr(attention, "flash_varlen", lambda: kernel)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(**batch)
+        logits, gradient = step()
     assert kernel.calls == [(21, 0.0), (1, 0.0)]
-    torch.testing.assert_close(logits.float(), wanted, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(logits, wanted[0], atol=0.05, rtol=0.05)
+    assert functional.cosine_similarity(gradient, wanted[1], 0) > 0.999
