@@ -11,6 +11,7 @@ encoding at once write the same files, and every file appears by rename.
 import functools
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from data_pipeline.encoded import Encoded, concatenate
 from data_pipeline.seeds import generator
 
 BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
+RELEASE = 512  # cells taken, after which mapped pages are let go; a cell maps some 100 kB around it
 VERSION = 1
 CELLS = "cells.arrow"
 
@@ -234,7 +236,8 @@ class Shards:
         self.num_cells = self.manifest["num_cells"]
         self.classes = self.manifest["classes"]
         self.network_options = self.manifest["network_options"]
-        self._parts = [_map_part(self.folder, part) for part in self.manifest["parts"]]
+        mapped = [_map_part(self.folder, part) for part in self.manifest["parts"]]
+        self._parts, self._maps, self._taken = [part for part, _ in mapped], [pages for _, pages in mapped], 0
         self._starts = np.array([part["start"] for part in self.manifest["parts"]])
         cells = _read_cells(self.folder.parent / CELLS, self.manifest)
         self.labels = cells["label"].to_numpy().astype(np.int64)
@@ -242,6 +245,7 @@ class Shards:
         self.donors = np.array(cells["donors"].to_pylist()) if "donors" in cells.column_names else None
         self.fixed_test = np.array(cells["fixed_test"].to_pylist()) if "fixed_test" in cells.column_names else None
         self.lengths = np.concatenate([part.lengths for part in self._parts])
+        self._let_go(RELEASE)
 
     def __len__(self) -> int:
         return self.num_cells
@@ -253,7 +257,16 @@ class Shards:
         order = np.argsort(part_of, kind="stable")
         pieces = [self._parts[p].take(rows[order][part_of[order] == p] - self._starts[p]) for p in np.unique(part_of)]
         together = concatenate([_widen(piece) for piece in pieces]) if pieces else _widen(self._parts[0].take(rows))
+        self._let_go(len(rows))
         return together if np.all(order[:-1] < order[1:]) else together.take(np.argsort(order))
+
+    def _let_go(self, num_cells: int) -> None:
+        """Unmap the pages read, every RELEASE cells: they stay in the page cache, but are no memory of this trial."""
+        self._taken += num_cells
+        if self._taken >= RELEASE:
+            self._taken = 0
+            for pages in self._maps if hasattr(mmap, "MADV_DONTNEED") else ():
+                pages.madvise(mmap.MADV_DONTNEED)
 
 
 def _widen(part: Encoded) -> Encoded:
@@ -275,16 +288,19 @@ def _verified(path: Path, modified: int, sha256: str) -> bool:
     return _sha256(path) == sha256
 
 
-def _map_part(folder: Path, part: dict) -> Encoded:
+def _map_part(folder: Path, part: dict) -> tuple[Encoded, mmap.mmap]:
+    """Return a part's cells, which copy nothing, and the mapping that they lie in."""
     path = folder / part["file"]
     if not path.exists() or not _verified(path, path.stat().st_mtime_ns, part["sha256"]):
         path.with_suffix(".json").unlink(missing_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
         raise ShardError(f"{path}: missing, cut off or altered; run the sweep again to encode this part anew")
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages))).read_all()
     ids = table["ids"].chunk(0)
     values = table["values"].chunk(0).values.to_numpy() if "values" in table.column_names else None
-    return Encoded(ids.values.to_numpy(), values, ids.offsets.to_numpy())
+    return Encoded(ids.values.to_numpy(), values, ids.offsets.to_numpy()), pages
 
 
 class Joined:

@@ -1,7 +1,9 @@
 """Shards: what is read back is what was encoded, half-made ones never look complete, damage is found and mended."""
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +47,23 @@ def test_take_returns_the_cells_asked_for_in_their_order_across_parts(tmp_path, 
     assert len(shards.take(np.zeros(0, np.int64))) == 0
     assert np.array_equal(shards.lengths, np.diff(cells.counts.indptr))
     assert np.array_equal(shards.labels, cells.labels)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages are mapped")
+def test_pages_that_were_read_are_let_go(tmp_path):
+    shards = Shards(make_shards(made_up_cells(600, 200), Ragged(), tmp_path))
+
+    def resident() -> int:
+        """Return kB of the parts that count as this process's memory."""
+        mappings = Path("/proc/self/smaps").read_text().split("VmFlags")
+        return sum(int(re.search(r"Rss: *(\d+)", m)[1]) for m in mappings if f"{shards.folder}/part" in m)
+
+    before = resident()
+    first = shards.take(np.arange(100))
+    assert resident() > before == 0
+    shards.take(np.arange(module.RELEASE - 100))
+    assert resident() == 0
+    assert np.array_equal(shards.take(np.arange(100)).values, first.values)
 
 
 def test_whole_numbers_are_stored_in_one_byte_and_read_back_as_they_were():
