@@ -1,5 +1,6 @@
 """MLflow, written by one process: a run per trial for life, metrics in batches, nothing lost while it is away."""
 
+import contextlib
 import getpass
 import json
 import logging
@@ -15,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from data_pipeline.errors import RequestError
+from sweeps.joint import MOST, one_transaction
 from sweeps.lock import file_lock
 from sweeps.outbox import Outbox, Record, Undeliverable
 from sweeps.trials import Trial
@@ -78,6 +80,7 @@ class Tracker:
 
     def __init__(self, uri: str, sweep: str, storage: Path, patience: float = 60.0) -> None:
         self.uri, self.sweep, self.storage, self.patience = take_credentials(uri), sweep, storage, patience
+        self.is_local = self.uri.startswith("sqlite:")
         self._known: dict[str, set[tuple[str, int]]] = {}  # points that MLflow has, of runs not over yet
         with self._creating():
             self.client = self._patiently(lambda: MlflowClient(self.uri))
@@ -167,30 +170,36 @@ class Tracker:
     ) -> dict[str, RunState]:
         """Return the run of every trial, by key; those not `known` (see `runs`) are made, as SCHEDULED.
 
-        progress(done, all): called after each new run.
+        progress(done, all): called now and then.
         """
         known = dict(known)
         missing = [trial for trial in trials if trial.key not in known]
         common = {"mlflow.source.name": "cellskew", "mlflow.user": getpass.getuser(), "cellskew.sweep": self.sweep}
-        for done, trial in enumerate(missing, 1):
-            known[trial.key] = self._create(trial, common)
-            progress(done, len(missing))
+        size = MOST if self.is_local else 1
+        for start in range(0, len(missing), size):
+            for run in self._create(missing[start : start + size], common):
+                known[run.key] = run
+            progress(min(start + size, len(missing)), len(missing))
         return {trial.key: known[trial.key] for trial in trials}
 
-    def _create(self, trial: Trial, common: dict[str, str]) -> RunState:
-        """Make a run; an attempt whose answer got lost is found again, not repeated."""
+    def _create(self, trials: list[Trial], common: dict[str, str]) -> list[RunState]:
+        """Make runs; those of an attempt whose answer got lost are found again, not repeated."""
         attempts: list[int] = []
-        tags = trial.tags() | common
 
-        def create() -> Run:
+        def create() -> list[RunState]:
             attempts.append(1)
-            found = self._page(f"tags.`cellskew.trial` = '{trial.key}'", [], None) if len(attempts) > 1 else []
-            return found[0] if found else self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
+            with one_transaction(self.client) if self.is_local else contextlib.nullcontext():
+                return [self._create_one(trial, common, is_first=len(attempts) == 1) for trial in trials]
 
-        run = self._patiently(create)
+        return self._patiently(create)
+
+    def _create_one(self, trial: Trial, common: dict[str, str], is_first: bool) -> RunState:
+        tags = trial.tags() | common
+        found = [] if is_first else self._page(f"tags.`cellskew.trial` = '{trial.key}'", [], None)
+        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
         run_id = run.info.run_id
-        self._patiently(lambda: self.client.log_batch(run_id, params=[Param(*pair) for pair in _params(trial).items()]))
-        self._patiently(lambda: self.client.update_run(run_id, status="SCHEDULED"))
+        self.client.log_batch(run_id, params=[Param(*pair) for pair in _params(trial).items()])
+        self.client.update_run(run_id, status="SCHEDULED")
         self._known[run_id] = set()
         return RunState(run_id, trial.key, trial.name, "SCHEDULED", run.info.artifact_uri, True, False, tags)
 
@@ -238,6 +247,8 @@ class Tracker:
         by_run: dict[str, list[Record]] = {}
         for record in records:
             by_run.setdefault(record["run"], []).append(record)
+        if self.is_local and len(by_run) > 1 and self._deliver_together(by_run):
+            return
         for run_id, listed in by_run.items():
             try:
                 with reaching(self.uri):
@@ -245,6 +256,18 @@ class Tracker:
             except MlflowException as error:
                 said = without_secrets(error.message)
                 logging.getLogger("cellskew").warning("MLflow refuses news of run %s: %s", run_id, said)
+
+    def _deliver_together(self, by_run: dict[str, list[Record]]) -> bool:
+        """Send the news of many runs in one transaction; False if one of them spoilt it and nothing was sent."""
+        try:
+            with one_transaction(self.client):
+                for run_id, records in by_run.items():
+                    self._deliver_run(run_id, records)
+        except MlflowException:
+            for run_id in by_run:
+                self._known.pop(run_id, None)  # what MLflow has must be asked anew
+            return False
+        return True
 
     def _deliver_run(self, run_id: str, records: list[Record]) -> None:
         """Send all news of one run: its new points, params and tags in one call, then its last status."""

@@ -145,7 +145,7 @@ def test_registering_twice_makes_one_run_per_trial(tracker):
     first = tracker.register(trials, tracker.runs(), lambda done, total: counted.append((done, total)))
     again = tracker.register(trials, tracker.runs(), lambda done, total: counted.append("again"))
     assert {key: run.run_id for key, run in first.items()} == {key: run.run_id for key, run in again.items()}
-    assert counted == [(number, 8) for number in range(1, 9)]
+    assert counted == [(8, 8)]
     assert {run.status for run in again.values()} == {"SCHEDULED"}
 
 
