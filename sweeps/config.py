@@ -51,6 +51,7 @@ class SweepSpec(BaseModel):
     resources: dict[str, Resources] = Field(default_factory=dict)
     exclude: list[dict[str, list[Any]]] = Field(default_factory=list)
     max_failures: int = 3
+    checkpoint_every: int | Literal["auto"] = "auto"  # in no trial's key: results don't depend on it
     given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads
 
     def trials(self) -> list[Trial]:

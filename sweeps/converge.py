@@ -1,5 +1,6 @@
 """One way to run a sweep, and to resume it: what is wanted, less what is finished, is prepared and launched."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +88,8 @@ def real_parts() -> Parts:
 def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
     """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive."""
     parts = real_parts() if parts is None else parts
-    storage, stop = request.storage, Stop()
+    storage = request.storage.absolute()
+    stop = Stop(storage / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
     trials = spec.trials()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
@@ -99,7 +101,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
         on_loss=lambda: stop.ask("another driver took this sweep over"),
         on_wait=screen.say,
     )
-    with lock:
+    with lock, stop.unmarked():
         return _Drive(spec, request, screen, parts, stop).run(trials, cells, costs)
 
 
@@ -198,6 +200,7 @@ class _Drive:
         share = resources.of_trial(trial, nodes)
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
         config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
+        config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         with_checkpoint = self.spec.checkpoints == "upload"
         tags = origin.code() | origin.packages() | {"cellskew.digest": lineage[trial.dataset]["digest"]}
@@ -233,7 +236,7 @@ class _Drive:
             temporary.replace(folder / name)
 
     def _on_first(self) -> None:
-        self.screen.say("stopping: running trials finish their epoch; press Ctrl-C again to stop at once")
+        self.screen.say("stopping: running trials finish and save their epoch; press Ctrl-C again to stop at once")
 
     def _on_second(self) -> None:
         self.screen.say("stopped at once; run the same command again to go on from the last checkpoints")

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,19 +54,42 @@ class InOrder(FIFOScheduler):
     def __init__(self, stop: Stop) -> None:
         super().__init__()
         self.stop = stop
+        self.all, self.looked = Counter(), -LOOK_EVERY
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """Return the oldest trial that waits; ended ones, there may be thousands, are not looked at."""
-        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
+        """Return the trial that is to have a worker which has become free; ended ones are not looked at.
+
+        It is the oldest of those that wait, but for those whose own worker is starting: Tune would kill that one, and
+        with trials shorter than a worker's start go on killing and starting, never to have all its workers.
+        """
+        live = tune_controller.get_live_trials()
+        waiting = [trial for trial in live if trial.status == TuneTrial.PENDING]
         if self.stop.asked:
             for trial in waiting:
                 tune_controller.stop_trial(trial)
             return None
-        return min(waiting, key=lambda trial: int(trial.experiment_tag.split("_")[0]), default=None)
+        free = self._free(live)
+        for trial in sorted(waiting, key=lambda trial: int(trial.experiment_tag.split("_")[0])):
+            asked = trial.placement_group_factory.required_resources
+            if any(free[name] < 2 * amount for name, amount in asked.items()):  # the free worker holds as much itself
+                return trial
+            free.subtract(asked)
+        return None
+
+    def _free(self, live: Iterable[TuneTrial]) -> Counter[str]:
+        """Return what of the cluster no running trial has."""
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.all, self.looked = Counter(ray.cluster_resources()), time.monotonic()
+        free = self.all.copy()
+        for trial in live:
+            if trial.status == TuneTrial.RUNNING:
+                free.subtract(trial.placement_group_factory.required_resources)
+        return free
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        """Stop a trial after an epoch, its checkpoint being on disk, when the end was asked for."""
-        return TrialScheduler.STOP if self.stop.asked else TrialScheduler.CONTINUE
+        """Stop a trial, when the end was asked for, at an epoch whose checkpoint is on disk; see Stop.mark."""
+        is_safe = _news(result).get("saved", True)
+        return TrialScheduler.STOP if self.stop.asked and is_safe else TrialScheduler.CONTINUE
 
 
 @dataclass
@@ -123,7 +146,7 @@ class News(tune.Callback):
         self.watch("started", job["config"]["key"], {})
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        job, news = _job(trial), result.get("news", {})
+        job, news = _job(trial), _news(result)
         if "metrics" in news:
             self._epoch(job, news["metrics"])
         elif "trouble" in news:
@@ -198,6 +221,11 @@ def _deaths(trial: TuneTrial) -> str:
 
 def _job(trial: TuneTrial) -> dict[str, Any]:
     return json.loads(trial.config["job"])
+
+
+def _news(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
+    return json.loads(result.get("news", "{}"))
 
 
 def _where_tags(where: dict[str, str]) -> dict[str, str]:
@@ -280,7 +308,7 @@ def _first_line(error: BaseException) -> str:
 def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
         end_with_raylet()
-        work(json.loads(config["job"]), lambda news: tune.report({"news": news}), trainable)
+        work(json.loads(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
 
     return run
 

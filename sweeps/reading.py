@@ -57,6 +57,7 @@ class File(Strict):
     resources: dict[str, Share] = {}
     exclude: list[dict[str, Any]] = []
     max_failures: int = Field(3, ge=0)
+    checkpoint_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
 
 def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any], list[Problem]]:
@@ -136,7 +137,7 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
     problems += _fractions(value.get("splits"))
     parts = {"test": file.splits.test, "validation": file.splits.validation}
     found["splits"] = [{"seed": seed, **parts} for seed in file.splits.seeds]
-    for key in ("name", "seeds", "protocol", "defects", "posthoc", "max_failures"):
+    for key in ("name", "seeds", "protocol", "defects", "posthoc", "max_failures", "checkpoint_every"):
         found[key] = getattr(file, key)
     found["checkpoints"] = file.tracking.checkpoints
     found["resources"] = {name: Resources(share.cpu, share.gpu) for name, share in file.resources.items()}

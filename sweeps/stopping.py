@@ -6,13 +6,18 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
 @dataclass
 class Stop:
-    """Whether the user, or a lost lock, asked for the end: trials in progress finish their epoch, no other starts."""
+    """Whether the user, or a lost lock, asked for the end: trials in progress finish their epoch, no other starts.
 
+    mark: a file that exists once the end was asked for, so that workers save the epoch they are in.
+    """
+
+    mark: Path
     asked: bool = False
     why: str = ""
 
@@ -20,6 +25,18 @@ class Stop:
         """Ask, keeping the first reason."""
         if not self.asked:
             self.asked, self.why = True, why
+            with contextlib.suppress(OSError):  # a full disk: trials end where their next checkpoint is due
+                self.mark.touch()
+
+    @contextmanager
+    def unmarked(self) -> Iterator[None]:
+        """Have no mark before and after, whatever a process that died left."""
+        self.mark.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.mark.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to
 
 
 def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
-    """Run the trial of `job` and send its news, all plain: {"metrics"} per epoch, {"trouble"}, {"final"} or {"failed"}.
+    """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
+    {"failed"}.
 
     job: config (what run_trial takes), upload (see tracking.upload; None: nothing to upload), fresh (start over).
     """
@@ -61,7 +62,7 @@ def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) 
         if metrics.get("final"):
             last.update(metrics)
         else:
-            send({"metrics": metrics})
+            send({"metrics": metrics, "saved": checkpoint is not None or "replayed" in metrics})
 
     result = trainable(config, report, _newest_checkpoint(directory))
     return last if last else dict(result)

@@ -1,7 +1,7 @@
 """Trials that train nothing, in no time, and fail where a test wants them to: what the sweep system runs in its tests.
 
-<storage>/fault.json: {"epochs": 3, "seconds": 0.0, "faults": [{"run": part of a trial's name, "epoch": 2, "kind":
-"raise" | "memory" | "disk" | "shard" | "kill" | "request" | "retreat", "times": 1}]}.
+<storage>/fault.json: {"epochs": 3, "seconds": 0.0, "save_every": 1, "faults": [{"run": part of a trial's name, "epoch":
+2, "kind": "raise" | "memory" | "disk" | "shard" | "kill" | "request" | "retreat", "times": 1}]}.
 """
 
 import errno
@@ -64,7 +64,9 @@ def nothing_to_prepare(configs: list, cells: dict, storage: Path) -> list[dict[s
 
 def plan_of(directory: Path) -> dict[str, Any]:
     file = directory.parent.parent / "fault.json"
-    return {"epochs": 3, "seconds": 0.0, "faults": []} | (json.loads(file.read_text()) if file.exists() else {})
+    return {"epochs": 3, "seconds": 0.0, "save_every": 1, "faults": []} | (
+        json.loads(file.read_text()) if file.exists() else {}
+    )
 
 
 def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> dict[str, Any]:
@@ -88,10 +90,12 @@ def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> 
         history.append(numbers_of(config["key"], epoch, plan["epochs"]))
         if (directory / "fault-retreat-1").exists():
             history[-1]["micro_batch"] = 4
-        temporary = directory / ".history.part"
-        temporary.write_text(json.dumps(history))
-        temporary.replace(file)
-        report(history[-1], directory)
+        is_saved = epoch % plan["save_every"] == 0 or epoch == plan["epochs"] or Path(config["stop_file"]).exists()
+        if is_saved:
+            temporary = directory / ".history.part"
+            temporary.write_text(json.dumps(history))
+            temporary.replace(file)
+        report(history[-1], directory if is_saved else None)
     (directory / "per_class.csv").write_text("class,f1\n")
     final = {"epoch": plan["epochs"], "final": 1, "trial_seconds": plan["seconds"]}
     final |= {f"test_{name}": score(config["key"], name) for name in ("macro_f1", "balanced_accuracy", "recall_tail")}

@@ -42,9 +42,10 @@ skews: [natural]
 strategies: [class_balanced_batches]
 losses: [cross_entropy]
 models: {scgpt: {size: tiny, epochs: 3, batch_size: 64}, majority: {}}
+checkpoint_every: 1
 """
 ARTIFACTS = (".safetensors", ".parquet", ".csv", ".png")
-TIMED = ("second", "per_second", "peak_memory", "checkpoint_mb")  # parts of the names of metrics that no run repeats
+TIMED = ("second", "per_second", "peak_memory", "checkpoint")  # parts of the names of metrics that no run repeats
 
 
 # inside the driver and its workers

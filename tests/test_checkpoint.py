@@ -73,6 +73,32 @@ def test_half_written_folders_never_count(tmp_path):
     assert not (tmp_path / ".epoch-0002.part").exists()
 
 
+def simulated(every, cost: float, num_bytes: int, epochs: int = 200, seconds: float = 1.0) -> list[int]:
+    """Return the epochs after which a trial saves whose checkpoints take `cost` seconds."""
+    spacing, saved = module.Spacing(every, num_bytes), []
+    for epoch in range(1, epochs + 1):
+        if spacing.is_due(epoch, seconds):
+            spacing.saved(cost)
+            saved.append(epoch)
+    return saved
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.05, 0.3, 2.0])
+def test_saving_stays_below_its_share_of_the_training(cost):
+    saved = simulated("auto", cost, num_bytes=round(cost * module.BYTES_PER_SECOND))
+    assert cost * len(saved) <= module.SHARE * saved[-1]
+    assert max(b - a for a, b in zip([0, *saved], saved, strict=False)) <= max(1, round(cost / module.SHARE) + 1)
+
+
+def test_a_supposed_cost_gives_way_to_the_measured_one():
+    assert simulated("auto", cost=0.01, num_bytes=10**9)[:3] == [200]
+    assert simulated("auto", cost=0.2, num_bytes=10**6)[:3] == [1, 5, 9]
+
+
+def test_a_given_interval_is_kept_whatever_it_costs():
+    assert simulated(3, cost=50.0, num_bytes=10**9, epochs=10) == [3, 6, 9]
+
+
 def test_only_trained_parameters_and_buffers_are_kept():
     made = network(frozen=True)
     tensors = module.trained_tensors(made, trained_names(made))

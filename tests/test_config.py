@@ -229,7 +229,9 @@ def test_every_part_of_a_trial_is_in_its_key():
 
 
 def test_resources_tracking_and_failures_are_not_in_the_key():
-    more = "resources: {scgpt: {gpu: 0.25}}\ntracking: {checkpoints: none}\nmax_failures: 7"
+    more = "resources: {scgpt: {gpu: 0.25}}\ntracking: {checkpoints: none}\nmax_failures: 7\n"
+    more += "checkpoint_every: 3"
+    assert parse(MINIMAL).checkpoint_every == "auto" and parse(MINIMAL + more).checkpoint_every == 3
     assert parse(MINIMAL + more).trials()[0].key == parse(MINIMAL).trials()[0].key
     assert parse(MINIMAL + more).trials()[0].resources.gpu == 0.25
 
@@ -356,6 +358,7 @@ models:
         ("posthoc: [temprature]", r"posthoc\[0\]: unknown adjustment 'temprature'; did you mean temperature\?"),
         ("strategies: [{kind: none, cells: 3}]", r"unknown parameter of none 'cells'; it takes none"),
         ("max_failures: -1", r"max_failures: -1 must be greater than or equal to 0"),
+        ("checkpoint_every: 0", r"checkpoint_every: 0 must be greater than or equal to 1, or must be 'auto'"),
     ],
 )
 def test_wrong_values_are_named(line, said):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_trials
 import pytest
@@ -17,9 +18,10 @@ from fake_trials import Silent, parts, spec
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
-from sweeps import cli
+from sweeps import cli, launch
 from sweeps.converge import Outcome, Request, converge
 from sweeps.lock import SweepLock
+from sweeps.stopping import Stop
 
 HERE = Path(__file__).parent
 PATIENCE = 240  # seconds, on a machine that is busy with other things
@@ -129,6 +131,37 @@ def test_the_longest_trials_start_first(ray_of_two, tmp_path):
     assert started == ["scgpt"] * 4 + ["majority"] * 4
 
 
+def controller(running: int, waiting: int) -> SimpleNamespace:
+    """Return Tune's view of trials of one CPU each, the running ones first."""
+    needs = SimpleNamespace(required_resources={"CPU": 1.0})
+    states = ["RUNNING"] * running + ["PENDING"] * waiting
+    trials = [
+        SimpleNamespace(status=status, experiment_tag=f"{number}_x", placement_group_factory=needs)
+        for number, status in enumerate(states)
+    ]
+    return SimpleNamespace(get_live_trials=lambda: trials[::-1], trials=trials)  # Tune's come in no order
+
+
+@pytest.mark.parametrize(
+    ("running", "chosen"),
+    [
+        (4, 4),  # all workers are busy: the oldest that waits comes next
+        (3, 3),  # the fourth worker is free, none is starting
+        (2, 3),  # one is free, one is starting for the oldest
+        (1, 3),
+    ],
+)
+def test_a_free_worker_is_not_given_the_trial_of_one_that_is_starting(monkeypatch, tmp_path, running, chosen):
+    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 1e9})
+    tune = controller(running, waiting=8)
+    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(tune) is tune.trials[chosen]
+
+
+def test_nothing_is_chosen_while_every_waiting_trial_has_a_worker_starting(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 16.0})
+    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(controller(running=2, waiting=8)) is None
+
+
 def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(ray_of_two, tmp_path):
     faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise"})
     outcome = drive(tmp_path)
@@ -183,6 +216,15 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_of_two, tmp_path)
     check_whole(tmp_path, spec())
     killed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
     assert trained(tmp_path, killed) == [1, 2, 3, 3, 3]
+
+
+def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ray_of_two, tmp_path):
+    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 1}
+    faults(tmp_path, fault, save_every=100)
+    assert drive(tmp_path).finished == 8
+    check_whole(tmp_path, spec())
+    killed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
+    assert trained(tmp_path, killed) == [1, 2, 3, 1, 2, 3]
 
 
 def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_of_two, tmp_path):
@@ -297,7 +339,7 @@ def wait_for_trials(storage: Path, number: int) -> None:
 
 
 def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
-    faults(tmp_path, seconds=0.3)
+    faults(tmp_path, seconds=0.3, save_every=2)
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
         wait_for_epochs(tmp_path, 7)
         driver.kill()
@@ -306,15 +348,18 @@ def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
     check_whole(tmp_path, spec())
     epochs = [trained(tmp_path, trial) for trial in spec().trials()]
     assert all(sorted(set(listed)) == [1, 2, 3] for listed in epochs)
-    assert sum(len(listed) for listed in epochs) <= 3 * 8 + 2  # at most the epochs in progress were trained again
+    assert (
+        sum(len(listed) for listed in epochs) <= 3 * 8 + 2 * 2
+    )  # two trials were running, each at most two epochs after its last checkpoint
 
 
 def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
-    faults(tmp_path, seconds=0.5)
+    faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
         wait_for_epochs(tmp_path, 3)
         driver.send_signal(signal.SIGINT)
         assert driver.wait(timeout=PATIENCE) == 1
+    assert not list(tmp_path.glob("sweeps/*.stop-*"))
     assert re.search(r"\d [12] stopped by Ctrl-C", (tmp_path / "said.txt").read_text())
     interrupted = [tags for status, _, tags in runs(tmp_path).values() if status == "KILLED"]
     assert 1 <= len(interrupted) <= 2

@@ -91,6 +91,38 @@ def test_a_killed_and_resumed_trial_ends_bit_identical(tmp_path, model, die_afte
     pd.testing.assert_frame_equal(*same, check_exact=True)
 
 
+@pytest.mark.parametrize(
+    "model", ["scgpt", *(pytest.param(m, marks=pytest.mark.slow) for m in NETWORKS if m != "scgpt")]
+)
+def test_epochs_after_the_last_checkpoint_are_trained_again_to_the_same_bits(tmp_path, model):
+    changes = {"strategy": {"kind": "class_balanced_batches"}, "recipe": {"epochs": 4, "crt_epochs": 1}}
+    undisturbed = trial_config(tmp_path / "a", model, **changes)
+    killed = trial_config(tmp_path / "b", model, checkpoint_every=2, **changes)
+    expected, whole = run(undisturbed)
+    assert run(killed, die_after=3)[0] is None
+    assert checkpoints.newest(Path(killed["directory"])).name == "epoch-0002"
+    final, resumed = run(killed)
+    assert [(m["epoch"], m.get("replayed")) for m in resumed] == [(1, 1), (2, 1), *((n, None) for n in (3, 4, 5, 5))]
+    assert [numbers(m) for m in resumed] == [numbers(m) for m in whole]
+    a, b = (checkpoints.newest(Path(config["directory"])) for config in (undisturbed, killed))
+    for name in ("weights.safetensors", "best.safetensors", "optimizer.safetensors"):
+        assert checkpoints.sha256(a / name) == checkpoints.sha256(b / name)
+    assert 0 < final["checkpoint_share"] < expected["checkpoint_share"]
+
+
+def test_the_last_epoch_and_those_in_which_the_sweep_was_asked_to_stop_are_saved(tmp_path):
+    stop = tmp_path / "stop"
+    config = trial_config(tmp_path, "scgpt", checkpoint_every=100, stop_file=str(stop), recipe={"epochs": 5})
+    saved = []
+
+    def report(metrics: dict, path: Path | None) -> None:
+        saved.append(None if path is None else path.name)
+        {2: stop.touch, 3: stop.unlink}.get(len(saved), lambda: None)()
+
+    run_trial(config, report, None)
+    assert saved == [None, None, "epoch-0003", None, "epoch-0005", None]
+
+
 @pytest.mark.parametrize("model", ["scgpt", "logistic_regression"])
 def test_the_seed_decides_and_nothing_else(tmp_path, model):
     same = [run(trial_config(tmp_path / str(n), model))[0] for n in range(2)]

@@ -15,16 +15,39 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+SHARE = 0.05  # of the time spent in training steps that saving may cost
+BYTES_PER_SECOND = 100e6  # of writing, syncing and hashing, supposed until a checkpoint has been timed
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint does not belong to this trial's network, or holds other parameters than it."""
+
+
+class Spacing:
+    """Which epochs are saved: every n-th one, or with "auto" so few that saving stays below SHARE of the training.
+
+    A trial that dies trains again what came after its last checkpoint: with "auto" 20 times what a checkpoint costs and
+    an epoch, at most. It comes to the same weights whatever was saved.
+    """
+
+    def __init__(self, every: int | Literal["auto"], num_bytes: int) -> None:
+        self.every, self.cost, self.unsaved = every, num_bytes / BYTES_PER_SECOND, 0.0
+
+    def is_due(self, epoch: int, seconds: float) -> bool:
+        """Tell whether to save after `epoch` (counted from 1), in which so many seconds were spent in steps."""
+        self.unsaved += seconds
+        return self.cost <= SHARE * self.unsaved if self.every == "auto" else epoch % self.every == 0
+
+    def saved(self, seconds: float) -> None:
+        """Note that a checkpoint was written and how long that took."""
+        self.cost, self.unsaved = seconds, 0.0
 
 
 def sha256(path: Path) -> str:

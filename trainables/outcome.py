@@ -45,7 +45,7 @@ def conclude(
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in {"run_id", "artifact_uri"}}
+    return {name: value for name, value in config.items() if name != "stop_file"}
 
 
 def _posthoc(

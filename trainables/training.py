@@ -33,7 +33,10 @@ class Trained:
 
 
 def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, report: Report, start: Path | None):
-    """Train `spec`'s network on the material, reporting and saving every epoch; go on from checkpoint `start`."""
+    """Train `spec`'s network on the material, reporting every epoch; go on from checkpoint `start`.
+
+    Which epochs are saved, `checkpoint_every` says (see checkpoint.Spacing); the last one always is.
+    """
     run = _Run(spec, config, material)
     if start is not None:
         run.restore(start)
@@ -60,6 +63,8 @@ class _Run:
         loss = self._loss(material.counts(material.training_rows(0)))
         self.trainer = Trainer(network, self.recipe, loss, feed, config["seed"], device, shuffle)
         self.base = checkpoints.frozen_hash(network, self.trained)
+        size = sum(parameter.nbytes for name, parameter in network.named_parameters() if name in self.trained)
+        self.spacing = checkpoints.Spacing(config["checkpoint_every"], num_bytes=4 * size)  # weights, best, two moments
         self.epoch, self.since_best, self.best = 0, 0, -np.inf
         self.head_since: int | None = None  # the epoch from which the head alone is retrained
         self.history: list[dict[str, Any]] = []
@@ -75,8 +80,8 @@ class _Run:
         end = recipe.epochs if since is None else since + recipe.crt_epochs
         return self.epoch >= end or (recipe.patience is not None and self.since_best >= recipe.patience)
 
-    def one_epoch(self) -> tuple[dict[str, Any], Path]:
-        """Train, evaluate, remember the best, save; returns the epoch's numbers and its checkpoint."""
+    def one_epoch(self) -> tuple[dict[str, Any], Path | None]:
+        """Train, evaluate, remember the best, save if it is time; returns the epoch's numbers and its checkpoint."""
         if self.head_since is None and self._stage_is_over():
             self._start_head()
         balanced = self.head_since is not None
@@ -89,9 +94,18 @@ class _Run:
         numbers |= {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
         self._remember(numbers)
         self.history.append(numbers)
+        is_due = self.spacing.is_due(self.epoch, progress.seconds)
+        if not (is_due or self.is_over() or self._must_stop()):
+            return numbers, None
         path = self._save()
         numbers |= checkpoints.load(path)["cost"]
+        self.spacing.saved(numbers["checkpoint_seconds"])
         return numbers, path
+
+    def _must_stop(self) -> bool:
+        """Tell whether the sweep was asked to stop, which it does for each trial once its state is saved."""
+        mark = self.config["stop_file"]
+        return mark is not None and Path(mark).exists()
 
     def restore(self, path: Path) -> None:
         """Put back the state of a checkpoint; refuses one whose frozen base is another."""
@@ -113,6 +127,7 @@ class _Run:
         trainer.carry = [np.array(rows, dtype=np.int64) for rows in state["carry"]]
         self.epoch, self.history = state["epoch"], state["history"]
         self.history[-1] |= state["cost"]  # known only once the epoch's numbers were in the checkpoint
+        self.spacing.saved(state["cost"]["checkpoint_seconds"])
         self.best, self.since_best = state["best"] if state["best"] is not None else -np.inf, state["since_best"]
         self.best_tensors = checkpoints.tensors(path, "best.safetensors")
 
@@ -129,6 +144,7 @@ class _Run:
             "cells_per_second": cells / max(seconds, 1e-9),
             "predict_seconds": time.perf_counter() - begin,
             "epochs_run": len(self.history),
+            "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in self.history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
         return Trained(validation, test, numbers, self.history, checkpoints.newest(self.directory))
