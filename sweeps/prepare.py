@@ -65,10 +65,28 @@ class Preparation:
         shards, encoding (how cells became a model's input, for whoever uses the trained model), and where the strategy
         makes them: generated (shards of made cells), distances (a table of how far these are from real ones), rows.
         """
+        self._try_weights(configs)
         jobs: dict[Path, Job] = {}
         made = [self._one(config, jobs) for config in configs]
         write_shards(list(jobs.values()))
         return made
+
+    def _try_weights(self, configs: list[dict[str, Any]]) -> None:
+        """Load every weights folder once before anything is made; RequestError lists what is wrong with all of them."""
+        tried: dict[str, dict[str, Any]] = {}
+        for config in configs:
+            if config["weights"] is not None:
+                tried.setdefault(identity_hash(config["model"], config["weights"], config["options"]), config)
+        problems: list[str] = []
+        for config in tried.values():
+            try:
+                options = _options(config) | self.encoder(config).network_options
+                classes = self.cells[config["dataset"]].classes
+                registry.get(config["model"]).build(len(classes), weights=Path(config["weights"]), **options)
+            except RequestError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+        if problems:
+            raise RequestError(*problems)
 
     def encoder(self, config: dict[str, Any]) -> Any:
         """Return the encoder of a trial, fitted on the training cells of its split where it learns anything."""
@@ -84,9 +102,7 @@ class Preparation:
         return self._encoders[key]
 
     def _make_encoder(self, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        spec, cells = registry.get(config["model"]), self.cells[config["dataset"]]
-        options, _ = protocol.apply(config["defects"], config["options"], {})
-        options = spec.options(**options).model_dump()
+        spec, cells, options = registry.get(config["model"]), self.cells[config["dataset"]], _options(config)
         columns = self._hvg(config)
         genes = cells.genes if columns is None else [cells.genes[column] for column in columns]
         weights = None if config["weights"] is None else Path(config["weights"])
@@ -214,6 +230,12 @@ class Preparation:
 
         _kept_array(path, choose)
         return path
+
+
+def _options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a trial's model, defaults included, as its defects leave them."""
+    options, _ = protocol.apply(config["defects"], config["options"], {})
+    return registry.get(config["model"]).options(**options).model_dump()
 
 
 def _made_as_published(config: dict[str, Any]) -> bool:

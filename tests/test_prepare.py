@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from h5ad_files import write
+from official_folders import write_scbert
+from scgpt_folder import write_folder
 
 from data_pipeline import synthesize
 from data_pipeline.errors import RequestError
@@ -122,3 +124,20 @@ def test_the_seed_decides_what_is_made(tmp_path, ray_here, strategy):
 
     assert np.array_equal(made(0), made(0))
     assert not np.array_equal(made(0), made(1))
+
+
+def test_weights_that_do_not_load_are_refused_before_anything_is_made(tmp_path):
+    """Both folders at once, though encoding needs neither of the files."""
+    genes = [f"GENE{number}" for number in range(40)]
+    folders = {"scgpt": write_folder(tmp_path, genes), "scbert": write_scbert(tmp_path, genes)}
+    checkpoints = {"scgpt": folders["scgpt"] / "best_model.pt", "scbert": folders["scbert"] / "panglao_pretrain.pth"}
+    for path in checkpoints.values():
+        path.write_bytes(path.read_bytes()[:500])
+    models = ", ".join(f"{name}: {{weights: {folder}}}" for name, folder in folders.items())
+    text = SWEEP.format(path=write(tmp_path / "small.h5ad"), strategy="none", model="majority", more="")
+    spec = parse(text.replace("{majority: {}}", f"{{{models}}}"), tmp_path / "made.yaml")
+    with pytest.raises(RequestError) as refused:
+        prepare([trial.config() for trial in spec.trials()], open_datasets(spec, tmp_path), tmp_path)
+    assert len(refused.value.problems) == 2
+    assert all(f"{path}: damaged or cut off" in str(refused.value) for path in checkpoints.values())
+    assert not (tmp_path / "shards").exists()
