@@ -242,8 +242,9 @@ def _read_out(
 def _backward_queries(
     q_BLHD, out, below, grad, projection_MD, context_NMV, blocks: list[slice], exponentials: list[Tensor], dq
 ) -> Tensor:
-    """Write dq; return dC, [N, M, V]."""
+    """Write dq; return dC, [N, M, V]. sum(dphi E) is that of [dn, dd] (n - eps sum(C)), and [dn, dd] n is 0."""
     dcontext_NMV, dn_NV = torch.zeros_like(context_NMV), torch.zeros_like(context_NMV[:, 0])
+    rest_N1V = EPS * context_NMV.sum(1, keepdim=True)
     for tokens, e_NLM in zip(blocks, exponentials, strict=True):
         grad_NLD = _read(grad, tokens)
         dd_NL1 = -(grad_NLD * _read(out, tokens)).sum(-1, keepdim=True)
@@ -251,7 +252,7 @@ def _backward_queries(
         dcontext_NMV.baddbmm_(e_NLM.transpose(1, 2), dn_NLV)
         dn_NV += dn_NLV.sum(1)
         through_NLM = torch.bmm(dn_NLV, context_NMV.transpose(1, 2)).mul_(e_NLM)
-        slope_NL1 = through_NLM.sum(-1, keepdim=True)
+        slope_NL1 = -(dn_NLV * rest_N1V).sum(-1, keepdim=True)
         peaks_NLM = torch.ge(e_NLM, e_NLM.amax(-1, keepdim=True), out=torch.empty_like(e_NLM))  # 1 at the maximum
         through_NLM.addcmul_(peaks_NLM, slope_NL1 / peaks_NLM.sum(-1, keepdim=True), value=-1)
         _write(dq, tokens, (through_NLM @ projection_MD).sub_(slope_NL1 * _slope(_read(q_BLHD, tokens))))
