@@ -116,7 +116,11 @@ def _converge(
         from_scratch=scratch,
     )
     screen = Progress(console())
-    outcome = converge(spec, request, screen)
+    try:
+        outcome = converge(spec, request, screen)
+    except KeyboardInterrupt:  # before the training, which heeds Ctrl-C itself; typer would end without a word
+        print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
     _conclude(spec.name, storage, uri, outcome, screen)
     if not outcome.is_complete:
         raise typer.Exit(1)
@@ -271,9 +275,6 @@ def main() -> None:
         for problem in error.problems:
             print(f"cellskew: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

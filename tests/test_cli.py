@@ -84,6 +84,16 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
+def test_ctrl_c_before_the_training_says_how_to_go_on(sweep, tmp_path, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sweeps.prepare.open_datasets", interrupted)
+    result = CliRunner().invoke(cli.app, ["run", str(sweep), "--storage", str(tmp_path / "storage")])
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "cellskew: interrupted; run the same command again to go on"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
