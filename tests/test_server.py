@@ -12,6 +12,7 @@ from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
 from data_pipeline.errors import RequestError
 from sweeps import show
 from sweeps.converge import Outcome
+from sweeps.promote import promote
 
 pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(2400)]
 SHORT = SWEEP.replace("[0, 1]", "[0]")  # two trials: scgpt, majority
@@ -184,6 +185,7 @@ def test_postgresql_and_s3_behind_the_server_survive_a_killed_driver(tmp_path, u
             assert "FINISHED" not in statuses or "RUNNING" in statuses
             said = driver.said() + finish(run(storage, uri))
             check_against(server.uri, undisturbed)
+            check_promoted(server.uri, uri, storage)
             check_no_secret(storage, server.uri, said)
         finally:
             server.stop()
@@ -197,6 +199,22 @@ def server_on(database: str, endpoint: str, tmp_path: Path) -> MlflowServer:
     environment = {name.upper(): value for name, value in keys.items() if name != "region_name"}
     environment |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
     return MlflowServer(database, "s3://results/cellskew", tmp_path / "server.log", environment)
+
+
+def check_promoted(plain: str, uri: str, storage: Path) -> None:
+    """The network's run becomes one version of a model, whose files come back from the S3 store."""
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    client = MlflowClient(plain)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`cellskew.model` = 'scgpt'")
+    made = [promote(run.info.run_id, "annotator", storage, uri) for _ in range(2)]
+    assert [(one.version, one.new) for one in made] == [("1", True), ("1", False)]
+    (version,) = client.search_model_versions("name = 'annotator'")
+    assert PASSWORD not in f"{version} {made}"
+    folder = download_artifacts(f"runs:/{run.info.run_id}/checkpoint", tracking_uri=plain)
+    assert {path.name for path in Path(folder).iterdir()} == {"model.json", "model.safetensors"}
 
 
 def check_no_secret(storage: Path, uri: str, said: str) -> None:
