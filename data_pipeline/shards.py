@@ -26,7 +26,6 @@ from data_pipeline.encoded import Encoded, concatenate
 from data_pipeline.seeds import generator
 
 BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
-RELEASE = 512  # cells taken, after which mapped pages are let go; a cell maps some 100 kB around it
 VERSION = 1
 CELLS = "cells.arrow"
 
@@ -237,7 +236,7 @@ class Shards:
         self.classes = self.manifest["classes"]
         self.network_options = self.manifest["network_options"]
         mapped = [_map_part(self.folder, part) for part in self.manifest["parts"]]
-        self._parts, self._maps, self._taken = [part for part, _ in mapped], [pages for _, pages in mapped], 0
+        self._parts, self._maps = [part for part, _ in mapped], [pages for _, pages in mapped]
         self._starts = np.array([part["start"] for part in self.manifest["parts"]])
         cells = _read_cells(self.folder.parent / CELLS, self.manifest)
         self.labels = cells["label"].to_numpy().astype(np.int64)
@@ -245,7 +244,7 @@ class Shards:
         self.donors = np.array(cells["donors"].to_pylist()) if "donors" in cells.column_names else None
         self.fixed_test = np.array(cells["fixed_test"].to_pylist()) if "fixed_test" in cells.column_names else None
         self.lengths = np.concatenate([part.lengths for part in self._parts])
-        self._let_go(RELEASE)
+        _let_go(self._maps)
 
     def __len__(self) -> int:
         return self.num_cells
@@ -255,18 +254,20 @@ class Shards:
         rows = np.asarray(rows, dtype=np.int64)
         part_of = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(part_of, kind="stable")
-        pieces = [self._parts[p].take(rows[order][part_of[order] == p] - self._starts[p]) for p in np.unique(part_of)]
+        parts = np.unique(part_of)
+        pieces = [self._parts[p].take(rows[order][part_of[order] == p] - self._starts[p]) for p in parts]
         together = concatenate([_widen(piece) for piece in pieces]) if pieces else _widen(self._parts[0].take(rows))
-        self._let_go(len(rows))
+        _let_go([self._maps[p] for p in parts])
         return together if np.all(order[:-1] < order[1:]) else together.take(np.argsort(order))
 
-    def _let_go(self, num_cells: int) -> None:
-        """Unmap the pages read, every RELEASE cells: they stay in the page cache, but are no memory of this trial."""
-        self._taken += num_cells
-        if self._taken >= RELEASE:
-            self._taken = 0
-            for pages in self._maps if hasattr(mmap, "MADV_DONTNEED") else ():
-                pages.madvise(mmap.MADV_DONTNEED)
+
+def _let_go(maps: list[mmap.mmap]) -> None:
+    """Unmap the pages that were read: they stay in the page cache, but are no memory of this process any more.
+
+    A read maps all that the kernel has of its surroundings, up to megabytes per cell.
+    """
+    for pages in maps if hasattr(mmap, "MADV_DONTNEED") else ():
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def _widen(part: Encoded) -> Encoded:

@@ -7,6 +7,7 @@ max(n_c, cells).
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -172,7 +173,9 @@ def _scvi_model(counts: sparse.csr_matrix, labels: np.ndarray | None, epochs: in
         cells.obs["celltype"] = pd.Categorical(labels.astype(str))
     scvi_tools.model.SCVI.setup_anndata(cells, batch_key=None if labels is None else "celltype")
     model = scvi_tools.model.SCVI(cells, gene_likelihood="zinb" if labels is None else "nb")
-    model.train(max_epochs=epochs, accelerator="auto", devices=1, enable_progress_bar=False, logger=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # of its own use of torch
+        model.train(max_epochs=epochs, accelerator="auto", devices=1, enable_progress_bar=False, logger=False)
     return model
 
 
