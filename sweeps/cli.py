@@ -78,9 +78,11 @@ def resume(
     """
     from sweeps import config
     from sweeps.results import tracking_uri as remembered
+    from sweeps.uris import default_uri
 
     path = _stored(storage, name)
-    uri = remembered(storage, tracking_uri, name) if tracking_uri is None else tracking_uri
+    uri = remembered(storage, tracking_uri, name)
+    uri = None if uri == default_uri(storage) else uri  # the folder's own store goes where the folder goes
     _converge(config.load(path), storage, uri, address, max_concurrent, retry_failed, from_scratch)
 
 

@@ -218,7 +218,7 @@ def status(found: Any, as_json: bool) -> None:
     if found.seconds_left is not None:
         print(f"about {_hours(found.seconds_left)} left")
     if found.removed:
-        print(f"{found.removed} more runs belong to trials that the sweep's file no longer has; they are left alone")
+        print(f"{found.removed} runs beside these are of trials that the sweep's file no longer has; they stay")
     if found.waiting_records:
         print(f"{found.waiting_records} records wait on disk for MLflow; the next run delivers them")
     for row in found.failed.head(10).itertuples():

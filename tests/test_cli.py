@@ -94,6 +94,21 @@ def test_ctrl_c_before_the_training_says_how_to_go_on(sweep, tmp_path, monkeypat
     assert result.stderr.splitlines()[-1] == "cellskew: interrupted; run the same command again to go on"
 
 
+def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(sweep, tmp_path, monkeypatch):
+    from sweeps.converge import Outcome
+
+    asked = []
+    monkeypatch.setattr("sweeps.converge.converge", lambda spec, request, screen: asked.append(request) or Outcome(0))
+    monkeypatch.setattr(cli, "_conclude", lambda *given: None)
+    (tmp_path / "moved" / "sweeps").mkdir(parents=True)
+    (tmp_path / "moved" / "mlflow.db").touch()
+    sweep.rename(tmp_path / "moved" / "sweeps" / "small.yaml")
+    inside("resume", "small", "--storage", str(tmp_path / "moved"))
+    (tmp_path / "moved" / "sweeps" / "small.tracking").write_text("http://mlflow:5000")
+    inside("resume", "small", "--storage", str(tmp_path / "moved"))
+    assert [request.tracking_uri for request in asked] == [None, "http://mlflow:5000"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
