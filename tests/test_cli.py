@@ -55,6 +55,14 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     assert "Exit codes" in said
 
 
+def test_plan_waits_for_neither_torch_nor_ray(sweep, tmp_path):
+    code = "import contextlib, sys; from sweeps import cli\nwith contextlib.suppress(SystemExit): cli.main()\n"
+    code += "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    asked = [sys.executable, "-c", code, "plan", str(sweep), "--storage", str(tmp_path)]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[-1] == "[]" and "Nothing has been touched" in said[-2]
+
+
 def test_help_answers_at_once():
     used = []
     for _ in range(2):

@@ -8,21 +8,23 @@ Shapes: B cells, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from data_pipeline.errors import RequestError
 
-Counts = Sequence[int] | np.ndarray | Tensor
-Loss = Callable[[Tensor, Tensor, float], Tensor]
+if TYPE_CHECKING:  # torch takes a second to import, and a sweep file is read for the names alone
+    import torch
+    from torch import Tensor
+
+Counts = Sequence[int] | np.ndarray
+Loss = Callable[[Any, Any, float], Any]  # (logits_BC, labels_B, progress) -> scalar tensor
 
 
 def cross_entropy(class_counts: Counts) -> Loss:
     """Plain cross-entropy: every cell counts alike."""
-    return lambda logits_BC, labels_B, progress: F.cross_entropy(logits_BC.float(), labels_B)
+    return lambda logits_BC, labels_B, progress: _cell_losses(logits_BC, labels_B).mean()
 
 
 def weighted(class_counts: Counts) -> Loss:
@@ -44,9 +46,9 @@ def focal(class_counts: Counts, *, gamma: float = 2.0) -> Loss:
     """
     _require("focal: gamma", gamma, gamma >= 0, "0 or more; 2 is usual")
 
-    def loss(logits_BC: Tensor, labels_B: Tensor, progress: float) -> Tensor:
+    def loss(logits_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         losses_B = _cell_losses(logits_BC, labels_B)
-        missing_B = -torch.expm1(-losses_B)  # 1 - p without cancellation
+        missing_B = -(-losses_B).expm1()  # 1 - p without cancellation
         return (missing_B.clamp_min(1e-12) ** gamma * losses_B).mean()
 
     return loss
@@ -73,8 +75,10 @@ def ldam(
     margins_C = _PerClass(roots_C * max_margin / roots_C.max())
     weights_C = _PerClass(effective_number(class_counts, beta=beta))
 
-    def loss(logits_BC: Tensor, labels_B: Tensor, progress: float) -> Tensor:
-        true_BC = F.one_hot(labels_B, len(roots_C)).float()
+    def loss(logits_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        from torch.nn.functional import one_hot
+
+        true_BC = one_hot(labels_B, len(roots_C)).float()
         losses_B = _cell_losses(scale * (logits_BC.float() - true_BC * margins_C.on(logits_BC.device)), labels_B)
         return losses_B.mean() if progress < reweight_from else _weighted_mean(losses_B, labels_B, weights_C)
 
@@ -177,20 +181,24 @@ class _PerClass:
     """A number per class, float32 [C], copied to a device once: a copy per step makes the host wait for a GPU."""
 
     def __init__(self, values_C: np.ndarray) -> None:
+        import torch
+
         self._host_C = torch.from_numpy(values_C.astype(np.float32))
         self._on: dict[torch.device, Tensor] = {}
 
-    def on(self, device: torch.device) -> Tensor:
+    def on(self, device: "torch.device") -> "Tensor":
         if device not in self._on:
             self._on[device] = self._host_C.to(device)
         return self._on[device]
 
 
-def _cell_losses(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+def _cell_losses(logits_BC: "Tensor", labels_B: "Tensor") -> "Tensor":
+    from torch.nn.functional import cross_entropy as per_cell
+
+    return per_cell(logits_BC.float(), labels_B, reduction="none")
 
 
-def _weighted_mean(losses_B: Tensor, labels_B: Tensor, weights_C: _PerClass) -> Tensor:
+def _weighted_mean(losses_B: "Tensor", labels_B: "Tensor", weights_C: _PerClass) -> "Tensor":
     """Mean of weight x loss; not divided by the batch's weights, which would undo them in a batch of one class."""
     return (losses_B * weights_C.on(losses_B.device)[labels_B]).mean()
 
