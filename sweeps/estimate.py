@@ -16,7 +16,7 @@ FIXED_SECONDS = 0.3  # opening, files
 PARAMETERS = {"tiny": 2e4, "small": 4e4, "official": 2e7}  # trained ones that don't depend on the genes
 PER_GENE = {"tiny": 32, "small": 64, "official": 512}
 VOCABULARY = {"scgpt": 60_697, "scbert": 16_907, "geneformer": 25_426}  # of the published weights
-COPIES = 5  # of a parameter on disk: weights, two moments, the best weights, those uploaded
+COPIES = 2  # of a parameter on disk: the best weights, and those uploaded
 FILES_MB = 0.2  # predictions, tables, pictures
 EXPRESSED = 0.3  # of highly variable genes in a cell
 
@@ -49,7 +49,7 @@ def tokens(trial: Trial, cells: Any) -> float:
 
 
 def disk_mb(trial: Trial, cells: Any) -> float:
-    """Return roughly the megabytes that a trial's checkpoint and files keep on disk."""
+    """Return roughly the megabytes that a finished trial's weights and files keep on disk."""
     if trial.described["recipe"] is None:
         return FILES_MB
     size = trial.described["options"].get("size", "small")

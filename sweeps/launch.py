@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -92,11 +93,20 @@ class InOrder(FIFOScheduler):
         return TrialScheduler.STOP if self.stop.asked and is_safe else TrialScheduler.CONTINUE
 
 
+class Silence(TrialProgressCallback):
+    """Stands where Tune would put a callback that prints and keeps a text for every trial."""
+
+    def on_trial_result(self, *about: Any, **info: Any) -> None:
+        """Print nothing."""
+
+    on_trial_error = on_trial_complete = on_trial_result
+
+
 @dataclass
 class Tally:
     """What became of the trials of one launch, by key; seconds of training and of all."""
 
-    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: dict[str, str] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
@@ -176,7 +186,7 @@ class News(tune.Callback):
         key = job["config"]["key"]
         self.tracker.report(job["run_id"], final)
         self.tracker.finish(job["run_id"], "FINISHED", _where_tags(where))
-        self.tally.finished[key] = final
+        self.tally.finished.add(key)
         self.watch("finished", key, final)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
@@ -186,9 +196,11 @@ class News(tune.Callback):
         job = _job(trial)
         self._failed(job, _deaths(trial), "outside", "", {})
         self.tally.end(job["config"]["key"])
+        _forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         key = _job(trial)["config"]["key"]
+        _forget(trial)
         if key not in self.tally.running:
             return
         self.tally.end(key)
@@ -212,6 +224,13 @@ class News(tune.Callback):
         self.tracker.finish(job["run_id"], "FAILED", tags)
         self.tally.failed[job["config"]["key"]] = why
         self.watch("failed", job["config"]["key"], {"reason": why})
+
+
+def _forget(trial: TuneTrial) -> None:
+    """Drop most of what Tune remembers of an ended trial's reports: it keeps thousands of such trials to the end."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+    trial.last_result.clear()
 
 
 def _deaths(trial: TuneTrial) -> str:
@@ -288,7 +307,7 @@ def _fit(jobs: list[dict[str, Any]], news: News, stop: Stop, storage: Path, sett
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(state),
-            callbacks=[news],
+            callbacks=[news, Silence()],
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),

@@ -31,9 +31,12 @@ class Reports(list):
     def __init__(self, die_after: int | None = None) -> None:
         super().__init__()
         self.left = die_after
+        self.saved: dict[str, str] = {}  # file of the newest checkpoint -> its sha256
 
     def __call__(self, metrics: dict, path: Path | None) -> None:
         self.append(metrics)
+        if path is not None:
+            self.saved = {file.name: checkpoints.sha256(file) for file in path.glob("*.safetensors")}
         if "replayed" not in metrics and "final" not in metrics and self.left is not None:
             self.left -= 1
             if self.left == 0:
@@ -84,9 +87,7 @@ def test_a_killed_and_resumed_trial_ends_bit_identical(tmp_path, model, die_afte
     assert [m.get("replayed") for m in resumed] == [1] * die_after + [None] * (4 - die_after)
     assert [numbers(m) for m in resumed] == [numbers(m) for m in whole]
     assert [m.keys() - {"replayed"} for m in resumed] == [m.keys() for m in whole], "a number is gone for good"
-    a, b = (checkpoints.newest(Path(config["directory"])) for config in (undisturbed, killed))
-    for name in ("weights.safetensors", "best.safetensors", "optimizer.safetensors"):
-        assert checkpoints.sha256(a / name) == checkpoints.sha256(b / name)
+    assert len(whole.saved) == 3 and resumed.saved == whole.saved
     same = [pd.read_parquet(Path(config["directory"]) / "predictions.parquet") for config in (undisturbed, killed)]
     pd.testing.assert_frame_equal(*same, check_exact=True)
 
@@ -95,22 +96,20 @@ def test_a_killed_and_resumed_trial_ends_bit_identical(tmp_path, model, die_afte
     "model", ["scgpt", *(pytest.param(m, marks=pytest.mark.slow) for m in NETWORKS if m != "scgpt")]
 )
 def test_epochs_after_the_last_checkpoint_are_trained_again_to_the_same_bits(tmp_path, model):
-    changes = {"strategy": {"kind": "class_balanced_batches"}, "recipe": {"epochs": 4, "crt_epochs": 1}}
+    changes = {"strategy": {"kind": "class_balanced_batches"}, "recipe": {"epochs": 5, "crt_epochs": 1}}
     undisturbed = trial_config(tmp_path / "a", model, **changes)
     killed = trial_config(tmp_path / "b", model, checkpoint_every=2, **changes)
     expected, whole = run(undisturbed)
     assert run(killed, die_after=3)[0] is None
     assert checkpoints.newest(Path(killed["directory"])).name == "epoch-0002"
     final, resumed = run(killed)
-    assert [(m["epoch"], m.get("replayed")) for m in resumed] == [(1, 1), (2, 1), *((n, None) for n in (3, 4, 5, 5))]
+    assert [(m["epoch"], m.get("replayed")) for m in resumed] == [(1, 1), (2, 1), *((n, None) for n in (3, 4, 5, 6, 6))]
     assert [numbers(m) for m in resumed] == [numbers(m) for m in whole]
-    a, b = (checkpoints.newest(Path(config["directory"])) for config in (undisturbed, killed))
-    for name in ("weights.safetensors", "best.safetensors", "optimizer.safetensors"):
-        assert checkpoints.sha256(a / name) == checkpoints.sha256(b / name)
+    assert len(whole.saved) == 3 and resumed.saved == whole.saved
     assert 0 < final["checkpoint_share"] < expected["checkpoint_share"]
 
 
-def test_the_last_epoch_and_those_in_which_the_sweep_was_asked_to_stop_are_saved(tmp_path):
+def test_epochs_in_which_the_sweep_was_asked_to_stop_are_saved(tmp_path):
     stop = tmp_path / "stop"
     config = trial_config(tmp_path, "scgpt", checkpoint_every=100, stop_file=str(stop), recipe={"epochs": 5})
     saved = []
@@ -120,7 +119,30 @@ def test_the_last_epoch_and_those_in_which_the_sweep_was_asked_to_stop_are_saved
         {2: stop.touch, 3: stop.unlink}.get(len(saved), lambda: None)()
 
     run_trial(config, report, None)
-    assert saved == [None, None, "epoch-0003", None, "epoch-0005", None]
+    assert saved == [None, None, "epoch-0003", None, None, None]
+
+
+def test_a_short_trial_spends_nothing_on_checkpoints(tmp_path):
+    final, reports = run(trial_config(tmp_path, "scgpt", checkpoint_every="auto"))
+    assert not reports.saved and final["checkpoint_share"] == 0 and final["epochs_run"] == 3
+
+
+def test_a_finished_trial_keeps_its_best_weights_alone(tmp_path):
+    config = trial_config(tmp_path, "scgpt")
+    run(config, die_after=2)
+    directory = Path(config["directory"])
+    (directory / ".epoch-0009.part").mkdir()  # what a kill left
+    best = checkpoints.tensors(checkpoints.newest(directory), "best.safetensors")
+    final, _ = run(config)
+    assert [str(path.relative_to(directory)) for path in directory.rglob("*.safetensors")] == [
+        "checkpoint/model.safetensors"
+    ]
+    assert not list(directory.glob("*epoch*"))
+    described = json.loads((directory / "checkpoint" / "model.json").read_text())
+    assert described["sha256"] == checkpoints.sha256(directory / "checkpoint" / "model.safetensors")
+    if described["best_epoch"] <= 2:
+        kept = checkpoints.tensors(directory / "checkpoint", "model.safetensors")
+        assert all(torch.equal(best[name], kept[name]) for name in best)
 
 
 @pytest.mark.parametrize("model", ["scgpt", "logistic_regression"])
@@ -171,7 +193,7 @@ def test_the_second_stage_trains_the_head_alone(tmp_path):
     run(config, die_after=1)
     first = checkpoints.tensors(checkpoints.newest(Path(config["directory"])), "best.safetensors")
     run(config)
-    second = checkpoints.tensors(checkpoints.newest(Path(config["directory"])), "weights.safetensors")
+    second = checkpoints.tensors(Path(config["directory"]) / "checkpoint", "model.safetensors")
     head = get("scgpt").head
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed and all(name.startswith(head) for name in changed)

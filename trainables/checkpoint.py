@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SHARE = 0.05  # of the time spent in training steps that saving may cost
-BYTES_PER_SECOND = 100e6  # of writing, syncing and hashing, supposed until a checkpoint has been timed
+FIXED_COST, BYTES_PER_SECOND = 0.05, 100e6  # of writing, syncing and hashing, supposed until one has been timed
 
 
 class CheckpointError(RuntimeError):
@@ -34,11 +34,11 @@ class Spacing:
     """Which epochs are saved: every n-th one, or with "auto" so few that saving stays below SHARE of the training.
 
     A trial that dies trains again what came after its last checkpoint: with "auto" 20 times what a checkpoint costs and
-    an epoch, at most. It comes to the same weights whatever was saved.
+    an epoch, at most. It comes to the same weights whatever was saved. Short trials are never saved.
     """
 
     def __init__(self, every: int | Literal["auto"], num_bytes: int) -> None:
-        self.every, self.cost, self.unsaved = every, num_bytes / BYTES_PER_SECOND, 0.0
+        self.every, self.cost, self.unsaved = every, FIXED_COST + num_bytes / BYTES_PER_SECOND, 0.0
 
     def is_due(self, epoch: int, seconds: float) -> bool:
         """Tell whether to save after `epoch` (counted from 1), in which so many seconds were spent in steps."""
@@ -109,7 +109,7 @@ def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor]], state
     work.mkdir()
     try:
         for name, content in files.items():
-            _write(work / name, content)
+            write_tensors(work / name, content)
         checksums = {name: sha256(work / name) for name in files}
         size = sum((work / name).stat().st_size for name in files) / 1e6
         cost = {"checkpoint_seconds": time.perf_counter() - begin, "checkpoint_mb": size}
@@ -129,7 +129,8 @@ def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor]], state
     return target
 
 
-def _write(path: Path, content: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, content: dict[str, Tensor]) -> None:
+    """Write tensors as a safetensors file that is on disk when this returns; OSError when it is full."""
     try:
         save_file(content, path)
     except SafetensorError as error:
@@ -170,3 +171,9 @@ def newest(directory: Path) -> Path | None:
             pass
         shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def discard(directory: Path) -> None:
+    """Remove a trial's checkpoints, which nobody needs once its result is on disk."""
+    for path in [*directory.glob("epoch-*"), *directory.glob(".epoch-*.part")]:
+        shutil.rmtree(path, ignore_errors=True)

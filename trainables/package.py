@@ -9,37 +9,32 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trainables import checkpoint, protocol
+from trainables import protocol
+from trainables.checkpoint import sha256, write_tensors
 from trainables.material import Material
 from trainables.outcome import MODEL_FOLDER
 from trainables.spec import ModelSpec
+from trainables.training import Trained
 
 VERSION = 1
 
 
-def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, saved: Path) -> Path:
-    """Make the folder of a trial from its last checkpoint, by rename; returns it."""
+def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> Path:
+    """Make the folder of a trial, by rename; returns it."""
     folder = Path(config["directory"]) / MODEL_FOLDER
     part = folder.with_name(f".{MODEL_FOLDER}.part")
     for old in (part, folder):
         shutil.rmtree(old, ignore_errors=True)
-    part.mkdir()
-    _link_or_copy(saved / "best.safetensors", part / "model.safetensors")
-    described = json.dumps(_describe(spec, config, material, saved), indent=1, ensure_ascii=False)
+    part.mkdir(parents=True)
+    write_tensors(part / "model.safetensors", trained.best)
+    described = _describe(spec, config, material, trained) | {"sha256": sha256(part / "model.safetensors")}
+    described = json.dumps(described, indent=1, ensure_ascii=False)
     (part / "model.json").write_text(described, encoding="utf-8")
     return part.rename(folder)
 
 
-def _link_or_copy(file: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, path)
-
-
-def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, saved: Path) -> dict[str, Any]:
+def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> dict[str, Any]:
     """Return everything but the weights; frozen parameters come from `weights`, or were drawn from `seed`."""
-    state = checkpoint.load(saved)
     options, _ = protocol.apply(config["defects"], config["options"], {})
     encoding = {} if config["encoding"] is None else json.loads(Path(config["encoding"]).read_text(encoding="utf-8"))
     return {
@@ -49,9 +44,8 @@ def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, saved
         "classes": material.classes,
         "encoding": encoding,
         "weights": config["weights"],
-        "base": state["base"],
+        "base": trained.base,
         "seed": config["seed"],
-        "best_epoch": state["epoch"] - state["since_best"],
-        "sha256": state["checksums"]["best.safetensors"],
+        "best_epoch": trained.best_epoch,
         "trial": config["key"],
     }

@@ -29,13 +29,15 @@ class Trained:
     test_logits: np.ndarray
     numbers: dict[str, float]
     history: list[dict[str, Any]]
-    checkpoint: Path | None
+    best: dict[str, torch.Tensor]  # trained parameters and buffers of the best epoch
+    best_epoch: int
+    base: str  # hash of the frozen parameters
 
 
 def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, report: Report, start: Path | None):
     """Train `spec`'s network on the material, reporting every epoch; go on from checkpoint `start`.
 
-    Which epochs are saved, `checkpoint_every` says (see checkpoint.Spacing); the last one always is.
+    Which epochs are saved, `checkpoint_every` says (see checkpoint.Spacing).
     """
     run = _Run(spec, config, material)
     if start is not None:
@@ -95,7 +97,7 @@ class _Run:
         self._remember(numbers)
         self.history.append(numbers)
         is_due = self.spacing.is_due(self.epoch, progress.seconds)
-        if not (is_due or self.is_over() or self._must_stop()):
+        if not (is_due or self._must_stop()):
             return numbers, None
         path = self._save()
         numbers |= checkpoints.load(path)["cost"]
@@ -147,7 +149,8 @@ class _Run:
             "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in self.history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
-        return Trained(validation, test, numbers, self.history, checkpoints.newest(self.directory))
+        best_epoch = self.epoch - self.since_best
+        return Trained(validation, test, numbers, self.history, self.best_tensors, best_epoch, self.base)
 
     def _loss(self, class_counts: np.ndarray) -> Callable[..., torch.Tensor]:
         params = {name: value for name, value in self.config["loss"].items() if name != "kind"}

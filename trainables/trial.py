@@ -45,6 +45,7 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
     import torch
 
     from trainables import memory
+    from trainables.checkpoint import discard
 
     begin = time.perf_counter()
     torch.set_num_threads(config["threads"])
@@ -58,6 +59,7 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
     numbers |= {"peak_memory_gb": memory.peak_gb(), "trial_seconds": time.perf_counter() - begin, "final": 1}
     numbers["epoch"] = len(history)
     publish(directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
+    discard(directory)
     report(numbers, None)
     return numbers
 
@@ -67,7 +69,7 @@ def _train_network(spec: ModelSpec, config: dict, material: Material, report: Re
     from trainables.training import train_network
 
     trained = train_network(spec, config, material, report, checkpoint)
-    publish_model(spec, config, material, trained.checkpoint)
+    publish_model(spec, config, material, trained)
     return trained.history, trained.numbers, trained.validation_logits, trained.test_logits
 
 
