@@ -298,6 +298,20 @@ def test_a_live_driver_refuses_a_second_one(ray_of_two, tmp_path):
 # drivers in processes of their own, to be killed and interrupted
 
 
+def test_ended_trials_leave_little_in_the_driver(ray_of_two, tmp_path, monkeypatch):
+    controllers, choose = [], launch.InOrder.choose_trial_to_run
+
+    def held(scheduler, controller):
+        controllers.append(controller)
+        return choose(scheduler, controller)
+
+    monkeypatch.setattr(launch.InOrder, "choose_trial_to_run", held)
+    drive(tmp_path)
+    ended = controllers[0].get_trials()
+    assert len(ended) == 8
+    assert not any(trial.metric_analysis or trial.metric_n_steps or "news" in trial.last_result for trial in ended)
+
+
 @contextmanager
 def driver_of(storage: Path, output: Path) -> Iterator[subprocess.Popen]:
     """Start a driver in a process of its own, which writes what became of the trials to `output`."""
