@@ -171,6 +171,37 @@ def results_command(
 
 
 @app.command()
+def compare(
+    name: Name,
+    between: Annotated[str, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")],
+    within: Annotated[str, typer.Option(help="Columns that get a comparison each; all else is pooled.")] = "",
+    against: Annotated[
+        str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
+    tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
+    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Paired differences on the same cells: interval, effect size, wins and losses, corrected p values.
+
+    Example: `cellskew compare quickstart --between strategy --within model`
+    """
+    from sweeps import comparison, results, selection, show
+
+    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    if where is not None:
+        runs = selection.where(runs, where)
+    columns = _words(within)
+    table = comparison.compare(runs, between, columns, metric, against, tie)
+    form = "json" if as_json else format.value
+    show.comparison(table, between, columns, metric, form, results.warning(runs))
+
+
+@app.command()
 def promote(
     run_id: Annotated[str, typer.Argument(help="Id of a finished trial's run in MLflow.", show_default=False)],
     name: Annotated[str, typer.Option(help="What the model is called in MLflow's registry.", show_default=False)],

@@ -17,7 +17,7 @@ AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
 NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
-FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES]
+FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES, "test_per_train"]
 PAGE = 1000
 OURS = "tags.`cellskew.trial` != ''"
 
@@ -25,8 +25,9 @@ OURS = "tags.`cellskew.trial` != ''"
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
     """Return one row per trial ever registered in a sweep, in the order of registration.
 
-    Columns: FIXED (started and ended in ms), then the last value of every metric. RequestError if there is no such
-    sweep, naming the nearest. The embedded database is read directly, which takes a tenth of the time.
+    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split), then the last
+    value of every metric. RequestError if there is no such sweep, naming the nearest. The embedded database is read
+    directly, which takes a tenth of the time.
     """
     rows = None
     if uri.startswith("sqlite:///"):
@@ -49,7 +50,10 @@ def _rows_of_server(uri: str, sweep: str) -> list[dict[str, Any]]:
     rows, token = [], None
     while True:
         page = client.search_runs([experiment.experiment_id], OURS, max_results=PAGE, page_token=token)
-        rows += [_row({**dict(run.info), "run_id": run.info.run_id}, run.data.tags, run.data.metrics) for run in page]
+        rows += [
+            _row({**dict(run.info), "run_id": run.info.run_id}, run.data.tags, run.data.params, run.data.metrics)
+            for run in page
+        ]
         token = page.token
         if not token:
             return rows
@@ -66,18 +70,23 @@ def _rows_of_database(path: Path, sweep: str) -> list[dict[str, Any]] | None:
             runs = database.execute(f"SELECT run_uuid, name, status, start_time, end_time {of_sweep}").fetchall()
             inside = f"WHERE run_uuid IN (SELECT run_uuid {of_sweep})"
             tags = database.execute(f"SELECT run_uuid, key, value FROM tags {inside}").fetchall()
+            of_split = f"{inside} AND key LIKE 'split.%'"
+            params = database.execute(f"SELECT run_uuid, key, value FROM params {of_split}").fetchall()
             metrics = database.execute(f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {inside}").fetchall()
     except (sqlite3.OperationalError, ValueError):
         return None
     tags_of: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
+    params_of: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
     metrics_of: dict[str, dict[str, float]] = {run[0]: {} for run in runs}
     for run_id, key, value in tags:
         tags_of[run_id][key] = value
+    for run_id, key, value in params:
+        params_of[run_id][key] = value
     for run_id, key, value, is_nan in metrics:
         metrics_of[run_id][key] = float("nan") if is_nan else value
     about = ("run_id", "run_name", "status", "start_time", "end_time")
     return [
-        _row(dict(zip(about, run, strict=True)), tags_of[run[0]], metrics_of[run[0]])
+        _row(dict(zip(about, run, strict=True)), tags_of[run[0]], params_of[run[0]], metrics_of[run[0]])
         for run in runs
         if "cellskew.trial" in tags_of[run[0]]
     ]
@@ -88,11 +97,14 @@ def _no_sweep(sweep: str, names: list[str]) -> RequestError:
     return RequestError(f"{unknown('sweep', sweep, known)}; `cellskew run SWEEP.yaml` makes one")
 
 
-def _row(info: dict[str, Any], tags: dict[str, str], metrics: dict[str, float]) -> dict[str, Any]:
+def _row(
+    info: dict[str, Any], tags: dict[str, str], params: dict[str, str], metrics: dict[str, float]
+) -> dict[str, Any]:
     row = {"run_id": info["run_id"], "status": info["status"], "key": tags["cellskew.trial"]}
     row |= {"name": info["run_name"], "started": info["start_time"], "ended": info["end_time"]}
     row |= {name: tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
-    return row | metrics
+    test, validation = (float(params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
+    return row | {"test_per_train": test / (1 - test - validation)} | metrics
 
 
 def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
@@ -103,7 +115,7 @@ def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataF
     Columns: `by`, n (seeds), runs, uneven (some seed lacks a run that another has: the mean mixes different trials),
     <metric>, <metric>_sd, <metric>_low, <metric>_high; n_<metric> where seeds lack the metric.
     """
-    _check_columns(runs, by, metrics)
+    check_columns(runs, by, metrics)
     finished = runs[runs["status"] == "FINISHED"]
     rows = []
     for values, group in finished.groupby(by, sort=False, dropna=False) if len(finished) else ():
@@ -133,7 +145,8 @@ def _interval(values: np.ndarray, metric: str, n: int) -> dict[str, float]:
     return found if len(values) == n else found | {f"n_{metric}": len(values)}
 
 
-def _check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None:
+def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None:
+    """RequestError naming all columns to group by and metrics that the runs don't have."""
     numbers = metric_names(runs)
     problems = [unknown("column", name, [*AXES, "protocol", "defects"]) for name in by if name not in runs.columns]
     problems += [unknown("metric", name, numbers) for name in metrics if name not in numbers]

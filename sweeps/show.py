@@ -72,17 +72,22 @@ def _grounds(finished: pd.DataFrame) -> str:
     return f"mean over {datasets} dataset(s) x {skews} skew(s), ± sd over {seeds} seed(s), on test cells"
 
 
-def summary(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, warning: str | None) -> None:
-    """Print what results.summarise returned as a table, CSV or JSON."""
+def _for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
+    """Print a table as CSV or JSON if that was asked for; else the warning alone, and return False."""
     if form == "json":
         rows = json.loads(table.to_json(orient="records"))
         print(json.dumps({"warning": warning, "rows": rows}, indent=1, ensure_ascii=False))
-        return
-    if form == "csv":
+    elif form == "csv":
         print(("" if warning is None else f"# {warning}\n") + table.to_csv(index=False), end="")
-        return
-    if warning is not None:
+    elif warning is not None:
         console().print(warning, style="bold red")
+    return form in ("json", "csv")
+
+
+def summary(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, warning: str | None) -> None:
+    """Print what results.summarise returned as a table, CSV or JSON."""
+    if _for_programs(table, form, warning):
+        return
     if table.empty:
         print("no finished trial yet")
         return
@@ -99,6 +104,40 @@ def summary(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, w
 
 def _cell(mean: float, sd: float, low: float, high: float) -> str:
     return spread(mean, sd) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+
+
+def comparison(
+    table: pd.DataFrame, between: str, within: list[str], metric: str, form: str, warning: str | None
+) -> None:
+    """Print what comparison.compare returned as a table, CSV or JSON."""
+    if _for_programs(table, form, warning):
+        return
+    text = table[within].astype(str)
+    text[between] = table["level"]
+    text[TITLES.get(metric, metric)] = [f"{mean:.3f}" for mean in table["mean"]]
+    against = table["against"].iloc[0]
+    text[f"- {against}"] = [
+        f"{row.difference:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
+        for row in table.itertuples()
+    ]
+    text["effect"] = [_or_dash(value, "+.2f") for value in table["effect"]]
+    text["wins/ties/losses"] = [f"{row.wins}/{row.ties}/{row.losses}" for row in table.itertuples()]
+    text["n"] = [f"{row.n}{'*' if row.unpaired else ''}" for row in table.itertuples()]
+    text["p"] = [_or_dash(value, ".3g") for value in table["p"]]
+    text["p, Holm"] = [_or_dash(value, ".3g") for value in table["p_holm"]]
+    draw(text, left=len(within) + 1)
+    print(
+        f"paired differences to {between} {against} on the same cells, averaged for each of n seeds\n"
+        "[95 % confidence interval] and p: Student's t, corrected for the training cells that splits share (Nadeau &\n"
+        "Bengio 2003), then for the number of rows (Holm); effect: difference / sd of the differences; wins, ties and\n"
+        "losses: pairs of trials"
+    )
+    if table["unpaired"].any():
+        print(f"note: {table['unpaired'].sum()} runs have no finished partner and are left out (n*)")
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "-" if pd.isna(value) else format(value, form)
 
 
 def outcome(name: str, storage: Path, uri: str | None, store: str, found: Any, say: Callable[[str], None]) -> None:
