@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from imblearn.metrics import geometric_mean_score
 from sklearn import metrics as reference
 
-from trainables.metrics import confusion, evaluate, most_confused, per_class
+from trainables.metrics import confusion, evaluate, most_confused, of_class, per_class
 
 CLASSES = ["B", "NK", "T", "Mast"]
 # Ten cells: truth B x 5, NK x 3, T x 2, no Mast. Predicted:  B: B B B NK Mast   NK: NK NK B   T: T NK
@@ -33,6 +33,12 @@ def made_up(n: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     probabilities = rng.dirichlet(np.full(num_classes, 0.4), n)
     probabilities[np.arange(n), truth] += 0.5 * rng.random(n)
     return probabilities / probabilities.sum(axis=1, keepdims=True), truth
+
+
+def test_one_class_alone_has_the_numbers_of_its_row():
+    probabilities = certain(PREDICTED, 4)
+    assert of_class(probabilities, TRUTH, 1) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7})
+    assert of_class(probabilities, TRUTH, 3) == {}, "no test cell of it: nothing can be said"
 
 
 def test_the_table_worked_by_hand():

@@ -265,6 +265,19 @@ def test_when_patience_ends_the_first_stage_the_head_is_still_retrained(tmp_path
     assert numbers(final) == numbers(expected)
 
 
+def test_the_type_that_was_made_rare_has_numbers_of_its_own(tmp_path):
+    skew = {"kind": "rarefy", "class_name": "type 2", "cells": 5}
+    config = trial_config(tmp_path, "logistic_regression", skew=skew, posthoc=["logit_adjust"])
+    final, _ = run(config)
+    row = pd.read_csv(Path(config["directory"]) / "per_class.csv").set_index("class").loc["type 2"]
+    assert row["train"] == 5
+    for name in ("precision", "recall", "f1"):
+        assert final[f"test_{name}_rarefied"] == pytest.approx(row[name])
+        assert f"test_{name}_rarefied.logit_adjust" in final
+    plain, _ = run(trial_config(tmp_path / "plain", "logistic_regression"))
+    assert not any("rarefied" in name for name in plain)
+
+
 def test_the_commonest_mistakes_are_a_table(tmp_path):
     config = trial_config(tmp_path, "majority")
     run(config)

@@ -60,6 +60,16 @@ def per_class(
     )
 
 
+def of_class(probabilities: np.ndarray, truth: np.ndarray, index: int) -> dict[str, float]:
+    """Return precision, recall and f1 of one class; nothing if it has no test cells."""
+    probabilities, truth = np.asarray(probabilities), np.asarray(truth)
+    if not (truth == index).any():
+        return {}
+    table = confusion_counts(truth, probabilities.argmax(axis=1), probabilities.shape[1])
+    found = zip(("precision", "recall", "f1"), _precision_recall_f1(table), strict=True)
+    return {name: float(values[index]) for name, values in found}
+
+
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Return the confusion matrix: cells by true class (rows) and predicted class (columns)."""
     table = confusion_counts(np.asarray(truth), np.asarray(predicted), len(classes))

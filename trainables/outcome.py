@@ -34,9 +34,9 @@ def conclude(
     truth = material.labels[material.test]
     train_counts = material.counts(material.kept)
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
-    numbers = {f"test_{name}": value for name, value in metrics.evaluate(probabilities, truth, train_counts).items()}
+    numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
     if config["posthoc"]:
-        numbers |= _posthoc(config, material, validation_logits, test_logits, train_counts)
+        numbers |= _posthoc(config, material, validation_logits, test_logits)
     if config["distances"] is not None:
         numbers |= _generated(Path(config["distances"]), directory)
     _write_tables(directory, material, probabilities, truth, train_counts)
@@ -48,9 +48,17 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "stop_file"}
 
 
-def _posthoc(
-    config: dict[str, Any], material: Material, validation: np.ndarray, test: np.ndarray, train_counts: np.ndarray
-) -> dict[str, float]:
+def _evaluate(config: dict[str, Any], material: Material, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the metrics on test cells; beside them *_rarefied, of the class that the skew `rarefy` has thinned."""
+    truth = material.labels[material.test]
+    numbers = metrics.evaluate(probabilities, truth, material.counts(material.kept))
+    if config["skew"]["kind"] == "rarefy":
+        thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config["skew"]["class_name"])))
+        numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}
+    return numbers
+
+
+def _posthoc(config: dict[str, Any], material: Material, validation: np.ndarray, test: np.ndarray) -> dict[str, float]:
     """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
     from trainables.posthoc import POSTHOC
 
@@ -58,8 +66,7 @@ def _posthoc(
     numbers = {}
     for name in config["posthoc"]:
         adjusted = POSTHOC[name](validation, labels, prior, test)
-        found = metrics.evaluate(adjusted, material.labels[material.test], train_counts)
-        numbers |= {f"test_{key}.{name}": value for key, value in found.items()}
+        numbers |= {f"test_{key}.{name}": value for key, value in _evaluate(config, material, adjusted).items()}
     return numbers
 
 
