@@ -44,6 +44,15 @@ def coverage(genes: Sequence[str], known: np.ndarray, least: float, vocabulary: 
     return {"genes": len(genes), "known": number, "share": share, "unknown": unknown[:10]}
 
 
+def columns_of(wanted: Sequence[str], genes: Sequence[str]) -> np.ndarray:
+    """Return the column of each wanted gene among `genes`, int64 [len(wanted)], -1 where it isn't; the first counts.
+
+    Ensembl ids are the same whatever their version.
+    """
+    column = {strip_version(gene): number for number, gene in reversed(list(enumerate(genes)))}
+    return np.array([column.get(strip_version(gene), -1) for gene in wanted], dtype=np.int64)
+
+
 Blocks = Callable[[], Iterable[sparse.csr_matrix]]
 
 

@@ -49,7 +49,8 @@ def _read_tables(path: str, file, source: Source) -> Table:
     genes, problem = _gene_names(path, hdf5.find_var(file, source.layer), source.gene_names)
     table = Table(path, hdf5.index(file["obs"]), genes, problems=[problem] if problem else [])
     _check_shape(table, matrix.shape_of(hdf5.find_matrix(file, source.layer)))
-    table.labels = _column(table, file["obs"], source.label, "label")
+    if source.label is not None:
+        table.labels = _column(table, file["obs"], source.label, "label")
     if source.donor is not None:
         table.donors = _column(table, file["obs"], source.donor, "donor")
     if source.totals is not None:

@@ -83,15 +83,15 @@ class Source:
     """One dataset, resolved to files.
 
     paths: files whose cells come one after the other (same genes); test_paths: files appended as the fixed test set.
-    label, donor, totals: columns of obs (totals: counts per cell over all genes measured, where the file holds only
-    some of them; None: the file's own row sums). layer: None = X, "raw" = .raw, else a layer. gene_names: column of
-    var, None = var_names. duplicates: what to do with cells or genes of one name. empty_cells, unlabelled: "drop" or
-    None = refuse.
+    label, donor, totals: columns of obs (label None: cells yet to be annotated; totals: counts per cell over all genes
+    measured, where the file holds only some of them; None: the file's own row sums). layer: None = X, "raw" = .raw,
+    else a layer. gene_names: column of var, None = var_names. duplicates: what to do with cells or genes of one name.
+    empty_cells, unlabelled: "drop" or None = refuse.
     """
 
     name: str
     paths: tuple[str, ...]
-    label: str
+    label: str | None
     layer: str | None = None
     values: Values = Values()
     gene_names: str | None = None

@@ -33,7 +33,7 @@ def validate(source: Source, scratch: Path) -> Cells:
         grouped = joining.drop_empty(seen.sums, joint, grouped, source, problems)
         problems += _totals_problems(joint, seen.sums, source)
     classes = sorted(set(joint.labels[grouped[0]]))
-    if not problems and len(classes) < 2:
+    if not problems and len(classes) < 2 and source.label is not None:
         problems.append(_one_class(source, classes))
     if problems:
         raise RequestError(*problems)

@@ -1,7 +1,9 @@
 """The command `cellskew`. Heavy imports happen inside the commands, so that --help answers at once."""
 
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -218,6 +220,41 @@ def promote(
 
 
 @app.command()
+def predict(
+    data: Annotated[str, typer.Argument(help="An h5ad file with the cells to annotate.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .parquet or .csv.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="Id of a finished trial's run in MLflow.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run's folder `checkpoint`, in place of --run.")] = None,
+    layer: Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')] = None,
+    values: Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")] = "counts",
+    base: Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")] = "e",
+    target_sum: Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")] = 1e4,
+    gene_names: Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")] = None,
+    duplicates: Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")] = None,
+    empty_cells: Annotated[str | None, typer.Option(help="Cells without a single count: drop.")] = None,
+    min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Annotate new cells with a trained network.
+
+    Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
+    """
+    from sweeps import predicting, show
+    from sweeps.progress import Progress, console
+
+    if (run is None) == (checkpoint is None):
+        raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
+    given = {"layer": layer, "gene_names": gene_names, "duplicates": duplicates, "empty_cells": empty_cells}
+    options = {key: value for key, value in given.items() if value is not None} | _values(values, base, target_sum)
+    place = nullcontext(checkpoint) if run is None else predicting.checkpoint_of(run, storage, tracking_uri)
+    screen = Progress(console())
+    with place as folder:
+        annotating = partial(screen.count, "annotating")
+        show.predicted(predicting.predict(folder, data, options, out, min_genes, annotating))
+
+
+@app.command()
 def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, tracking_uri: Uri = None) -> None:
     """How far a sweep is: scheduled, running, finished, failed, the last errors, the time left.
 
@@ -280,20 +317,22 @@ def check(
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
     given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
     entry = {key: value for key, value in given.items() if value is not None}
-    if values != "counts":
-        number = base if base == "e" else _number(base)
-        entry["values"] = {"kind": values, "base": number, "target_sum": target_sum}
+    entry |= _values(values, base, target_sum)
     found = checking.check(data, entry, model, weights, storage)
     show.checked(found, as_json)
     if "weights" in found and not found["weights"]["complete"]:
         raise typer.Exit(2)
 
 
-def _number(base: str) -> float:
+def _values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
+    """Return the options of a file whose numbers are not counts."""
+    if kind == "counts":
+        return {}
     try:
-        return float(base)
+        number = base if base == "e" else float(base)
     except ValueError:
         raise RequestError(f"--base {base!r} is neither e nor a number above 1") from None
+    return {"values": {"kind": kind, "base": number, "target_sum": target_sum}}
 
 
 def _words(listed: str) -> list[str]:

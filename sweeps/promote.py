@@ -34,8 +34,7 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
     """Register the checkpoint of run `run_id` as model `name`; again: the same version. RequestError if it can't be."""
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
-    registry, run = _find(run_id, results.stores(storage, given_uri))
-    _check(run)
+    registry, run = find(run_id, storage, given_uri)
     link = run.tags.get(LINK)
     if link is not None:
         _add_description(registry, run, Path(link))
@@ -51,13 +50,15 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
     return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else link, new)
 
 
-def _find(run_id: str, uris: list[str]) -> tuple["Registry", "RunState"]:
-    """Return the run and the MLflow that has it, the first of `uris` that does."""
+def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
+    """Return the finished run of a network, and the MLflow that has it; RequestError if there is none."""
     from sweeps.tracking import Registry, shown_uri
 
+    uris = results.stores(storage, given_uri)
     for registry in map(Registry, uris):
         run = registry.run(run_id)
         if run is not None:
+            _check(run)
             return registry, run
     raise RequestError(
         f"MLflow at {', '.join(map(shown_uri, uris))} has no trial's run {run_id!r}; `cellskew results SWEEP --by "
@@ -69,7 +70,7 @@ def _check(run: "RunState") -> None:
     """RequestError if the run is not that of a finished network."""
     model = run.tags["cellskew.model"]
     if spec.get(model).kind == "baseline":
-        raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; promote a network's run")
+        raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; choose a network's run")
     if run.status != "FINISHED":
         sweep = run.tags.get("cellskew.sweep", "NAME")
         reason = f" ({run.reason})" if run.reason else ""

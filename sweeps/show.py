@@ -276,6 +276,14 @@ def promoted(found: Any) -> None:
     print(f"models:/{found.name}/{found.version} {word} the best checkpoint of {found.run_name}\n  in {found.place}")
 
 
+def predicted(found: Any) -> None:
+    """Print a predicting.Predicted."""
+    table = found.types.assign(probability=[f"{value:.2f}" for value in found.types["probability"]])
+    draw(table.rename(columns={"probability": "mean probability"}))
+    print(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes: {found.out}")
+    print("a network names one of the types that it was trained on, whatever the cell is; look at low probabilities")
+
+
 def datasets(listed: list[tuple[Any, bool]], as_json: bool) -> None:
     """Print the catalog and which datasets are on this machine."""
     rows = []

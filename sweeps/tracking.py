@@ -373,6 +373,11 @@ class Registry:
         with self._asking():
             return any(found.path == name for found in self.client.list_artifacts(run_id))
 
+    def fetch_artifact(self, run_id: str, name: str, into: Path) -> Path:
+        """Return the place of a run's artifact, copied to the folder `into` unless it lies on this machine."""
+        with self._asking():
+            return Path(self.client.download_artifacts(run_id, name, str(into)))
+
     def add_artifact(self, run_id: str, file: Path, folder: str) -> None:
         """Put a file into a folder of a run's artifacts."""
         with self._asking():

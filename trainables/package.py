@@ -6,17 +6,28 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables import protocol
+import numpy as np
+from scipy import sparse
+from scipy.special import softmax
+
+from data_pipeline.errors import RequestError
+from data_pipeline.feed import Feed
+from data_pipeline.seeds import generator
+from trainables import checkpoint, protocol
+from trainables import spec as registry
 from trainables.checkpoint import sha256, write_tensors
+from trainables.loop import Trainer, choose_device, seed_torch
 from trainables.material import Material
 from trainables.outcome import MODEL_FOLDER
 from trainables.spec import ModelSpec
 from trainables.training import Trained
 
 VERSION = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> Path:
@@ -26,10 +37,10 @@ def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, t
     for old in (part, folder):
         shutil.rmtree(old, ignore_errors=True)
     part.mkdir(parents=True)
-    write_tensors(part / "model.safetensors", trained.best)
-    described = _describe(spec, config, material, trained) | {"sha256": sha256(part / "model.safetensors")}
+    write_tensors(part / WEIGHTS, trained.best)
+    described = _describe(spec, config, material, trained) | {"sha256": sha256(part / WEIGHTS)}
     described = json.dumps(described, indent=1, ensure_ascii=False)
-    (part / "model.json").write_text(described, encoding="utf-8")
+    (part / DESCRIPTION).write_text(described, encoding="utf-8")
     return part.rename(folder)
 
 
@@ -49,3 +60,70 @@ def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, train
         "best_epoch": trained.best_epoch,
         "trial": config["key"],
     }
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A trained network, ready for cells that it has never seen. genes: what its columns of counts are, in order."""
+
+    spec: ModelSpec
+    described: dict[str, Any]
+    encoder: Any
+    network: Any
+
+    @property
+    def classes(self) -> list[str]:
+        return self.described["classes"]
+
+    @property
+    def genes(self) -> list[str]:
+        return self.described["encoding"]["genes"]
+
+    def predict(self, counts: sparse.csr_matrix, totals: np.ndarray, block: int = 0) -> np.ndarray:
+        """Return the probability of each class, float64 [n, C].
+
+        counts: raw, CSR [n, len(genes)]; totals: counts per cell over all genes measured, float64 [n]; block: number
+        of this block of cells, from which an encoding draws what is random in it.
+        """
+        encoded = self.encoder(counts, generator(0, "annotate", self.described["trial"], block), totals=totals)
+        recipe = self.spec.recipe(self.described["weights"] is not None, self.described["options"]["size"])
+        feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
+        trainer = Trainer(self.network, recipe, None, feed, self.described["seed"], choose_device("auto"))
+        return softmax(trainer.predict(np.arange(len(encoded))).astype(np.float64), axis=1)
+
+
+def open_model(folder: Path) -> Annotator:
+    """Return the network in a trial's folder `checkpoint`; RequestError if it isn't whole, or its base isn't there."""
+    described = _description(folder)
+    spec, weights = registry.get(described["model"]), described["weights"]
+    weights = None if weights is None else Path(weights)
+    options = {name: value for name, value in described["options"].items() if name in spec.options.model_fields}
+    network_options = {name: value for name, value in described["options"].items() if name not in options}
+    encoder = spec.encoder(described["encoding"]["genes"], weights, **options, **described["encoding"]["learned"])
+    seed_torch(described["seed"], "init")
+    network = spec.build(len(described["classes"]), weights=weights, **options, **network_options)
+    tensors = checkpoint.tensors(folder, WEIGHTS)
+    checkpoint.restore_weights(network, tensors)
+    if checkpoint.frozen_hash(network, set(tensors)) != described["base"]:
+        raise RequestError(
+            f"{folder}: was trained on other frozen weights than those in {weights}; put the first ones back there"
+        )
+    return Annotator(spec, described, encoder, network)
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    missing = [name for name in (DESCRIPTION, WEIGHTS) if not (folder / name).exists()]
+    if missing:
+        raise RequestError(
+            f"{folder}: has no {' and no '.join(missing)}; give the folder `checkpoint` of a finished network's run"
+        )
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        digest, version = described["sha256"], described["version"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{folder / DESCRIPTION}: damaged ({error}); fetch the folder again") from error
+    if version != VERSION:
+        raise RequestError(f"{folder}: is of version {version}, not {VERSION}; use the cellskew that made it")
+    if sha256(folder / WEIGHTS) != digest:
+        raise RequestError(f"{folder / WEIGHTS}: not the bytes that were written; fetch the folder again")
+    return described
