@@ -204,6 +204,29 @@ def compare(
 
 
 @app.command()
+def report(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "test_macro_f1",
+    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Write one HTML page with a sweep's tables, plots, tests and costs, to be sent to a colleague.
+
+    Example: `cellskew report quickstart -o quickstart.html`
+    """
+    from data_pipeline.shards import publish
+    from sweeps import report, results, selection
+
+    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    if where is not None:
+        runs = selection.where(runs, where)
+    publish(out, report.report(runs, name, metric, storage / "trials").encode())
+    print(f"{out}: open it with a browser")
+
+
+@app.command()
 def promote(
     run_id: Annotated[str, typer.Argument(help="Id of a finished trial's run in MLflow.", show_default=False)],
     name: Annotated[str, typer.Option(help="What the model is called in MLflow's registry.", show_default=False)],

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.plugins import unknown
-from sweeps.results import AXES, SEEDS, check_columns
+from sweeps.results import AXES, SEEDS, TITLES, check_columns
 
 CHOICES = [axis for axis in AXES if axis not in SEEDS] + ["posthoc", "defects"]
 USUAL = {"none", "natural", "cross_entropy", "logistic_regression"}  # what others are compared with, unless told
@@ -122,3 +122,35 @@ def holm(p: np.ndarray) -> np.ndarray:
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
+
+
+def as_text(table: pd.DataFrame, between: str, within: list[str], metric: str) -> pd.DataFrame:
+    """Return what `compare` found as a table of text for people."""
+    text = table[within].astype(str)
+    text[between] = table["level"]
+    text[TITLES.get(metric, metric)] = [f"{mean:.3f}" for mean in table["mean"]]
+    text[f"- {table['against'].iloc[0]}"] = [
+        f"{row.difference:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
+        for row in table.itertuples()
+    ]
+    text["effect"] = [_or_dash(value, "+.2f") for value in table["effect"]]
+    text["wins/ties/losses"] = [f"{row.wins}/{row.ties}/{row.losses}" for row in table.itertuples()]
+    text["n"] = [f"{row.n}{'*' if row.unpaired else ''}" for row in table.itertuples()]
+    text["p"] = [_or_dash(value, ".3g") for value in table["p"]]
+    text["p, Holm"] = [_or_dash(value, ".3g") for value in table["p_holm"]]
+    return text
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "-" if pd.isna(value) else format(value, form)
+
+
+def explained(table: pd.DataFrame, between: str) -> str:
+    """Return what the columns of such a table mean."""
+    unpaired = int(table["unpaired"].sum())
+    return (
+        f"paired differences to {between} {table['against'].iloc[0]} on the same cells, averaged for each of n seeds; "
+        "[95 % confidence interval] and p: Student's t, corrected for the training cells that splits share (Nadeau & "
+        "Bengio 2003), then for the number of rows (Holm); effect: difference / sd of the differences; wins, ties and "
+        "losses: pairs of trials"
+    ) + (f"; n*: {unpaired} runs have no finished partner and are left out" if unpaired else "")

@@ -16,6 +16,11 @@ SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
+TITLES = {
+    "test_macro_f1": "macro F1",
+    "test_balanced_accuracy": "balanced accuracy",
+    "test_recall_tail": "rare-type recall",
+}
 NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES, "test_per_train"]
 PAGE = 1000

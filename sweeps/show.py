@@ -1,6 +1,7 @@
 """Tables and sentences on standard output."""
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from sweeps import comparison as comparing
 from sweeps import results
-
-TITLES = {
-    "test_macro_f1": "macro F1",
-    "test_balanced_accuracy": "balanced accuracy",
-    "test_recall_tail": "rare-type recall",
-}
 
 
 def console() -> Console:
@@ -52,7 +48,7 @@ def final_table(runs: pd.DataFrame) -> None:
     text = table[by].astype(str)
     for metric in shown:
         pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
-        text[TITLES.get(metric, metric)] = [spread(*pair) for pair in pairs]
+        text[results.TITLES.get(metric, metric)] = [spread(*pair) for pair in pairs]
     if (warning := results.warning(runs)) is not None:
         console().print(warning, style="bold red")
     draw(text, left=len(by))
@@ -94,7 +90,7 @@ def summary(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, w
     text = table[by].astype(str)
     for metric in metrics:
         columns = (table[name] for name in (metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"))
-        text[TITLES.get(metric, metric)] = [_cell(*numbers) for numbers in zip(*columns, strict=True)]
+        text[results.TITLES.get(metric, metric)] = [_cell(*numbers) for numbers in zip(*columns, strict=True)]
     text["n"] = table["n"].astype(str) + table["uneven"].map({True: "*", False: ""})
     draw(text, left=len(by))
     print("mean ± sd over n seeds [95 % confidence interval of the mean, Student's t]; what else differs within a row")
@@ -112,32 +108,8 @@ def comparison(
     """Print what comparison.compare returned as a table, CSV or JSON."""
     if _for_programs(table, form, warning):
         return
-    text = table[within].astype(str)
-    text[between] = table["level"]
-    text[TITLES.get(metric, metric)] = [f"{mean:.3f}" for mean in table["mean"]]
-    against = table["against"].iloc[0]
-    text[f"- {against}"] = [
-        f"{row.difference:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
-        for row in table.itertuples()
-    ]
-    text["effect"] = [_or_dash(value, "+.2f") for value in table["effect"]]
-    text["wins/ties/losses"] = [f"{row.wins}/{row.ties}/{row.losses}" for row in table.itertuples()]
-    text["n"] = [f"{row.n}{'*' if row.unpaired else ''}" for row in table.itertuples()]
-    text["p"] = [_or_dash(value, ".3g") for value in table["p"]]
-    text["p, Holm"] = [_or_dash(value, ".3g") for value in table["p_holm"]]
-    draw(text, left=len(within) + 1)
-    print(
-        f"paired differences to {between} {against} on the same cells, averaged for each of n seeds\n"
-        "[95 % confidence interval] and p: Student's t, corrected for the training cells that splits share (Nadeau &\n"
-        "Bengio 2003), then for the number of rows (Holm); effect: difference / sd of the differences; wins, ties and\n"
-        "losses: pairs of trials"
-    )
-    if table["unpaired"].any():
-        print(f"note: {table['unpaired'].sum()} runs have no finished partner and are left out (n*)")
-
-
-def _or_dash(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else format(value, form)
+    draw(comparing.as_text(table, between, within, metric), left=len(within) + 1)
+    print(textwrap.fill(comparing.explained(table, between), 110))
 
 
 def outcome(name: str, storage: Path, uri: str | None, store: str, found: Any, say: Callable[[str], None]) -> None:
@@ -160,6 +132,8 @@ def outcome(name: str, storage: Path, uri: str | None, store: str, found: Any, s
     if found.undelivered:
         say(f"MLflow did not answer: {found.undelivered} records wait in {storage}/sweeps; the next run delivers them")
     say(f"more:   cellskew results {name} --by model,strategy{where}")
+    say(f"        cellskew compare {name} --between strategy --within model{where}")
+    say(f"        cellskew report {name} -o {name}.html{where}")
     if store.startswith("sqlite"):
         say(f"MLflow: mlflow ui --backend-store-uri {store} --host 127.0.0.1")
 
