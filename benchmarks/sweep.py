@@ -12,6 +12,7 @@ one process per trial. Overhead per trial = (wall x slots - sum of trial_seconds
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import shutil
@@ -99,7 +100,7 @@ def sleeping_trial(config: dict[str, Any], report: Callable, checkpoint: Path | 
 
 def sleeping_parts() -> Parts:
     """Return the real data with trials that need no shards and only sleep."""
-    return Parts(real_parts().open_datasets, nothing_to_prepare, sleeping_trial)
+    return dataclasses.replace(real_parts(), prepare=nothing_to_prepare, run_trial=sleeping_trial)
 
 
 def nothing_to_prepare(configs: list, cells: dict, storage: Path) -> list[dict[str, Any]]:

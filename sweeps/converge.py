@@ -37,11 +37,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the trials are made of; tests and benchmarks put their own here."""
+    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
 
     open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
     prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path], list[dict[str, Any]]]
     run_trial: Callable[..., dict[str, Any]]
+    measure: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Screen(Protocol):
@@ -80,9 +81,10 @@ class Outcome:
 def real_parts() -> Parts:
     """Return the parts of real trials: opened files, encoded shards, networks."""
     from sweeps.prepare import open_datasets, prepare
+    from trainables.profile import peak_memory
     from trainables.trial import run_trial
 
-    return Parts(open_datasets, prepare, run_trial)
+    return Parts(open_datasets, prepare, run_trial, peak_memory)
 
 
 def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
@@ -175,10 +177,11 @@ class _Drive:
                     "how far made cells are from real ones: generated_cells.csv of each run, and "
                     f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
                 )
-            jobs = [
-                self._job(trial, paths, known[trial.key], lineage, nodes)
-                for trial, paths in zip(todo, made, strict=True)
-            ]
+            measured = self._measured(todo, made, nodes)
+            jobs = []
+            for trial, paths in zip(todo, made, strict=True):
+                share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
+                jobs.append(self._job(trial, paths, known[trial.key], lineage, share))
             jobs.sort(key=lambda job: -self.costs[job["config"]["key"]])
             self.screen.begin(
                 todo, outcome.before, {trial.key: self.costs[trial.key] for trial in todo}, lambda: self.tracker.outbox
@@ -189,6 +192,20 @@ class _Drive:
                 tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
             self._note(tally, outcome, time.monotonic() - begin)
 
+    def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
+        """Return the share of a GPU of each network's trial, by key, whose sweep file says `gpu: auto`."""
+        from sweeps import packing
+
+        here = {"directory": str(self.storage / "profiles")}
+        configs = {
+            trial.key: trial.config() | paths | here
+            for trial, paths in zip(todo, made, strict=True)
+            if trial.resources.gpu == "auto" and trial.has_checkpoint
+        }
+        if not configs or not resources.has_gpus(nodes):
+            return {}
+        return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
+
     def _note(self, tally: Any, outcome: Outcome, seconds: float) -> None:
         outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
         outcome.failed |= tally.failed
@@ -196,10 +213,12 @@ class _Drive:
         if tally.slots:
             outcome.utilisation = tally.busy / (tally.slots * seconds)
 
-    def _job(self, trial: Trial, paths: dict, run: Any, lineage: dict[str, dict], nodes: list[dict]) -> dict[str, Any]:
-        share = resources.of_trial(trial, nodes)
+    def _job(
+        self, trial: Trial, paths: dict, run: Any, lineage: dict[str, dict], share: dict[str, float]
+    ) -> dict[str, Any]:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
         config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
+        config["gpu_share"] = share["gpu"]
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         with_checkpoint = self.spec.checkpoints == "upload"

@@ -3,16 +3,24 @@
 from sweeps.trials import Trial
 
 
-def of_trial(trial: Trial, nodes: list[dict[str, float]]) -> dict[str, float]:
+def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0) -> dict[str, float]:
     """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else 1 CPU and for a network 1 GPU where there are some.
 
-    `gpu: auto` is a whole GPU until it has been measured, and none where no node has one.
+    `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU.
     """
-    has_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
+    has_gpu = has_gpus(nodes)
     asked = trial.resources
     wants_gpu = asked.gpu is None and trial.described["recipe"] is not None
-    gpu = float(has_gpu) if asked.gpu == "auto" or wants_gpu else float(asked.gpu or 0)
+    if asked.gpu == "auto":
+        gpu = measured if has_gpu else 0.0
+    else:
+        gpu = float(has_gpu) if wants_gpu else float(asked.gpu or 0)
     return {"cpu": 1.0 if asked.cpu is None else float(asked.cpu), "gpu": gpu}
+
+
+def has_gpus(nodes: list[dict[str, float]]) -> bool:
+    """Tell whether any node has a GPU."""
+    return any(node.get("GPU", 0) > 0 for node in nodes)
 
 
 def too_large(trials: list[Trial], nodes: list[dict[str, float]]) -> list[str]:

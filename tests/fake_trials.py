@@ -49,7 +49,7 @@ def parts(digest: str = "d0") -> Parts:
         return {name: cells(digest) for name in spec.dataset_names}
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import what lies among the tests
-    return Parts(open_datasets, nothing_to_prepare, fake_trial)
+    return Parts(open_datasets, nothing_to_prepare, fake_trial, lambda config: {})
 
 
 def cells(digest: str) -> Any:

@@ -5,6 +5,7 @@ ones find the file and pass. Run as a program, this file is the command line wit
 """
 
 import contextlib
+import dataclasses
 import faulthandler
 import functools
 import hashlib
@@ -163,7 +164,7 @@ def _gate_driver() -> None:
     from mlflow import MlflowClient
 
     from data_pipeline import datasource
-    from sweeps import converge, prepare
+    from sweeps import converge
     from sweeps.tracking import Tracker
 
     for_each = datasource.for_each_block
@@ -177,7 +178,7 @@ def _gate_driver() -> None:
     after(Tracker, "_deliver", "delivered", lambda tracker, records: any(one.get("step") == 2 for one in records))
     if os.environ.get(CLOCK):
         before(Tracker, "report", "", lambda *a: bool(turn_clock(float(os.environ[CLOCK]))))
-    parts = converge.Parts(prepare.open_datasets, prepare.prepare, trial)
+    parts = dataclasses.replace(converge.real_parts(), run_trial=trial)
     converge.real_parts = lambda: parts
 
 

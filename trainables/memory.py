@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 GIB = 1 << 30
+CONTEXT = 0.6 * GIB  # what CUDA takes for a process, beside what torch allocates
 
 
 def reset_peak() -> None:
@@ -27,3 +28,28 @@ def peak_gb() -> float:
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / GIB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def limit(share: float) -> None:
+    """Keep this process within its share of the GPU, so that a trial which grows hurts itself, not its neighbours."""
+    if torch.cuda.is_available():
+        context = CONTEXT / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(share - context, 0.01) if 0 < share < 1 else 1.0)
+
+
+class GpuMeter:
+    """The memory of the GPU that this process alone uses, from now on: torch's and the CUDA context's, in bytes."""
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise RuntimeError("Ray gave a GPU, but torch sees none: is a CPU build of torch installed there?")
+        self.name = torch.cuda.get_device_name(0)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        self.total = torch.cuda.mem_get_info()[1]
+
+    def peak(self) -> int:
+        """Return the most that was held since the meter was made."""
+        free, total = torch.cuda.mem_get_info()
+        beside = total - free - torch.cuda.memory_reserved()
+        return torch.cuda.max_memory_reserved() + max(0, beside)

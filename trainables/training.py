@@ -50,6 +50,17 @@ def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, r
     return run.result()
 
 
+def rehearse(spec: ModelSpec, config: dict[str, Any], material: Material) -> Trainer:
+    """Take two steps, and predict, with the longest cells there are; returns the trainer, for the memory it took."""
+    trainer = _Run(spec, config, material).trainer
+    trainer.recipe = trainer.recipe.model_copy(update={"accumulate": 1, "carry_accumulation": False})
+    longest = np.argsort(-material.shards.lengths, kind="stable")[: trainer.feed.batch_size]
+    for _ in range(2):
+        trainer.train(longest, epoch=0)
+    trainer.predict(longest)
+    return trainer
+
+
 class _Run:
     """One network in training: `epochs`, or until patience ends; then crt_epochs in which only the head is trained."""
 

@@ -18,7 +18,7 @@ from trainables.spec import ModelSpec
 Report = Callable[[dict[str, Any], Path | None], None]
 DEFAULTS = dict.fromkeys(["weights", "generated", "distances", "rows", "encoding"])
 DEFAULTS |= {"recipe": {}, "options": {}, "defects": [], "posthoc": [], "loss": {"kind": "cross_entropy"}}
-DEFAULTS |= {"seed": 0, "threads": 1, "device": "auto", "checkpoint_every": 1, "stop_file": None}
+DEFAULTS |= {"seed": 0, "threads": 1, "device": "auto", "gpu_share": 1.0, "checkpoint_every": 1, "stop_file": None}
 
 
 def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -
 
     config: key, directory (the trial's own folder), shards (folder), encoding, generated, distances and rows (made by
     the preparation, or None), model, options, weights, recipe, split, skew, strategy, loss, seed, defects, posthoc,
-    threads, device, checkpoint_every (epochs, or "auto"), stop_file (while it exists every epoch is saved; or None).
+    threads, device, gpu_share (of one GPU's memory, which it keeps to), checkpoint_every (epochs, or "auto"), stop_file
+    (while it exists every epoch is saved; or None).
     report(metrics, checkpoint folder | None) is called after each epoch and, with "final": 1, at the end; epochs that
     a resumed or finished trial has behind it are reported again first, with "replayed": 1, so that gaps can be filled.
     checkpoint: where to go on from, see trainables.checkpoint.newest. A trial that is finished only reports.
@@ -49,6 +50,7 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
 
     begin = time.perf_counter()
     torch.set_num_threads(config["threads"])
+    memory.limit(config["gpu_share"])
     memory.reset_peak()
     spec = registry.get(config["model"])
     material = open_material(config)
