@@ -14,6 +14,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
 
 from data_pipeline.errors import RequestError
 from sweeps.joint import MOST, one_transaction
@@ -71,6 +72,8 @@ def reaching(uri: str) -> Iterator[None]:
         if code >= 500 or code in AWAY:
             raise Undeliverable(harmless(str(error), uri)) from None
         raise
+    except OperationalError as error:  # a database that is locked, or away, while MLflow opens it
+        raise Undeliverable(harmless(str(error.orig), uri)) from None
     except OSError as error:
         raise Undeliverable(harmless(str(error), uri)) from None
 

@@ -278,10 +278,11 @@ class Driver:
 def start(storage: Path, stage: str = "", sweep: str = SWEEP, options: tuple[str, ...] = (), **environment) -> Driver:
     """Start `cellskew run` on a storage folder; with a stage, the first process that reaches it waits there."""
     storage.parent.mkdir(parents=True, exist_ok=True)
-    file = storage.parent / "sweep.yaml"
+    beside = storage.parent.parent if storage.parent.is_mount() else storage.parent  # not on a disk that is in trouble
+    file = beside / "sweep.yaml"
     file.write_text(sweep)
-    number = len(list(storage.parent.glob("driver-*.log")))
-    gate, log = storage.parent / f"gate-{number}", storage.parent / f"driver-{number}.log"
+    number = len(list(beside.glob("driver-*.log")))
+    gate, log = beside / f"gate-{number}", beside / f"driver-{number}.log"
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     given = os.environ | {"PYTHONPATH": path, GATE: f"{stage}@{gate}" if stage else ""} | environment
     given["RAY_worker_niceness"] = "0"  # Ray's 15 would starve the trials beside anything else on the machine

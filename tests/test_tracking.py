@@ -249,6 +249,30 @@ def test_a_server_that_does_not_answer_is_refused_without_its_password(tmp_path,
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s3cret", "MLflow's own way of being told"
 
 
+def test_a_database_that_another_process_has_locked_is_waited_for_then_refused(tmp_path):
+    from sweeps.tracking import Tracker, create_database, default_uri
+
+    (tmp_path / "sweeps").mkdir()
+    create_database(tmp_path / "mlflow.db")
+    command = [sys.executable, "-c", LOCKING, str(tmp_path / "mlflow.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as locking:
+        assert locking.stdout.readline() == "locked\n"
+        with pytest.raises(RequestError, match="doesn't answer: database is locked. Start it, or choose another"):
+            Tracker(default_uri(tmp_path), "small", tmp_path, patience=1)
+        threading.Timer(3, locking.stdin.close).start()
+        assert Tracker(default_uri(tmp_path), "small", tmp_path, patience=60).close(20)
+
+
+LOCKING = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+database.execute("ROLLBACK")
+"""
+
+
 def test_a_databases_password_is_not_shown():
     assert uris.shown_uri("postgresql://me:s3cret@db:5432/x") == "postgresql://me:***@db:5432/x"
     assert uris.shown_uri("sqlite:////tmp/x.db") == "sqlite:////tmp/x.db"
