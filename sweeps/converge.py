@@ -1,7 +1,9 @@
 """One way to run a sweep, and to resume it: what is wanted, less what is finished, is prepared and launched."""
 
+import contextlib
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +97,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
     trials = spec.trials()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
+    _check_writable(storage)
     screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
     cells = parts.open_datasets(spec, storage)
     costs = estimate.costs(trials, shapes(trials, cells), cells)
@@ -105,6 +108,22 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
     )
     with lock, stop.unmarked():
         return _Drive(spec, request, screen, parts, stop).run(trials, cells, costs)
+
+
+def _check_writable(storage: Path) -> None:
+    """RequestError if nothing can be written to the storage folder, or its disk is full."""
+    probe = storage / "sweeps" / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise RequestError(
+            f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
+            "its disk, and run again; or choose another folder with --storage"
+        ) from error
 
 
 class _Drive:
@@ -125,11 +144,13 @@ class _Drive:
             self._train(trials, cells, outcome)
         finally:
             self.screen.end()
-            waiting = len(self.tracker.outbox)
-            if waiting > 50 or self.tracker.outbox.away_since is not None:
-                self.screen.say(f"delivering the last {waiting} records to MLflow")
+            outbox = self.tracker.outbox
+            if len(outbox) > 50 or outbox.away_since is not None:
+                self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
             if not self.tracker.close():
-                outcome.undelivered = max(len(self.tracker.outbox), 1)
+                outcome.undelivered = max(len(outbox), 1)
+                if outbox.trouble is not None:
+                    self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
             outcome.seconds = time.monotonic() - begin
         return outcome
 

@@ -234,8 +234,9 @@ def _forget(trial: TuneTrial) -> None:
 
 
 def _deaths(trial: TuneTrial) -> str:
-    said = str(trial.get_error() or "no message").strip().splitlines()
-    return f"its worker died {trial.num_failures} times, last: {said[-1] if said else ''}"
+    said = str(trial.get_error() or "").strip().splitlines()
+    times = "once" if trial.num_failures == 1 else f"{trial.num_failures} times"
+    return f"its worker died {times}" + (f", last: {said[-1]}" if said else "")
 
 
 def _job(trial: TuneTrial) -> dict[str, Any]:

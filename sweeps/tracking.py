@@ -25,6 +25,7 @@ from sweeps.uris import default_uri, harmless, shown_uri, take_credentials, with
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages per failed write, which we try again
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
 PAGE = 1000
