@@ -146,9 +146,7 @@ def test_storage_must_be_a_folder(sweep, tmp_path):
         inside("run", str(sweep), "--storage", "s3://bucket/runs")
     with pytest.raises(RequestError, match="is a file; give a folder"):
         inside("run", str(sweep), "--storage", str(sweep))
-    with pytest.raises(
-        RequestError, match="the storage folder .* can't be written to: Not a directory. Make it writable"
-    ):
+    with pytest.raises(RequestError, match="storage folder .* can't be written to: Not a directory. Make it writable"):
         inside("run", str(sweep), "--storage", str(sweep / "below"))
 
 
