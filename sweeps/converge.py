@@ -262,6 +262,12 @@ class _Drive:
             raise RequestError(*problems)
         for problem in problems:
             self.screen.say(f"waiting for the cluster to grow: {problem}")
+        unsaid = {trial.model for trial in todo if trial.has_checkpoint and trial.resources.gpu in (None, "auto")}
+        if unsaid and self.request.address is not None and not resources.has_gpus(nodes):
+            self.screen.say(
+                f"no node of the cluster has a GPU now, so these train on CPUs: {', '.join(sorted(unsaid))}. If it "
+                "brings GPUs when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
+            )
 
     def _store_spec(self, trials: list[Trial]) -> None:
         """Keep the resolved file, which `resume` reads, and the keys wanted, which `status` compares runs with."""

@@ -227,6 +227,14 @@ def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ra
     assert trained(tmp_path, killed) == [1, 2, 3, 1, 2, 3]
 
 
+def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_of_two, tmp_path):
+    screen, asked = Silent(), Silent()
+    drive(tmp_path, screen=screen, address="auto")
+    assert any("no node of the cluster has a GPU now, so these train on CPUs: scgpt." in said for said in screen.said)
+    drive(tmp_path, spec(resources="{scgpt: {gpu: 0}}", seeds="[0, 1]"), screen=asked, address="auto")
+    assert not any("no node of the cluster has a GPU" in said for said in asked.said), "the file says so itself"
+
+
 def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_of_two, tmp_path):
     faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "kill"})
     outcome = drive(tmp_path, spec(max_failures=1))
