@@ -61,7 +61,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         shapes=by_axes,
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
-        notes=_notes(by_axes) + _weights(spec) + _defects(trials),
+        notes=_notes(by_axes) + _weights(spec) + _defects(trials) + _shares(trials),
     )
 
 
@@ -108,6 +108,13 @@ def _defects(trials: list[Trial]) -> list[str]:
         for name, defect in DEFECTS.items()
         if name in used
     ]
+
+
+def _shares(trials: list[Trial]) -> list[str]:
+    """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
+    models = sorted({trial.model for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
+    wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
+    return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
 
 
 def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:

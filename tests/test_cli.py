@@ -158,6 +158,14 @@ def test_plan_counts_trials_and_cells_and_touches_nothing(sweep, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_plan_tells_that_shares_of_a_gpu_are_to_be_measured(sweep, tmp_path):
+    sweep.write_text(sweep.read_text().replace("majority: {}", "majority: {}, scgpt: {size: tiny}"))
+    storage = ["--storage", str(tmp_path / "runs")]
+    assert "gpu: auto" not in inside("plan", str(sweep), *storage)
+    sweep.write_text(sweep.read_text() + "resources: {scgpt: {gpu: auto}, majority: {gpu: auto}}\n")
+    assert "gpu: auto of scgpt: the share that a trial needs is measured" in inside("plan", str(sweep), *storage)
+
+
 def test_plan_explains_every_defect_that_is_turned_on(sweep, tmp_path):
     sweep.write_text(sweep.read_text() + "defects: [resample_before_split]\n")
     said = " ".join(inside("plan", str(sweep), "--storage", str(tmp_path / "runs")).split())
