@@ -227,6 +227,12 @@ def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ra
     assert trained(tmp_path, killed) == [1, 2, 3, 1, 2, 3]
 
 
+def test_the_driver_does_without_torch():
+    code = "import sys; from sweeps import converge, launch; converge.real_parts(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", "two hundred megabytes, two seconds"
+
+
 def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_of_two, tmp_path):
     screen, asked = Silent(), Silent()
     drive(tmp_path, screen=screen, address="auto")

@@ -157,21 +157,21 @@ def test_the_rehearsal_takes_two_steps_on_the_longest_cells(tmp_path, model):
     assert np.sort(seen)[-4:].sum() > 0 and not (tmp_path / "trials").exists(), "nothing is left behind"
 
 
-def test_a_trial_keeps_to_its_share(tmp_path, monkeypatch):
+def test_a_network_keeps_to_its_share_and_what_runs_on_a_cpu_leaves_the_gpu_alone(tmp_path, monkeypatch):
     limits = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = type("Device", (), {"total_memory": 60 * memory.GIB})
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: type("Device", (), {"total_memory": 60 * memory.GIB})
-    )
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: device)
     for share in (0.25, 1.0, 0.0, 0.005):
-        memory.limit(share)
+        memory.begin(True, share)
     assert limits == [pytest.approx(0.24), 1.0, 1.0, 0.01]
-    monkeypatch.undo()
-    asked = []
-    monkeypatch.setattr(memory, "limit", asked.append)
-    run_trial(trial_config(tmp_path, "majority", gpu_share=0.3), lambda metrics, path: None, None)
-    assert asked == [0.3]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for model, device in (("majority", "auto"), ("scgpt", "cpu")):
+        config = trial_config(tmp_path / model, model, gpu_share=0.3) | {"device": device}
+        final = run_trial(config, lambda metrics, path: None, None)
+        assert final["peak_memory_gb"] > 0.05, "that of the process"
+    assert len(limits) == 4
 
 
 def test_a_note_says_what_was_measured(ray_with_gpus, tmp_path, notes):

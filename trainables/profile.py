@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from trainables import memory
 from trainables import spec as registry
 from trainables.material import open_material
 from trainables.trial import DEFAULTS
@@ -13,6 +12,7 @@ def peak_memory(config: dict[str, Any]) -> dict[str, Any]:
 
     The second step has everything at once: weights, gradients, the optimiser's moments, activations.
     """
+    from trainables import memory
     from trainables.training import rehearse
 
     config = DEFAULTS | config

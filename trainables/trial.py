@@ -47,18 +47,19 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
 
     from trainables import memory
     from trainables.checkpoint import discard
+    from trainables.loop import choose_device
 
     begin = time.perf_counter()
     torch.set_num_threads(config["threads"])
-    memory.limit(config["gpu_share"])
-    memory.reset_peak()
     spec = registry.get(config["model"])
+    on_gpu = spec.kind == "network" and choose_device(config["device"]).type == "cuda"
+    memory.begin(on_gpu, config["gpu_share"])
     material = open_material(config)
     train = _train_network if spec.kind == "network" else _fit_baseline
     history, numbers, validation, test = train(spec, config, material, report, checkpoint)
     numbers |= outcome.conclude(config, material, validation, test)
     numbers |= {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
-    numbers |= {"peak_memory_gb": memory.peak_gb(), "trial_seconds": time.perf_counter() - begin, "final": 1}
+    numbers |= {"peak_memory_gb": memory.peak_gb(on_gpu), "trial_seconds": time.perf_counter() - begin, "final": 1}
     numbers["epoch"] = len(history)
     publish(directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
     discard(directory)
