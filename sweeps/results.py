@@ -1,8 +1,6 @@
 """MLflow -> a tidy table of runs; groups with mean, spread and confidence interval over seeds."""
 
 import logging
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from sweeps.database import NoSuchSweep, read_runs
 from sweeps.plugins import unknown
 
 SEEDS = ["split", "seed"]
@@ -34,11 +33,14 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     value of every metric. RequestError if there is no such sweep, naming the nearest. The embedded database is read
     directly, which takes a tenth of the time.
     """
-    rows = None
-    if uri.startswith("sqlite:///"):
-        rows = _rows_of_database(Path(uri.removeprefix("sqlite:///")), sweep)
-    if rows is None:
+    try:
+        stored = read_runs(uri, sweep)
+    except NoSuchSweep as missing:
+        raise _no_sweep(sweep, list(missing.args)) from None
+    if stored is None:
         rows = _rows_of_server(uri, sweep)
+    else:
+        rows = [_row(run.run_id, run.status, run.name, run.started, run.ended, run) for run in stored]
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
     return frame.sort_values(["started", "run_id"], ignore_index=True)
 
@@ -55,46 +57,12 @@ def _rows_of_server(uri: str, sweep: str) -> list[dict[str, Any]]:
     rows, token = [], None
     while True:
         page = client.search_runs([experiment.experiment_id], OURS, max_results=PAGE, page_token=token)
-        rows += [
-            _row({**dict(run.info), "run_id": run.info.run_id}, run.data.tags, run.data.params, run.data.metrics)
-            for run in page
-        ]
+        for run in page:
+            info = run.info
+            rows.append(_row(info.run_id, info.status, info.run_name, info.start_time, info.end_time, run.data))
         token = page.token
         if not token:
             return rows
-
-
-def _rows_of_database(path: Path, sweep: str) -> list[dict[str, Any]] | None:
-    """Return the rows from MLflow's own tables; None if they are not as in MLflow 3, and MLflow must be asked."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-            names = dict(database.execute("SELECT name, experiment_id FROM experiments"))
-            if sweep not in names:
-                raise _no_sweep(sweep, list(names))
-            of_sweep = f"FROM runs WHERE experiment_id = {int(names[sweep])} AND lifecycle_stage = 'active'"
-            runs = database.execute(f"SELECT run_uuid, name, status, start_time, end_time {of_sweep}").fetchall()
-            inside = f"WHERE run_uuid IN (SELECT run_uuid {of_sweep})"
-            tags = database.execute(f"SELECT run_uuid, key, value FROM tags {inside}").fetchall()
-            of_split = f"{inside} AND key LIKE 'split.%'"
-            params = database.execute(f"SELECT run_uuid, key, value FROM params {of_split}").fetchall()
-            metrics = database.execute(f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {inside}").fetchall()
-    except (sqlite3.OperationalError, ValueError):
-        return None
-    tags_of: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
-    params_of: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
-    metrics_of: dict[str, dict[str, float]] = {run[0]: {} for run in runs}
-    for run_id, key, value in tags:
-        tags_of[run_id][key] = value
-    for run_id, key, value in params:
-        params_of[run_id][key] = value
-    for run_id, key, value, is_nan in metrics:
-        metrics_of[run_id][key] = float("nan") if is_nan else value
-    about = ("run_id", "run_name", "status", "start_time", "end_time")
-    return [
-        _row(dict(zip(about, run, strict=True)), tags_of[run[0]], params_of[run[0]], metrics_of[run[0]])
-        for run in runs
-        if "cellskew.trial" in tags_of[run[0]]
-    ]
 
 
 def _no_sweep(sweep: str, names: list[str]) -> RequestError:
@@ -102,14 +70,13 @@ def _no_sweep(sweep: str, names: list[str]) -> RequestError:
     return RequestError(f"{unknown('sweep', sweep, known)}; `cellskew run SWEEP.yaml` makes one")
 
 
-def _row(
-    info: dict[str, Any], tags: dict[str, str], params: dict[str, str], metrics: dict[str, float]
-) -> dict[str, Any]:
-    row = {"run_id": info["run_id"], "status": info["status"], "key": tags["cellskew.trial"]}
-    row |= {"name": info["run_name"], "started": info["start_time"], "ended": info["end_time"]}
-    row |= {name: tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
-    test, validation = (float(params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
-    return row | {"test_per_train": test / (1 - test - validation)} | metrics
+def _row(run_id: str, status: str, name: str, started: int, ended: int | None, data: Any) -> dict[str, Any]:
+    """Return a row of `fetch`; data: anything with tags, params and metrics."""
+    row = {"run_id": run_id, "status": status, "key": data.tags["cellskew.trial"], "name": name}
+    row |= {"started": started, "ended": ended}
+    row |= {name: data.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
+    test, validation = (float(data.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
+    return row | {"test_per_train": test / (1 - test - validation)} | data.metrics
 
 
 def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:

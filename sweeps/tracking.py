@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from data_pipeline.errors import RequestError
+from sweeps.database import read_runs
 from sweeps.joint import MOST, one_transaction
 from sweeps.lock import file_lock
 from sweeps.outbox import Outbox, Record, Undeliverable
@@ -148,8 +149,7 @@ class Tracker:
     def runs(self) -> dict[str, RunState]:
         """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted."""
         found: dict[str, RunState] = {}
-        for run in self._all_runs():
-            state = _state(run)
+        for state in self._all_runs():
             rival = found.get(state.key)
             if rival is None or (state.status == "FINISHED" and rival.status != "FINISHED"):
                 found[state.key] = state
@@ -157,11 +157,19 @@ class Tracker:
                 self.client.delete_run((rival if found[state.key] is state else state).run_id)
         return found
 
-    def _all_runs(self) -> Iterator[Run]:
+    def _all_runs(self) -> Iterator[RunState]:
+        """Yield the runs of this sweep, the oldest first."""
+        stored = read_runs(self.uri, self.sweep)
+        if stored is not None:
+            for run in stored:
+                has = bool(run.params), bool(run.metrics)
+                key = run.tags["cellskew.trial"]
+                yield RunState(run.run_id, key, run.name, run.status, run.artifact_uri, *has, run.tags)
+            return
         token, order, ours = None, ["attributes.start_time ASC"], "tags.`cellskew.trial` != ''"
         while True:
             page = self._patiently(lambda token=token: self._page(ours, order, token))
-            yield from page
+            yield from map(_state, page)
             token = page.token
             if not token:
                 return

@@ -9,7 +9,8 @@ import pytest
 from fake_trials import spec
 
 from data_pipeline.errors import RequestError
-from sweeps import results, selection, show, state
+from sweeps import database as database_of_mlflow
+from sweeps import results, selection, show, state, tracking
 
 
 @pytest.fixture
@@ -216,8 +217,16 @@ def test_a_sweep_nobody_ran_is_refused_with_the_nearest_name(sweep, tmp_path):
 def test_the_embedded_database_read_directly_gives_what_mlflow_gives(sweep, monkeypatch):
     uri = results.tracking_uri(sweep, None, "small")
     direct = results.fetch(uri, "small")
-    monkeypatch.setattr(results, "_rows_of_database", lambda path, name: None)
+    monkeypatch.setattr(results, "read_runs", lambda uri, name: None)
     pd.testing.assert_frame_equal(direct, results.fetch(uri, "small"), check_like=True)
+
+
+def test_a_driver_that_reads_the_database_directly_knows_what_mlflow_would_tell_it(sweep, monkeypatch):
+    tracker = tracking.Tracker(results.tracking_uri(sweep, None, "small"), "small", sweep)
+    direct = tracker.runs()
+    monkeypatch.setattr(tracking, "read_runs", lambda uri, name: None)
+    assert len(direct) == 8 and direct == tracker.runs()
+    assert tracker.close(10)
 
 
 def test_a_database_of_another_shape_is_left_to_mlflow(sweep):
@@ -226,4 +235,4 @@ def test_a_database_of_another_shape_is_left_to_mlflow(sweep):
     with sqlite3.connect(sweep / "mlflow.db") as database:
         database.execute("ALTER TABLE latest_metrics RENAME TO other_metrics")
     database.close()
-    assert results._rows_of_database(sweep / "mlflow.db", "small") is None
+    assert database_of_mlflow.read_runs(f"sqlite:///{sweep}/mlflow.db", "small") is None
