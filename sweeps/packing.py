@@ -67,23 +67,16 @@ def _types(node: dict[str, float]) -> list[str]:
 
 def _kind(config: dict[str, Any]) -> str:
     """Return what decides how much memory a trial needs, as a hash; lengths that differ by a tenth are alike."""
-    _, longest, num_classes, sizes = _cells(config)
+    lengths, num_classes, sizes = _facts(config["shards"])
     recipe = [config["recipe"][name] for name in OF_RECIPE]
-    lengths = [math.ceil(math.log(max(1, number), ALIKE)) for number in longest]
-    parts = config["model"], config["options"], config["weights"], recipe, num_classes, sizes, lengths
+    alike = [math.ceil(math.log(max(1, number), ALIKE)) for number in (_tokens(config), lengths[0])]
+    parts = config["model"], config["options"], config["weights"], recipe, num_classes, sizes, alike
     return identity_hash(VERSION, *parts)
 
 
 def _tokens(config: dict[str, Any]) -> int:
-    """Return the tokens of the largest batch."""
-    return _cells(config)[0]
-
-
-def _cells(config: dict[str, Any]) -> tuple[int, tuple[int, int], int, list[int]]:
-    """Return (tokens of a batch of the longest cells; these and the longest cell's; classes; sizes of the network)."""
-    lengths, num_classes, sizes = _facts(config["shards"])
-    tokens = int(lengths[: config["recipe"]["batch_size"]].sum())
-    return tokens, (tokens, int(lengths[0])), num_classes, sizes
+    """Return the tokens of a batch of the longest cells."""
+    return int(_facts(config["shards"])[0][: config["recipe"]["batch_size"]].sum())
 
 
 @functools.lru_cache(maxsize=64)
