@@ -111,10 +111,10 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
 
 
 def _check_writable(storage: Path) -> None:
-    """RequestError if nothing can be written to the storage folder, or its disk is full."""
-    probe = storage / "sweeps" / f".probe-{uuid.uuid4().hex}"
+    """RequestError if nothing can be written to the storage folder, or its disk is full. Makes nothing."""
+    there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
+    probe = there / f".cellskew-{uuid.uuid4().hex}"
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(4096))
         probe.unlink()
     except OSError as error:

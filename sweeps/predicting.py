@@ -63,6 +63,7 @@ def predict(
         chosen.sort_indices()
         parts.append(annotator.predict(chosen, cells.totals[start:stop], start).astype(np.float32))
         progress(stop, cells.num_cells)
+    cells.counts.files.close()
     table = _table(cells.cell_ids, np.concatenate(parts), annotator.classes)
     _write(table, out)
     types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
