@@ -163,13 +163,19 @@ def results_command(
 
     Example: `cellskew results quickstart --by model,strategy --metric test_recall_tail --format csv`
     """
-    from sweeps import results, selection, show
+    from sweeps import results, show
 
-    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
-    if where is not None:
-        runs = selection.where(runs, where)
+    runs = _runs(name, storage, tracking_uri, where)
     table = results.summarise(runs, _words(by), _words(metric))
     show.summary(table, _words(by), _words(metric), "json" if as_json else format.value, results.warning(runs))
+
+
+def _runs(name: str, storage: Path, uri: str | None, where: str | None) -> Any:
+    """Return the runs of a sweep that an expression keeps, see results.fetch."""
+    from sweeps import results, selection
+
+    runs = results.fetch(results.tracking_uri(storage, uri, name), name)
+    return runs if where is None else selection.where(runs, where)
 
 
 @app.command()
@@ -192,11 +198,9 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
-    from sweeps import comparison, results, selection, show
+    from sweeps import comparison, results, show
 
-    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
-    if where is not None:
-        runs = selection.where(runs, where)
+    runs = _runs(name, storage, tracking_uri, where)
     columns = _words(within)
     table = comparison.compare(runs, between, columns, metric, against, tie)
     form = "json" if as_json else format.value
@@ -217,11 +221,9 @@ def report(
     Example: `cellskew report quickstart -o quickstart.html`
     """
     from data_pipeline.shards import publish
-    from sweeps import report, results, selection
+    from sweeps import report
 
-    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
-    if where is not None:
-        runs = selection.where(runs, where)
+    runs = _runs(name, storage, tracking_uri, where)
     publish(out, report.report(runs, name, metric, storage / "trials").encode())
     print(f"{out}: open it with a browser")
 

@@ -11,7 +11,8 @@ from trainables import spec
 from trainables.outcome import MODEL_FOLDER
 
 if TYPE_CHECKING:
-    from sweeps.tracking import Registry, RunState
+    from sweeps.registry import Registry
+    from sweeps.tracking import RunState
 
 assert environment.DEFAULTS  # imported first: MLflow, imported below, reads them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
@@ -52,7 +53,8 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
 
 def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
     """Return the finished run of a network, and the MLflow that has it; RequestError if there is none."""
-    from sweeps.tracking import Registry, shown_uri
+    from sweeps.registry import Registry
+    from sweeps.tracking import shown_uri
 
     uris = results.stores(storage, given_uri)
     for registry in map(Registry, uris):

@@ -169,7 +169,7 @@ class Tracker:
         token, order, ours = None, ["attributes.start_time ASC"], "tags.`cellskew.trial` != ''"
         while True:
             page = self._patiently(lambda token=token: self._page(ours, order, token))
-            yield from map(_state, page)
+            yield from map(state_of, page)
             token = page.token
             if not token:
                 return
@@ -320,7 +320,8 @@ class Tracker:
         return {(key, point.step) for key in metrics for point in self.client.get_metric_history(run_id, key)}
 
 
-def _state(run: Run) -> RunState:
+def state_of(run: Run) -> RunState:
+    """Return what we need of a trial's run as MLflow gives it."""
     info, data = run.info, run.data
     has = bool(data.params), bool(data.metrics)
     return RunState(
@@ -348,67 +349,3 @@ def store_artifacts(files: list[Path], folder: Path | None, artifact_uri: str, t
         store.log_artifact(str(file))
     if folder is not None:
         store.log_artifacts(str(folder), folder.name)
-
-
-# the model registry
-
-
-class Registry:
-    """MLflow as the keeper of finished runs and registered models; RequestError for whatever it refuses."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = take_credentials(uri)
-        self.client = MlflowClient(self.uri)
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        try:
-            with reaching(self.uri):
-                yield
-        except (MlflowException, Undeliverable) as error:
-            said = harmless(str(error), self.uri)
-            raise RequestError(f"MLflow at {shown_uri(self.uri)} can't do that: {said}") from None
-
-    def run(self, run_id: str) -> RunState | None:
-        """Return the run of a trial by its id; None if MLflow has none of that id, or it is not a trial's."""
-        with self._asking():
-            try:
-                run = self.client.get_run(run_id)
-            except MlflowException as error:
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    return None
-                raise
-        return _state(run) if "cellskew.trial" in run.data.tags else None
-
-    def has_artifact(self, run_id: str, name: str) -> bool:
-        """Tell whether a run has an artifact, file or folder, of that name at its top."""
-        with self._asking():
-            return any(found.path == name for found in self.client.list_artifacts(run_id))
-
-    def fetch_artifact(self, run_id: str, name: str, into: Path) -> Path:
-        """Return the place of a run's artifact, copied to the folder `into` unless it lies on this machine."""
-        with self._asking():
-            return Path(self.client.download_artifacts(run_id, name, str(into)))
-
-    def add_artifact(self, run_id: str, file: Path, folder: str) -> None:
-        """Put a file into a folder of a run's artifacts."""
-        with self._asking():
-            self.client.log_artifact(run_id, str(file), folder)
-
-    def register(self, name: str, run_id: str, folder: str, tags: dict[str, str]) -> tuple[str, bool]:
-        """Make a run's artifact folder a version of model `name`; returns (version, whether it is new).
-
-        A run has one version of a name, however often this is called.
-        """
-        with self._asking():
-            try:
-                self.client.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            for known in self.client.search_model_versions(f"name = '{name}'"):
-                if known.run_id == run_id:
-                    return str(known.version), False
-            source = f"runs:/{run_id}/{folder}"
-            made = self.client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
-            return str(made.version), True
