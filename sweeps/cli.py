@@ -34,6 +34,14 @@ Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: a
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
+Layer = Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')]
+Kind = Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")]
+Base = Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")]
+Target = Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")]
+GeneNames = Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")]
+Duplicates = Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")]
+Empty = Annotated[str | None, typer.Option(help="Cells without a single count: drop.")]
+Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
 
 
 class Format(StrEnum):
@@ -153,7 +161,7 @@ def results_command(
     metric: Annotated[
         str, typer.Option(help="Metrics to show.")
     ] = "test_macro_f1,test_balanced_accuracy,test_recall_tail",
-    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    where: Where = None,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     storage: Storage = STORAGE,
@@ -188,7 +196,7 @@ def compare(
     ] = None,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
     tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
-    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    where: Where = None,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     storage: Storage = STORAGE,
@@ -212,7 +220,7 @@ def report(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "test_macro_f1",
-    where: Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')] = None,
+    where: Where = None,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -250,13 +258,13 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .parquet or .csv.", show_default=False)],
     run: Annotated[str | None, typer.Option(help="Id of a finished trial's run in MLflow.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A run's folder `checkpoint`, in place of --run.")] = None,
-    layer: Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')] = None,
-    values: Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")] = "counts",
-    base: Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")] = "e",
-    target_sum: Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")] = 1e4,
-    gene_names: Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")] = None,
-    duplicates: Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")] = None,
-    empty_cells: Annotated[str | None, typer.Option(help="Cells without a single count: drop.")] = None,
+    layer: Layer = None,
+    values: Kind = "counts",
+    base: Base = "e",
+    target_sum: Target = 1e4,
+    gene_names: GeneNames = None,
+    duplicates: Duplicates = None,
+    empty_cells: Empty = None,
     min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
@@ -318,14 +326,14 @@ def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
 def check(
     data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
     label: Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")] = None,
-    layer: Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')] = None,
-    values: Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")] = "counts",
-    base: Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")] = "e",
-    target_sum: Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")] = 1e4,
-    gene_names: Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")] = None,
+    layer: Layer = None,
+    values: Kind = "counts",
+    base: Base = "e",
+    target_sum: Target = 1e4,
+    gene_names: GeneNames = None,
     donor: Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")] = None,
-    duplicates: Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")] = None,
-    empty_cells: Annotated[str | None, typer.Option(help="Cells without a single count: drop.")] = None,
+    duplicates: Duplicates = None,
+    empty_cells: Empty = None,
     unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,

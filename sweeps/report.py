@@ -201,11 +201,12 @@ def _unfinished(runs: pd.DataFrame) -> Iterator[str]:
 
 def _method(finished: pd.DataFrame) -> str:
     splits, seeds = finished["split"].nunique(), finished["seed"].nunique()
+    but = " This does not hold for the runs with defects that the warning names." if finished["defects"].any() else ""
     return (
         f"<h2>How it was done</h2><p>Cells were split first ({splits} split seed(s), {seeds} trial seed(s)); skews and "
         "strategies saw training labels alone, validation and test cells keep their natural mix. Every average over "
         "types runs over all types that have test cells. The best epoch was chosen on validation cells. Rare types, in "
-        "rare-type recall: at most 50 training cells.</p>"
+        f"rare-type recall: at most 50 training cells.{but}</p>"
     )
 
 

@@ -67,6 +67,7 @@ def test_types_come_from_the_trials_tables_with_the_rarest_last(runs, tmp_path):
 
 def test_one_skew_and_one_strategy_leave_their_sections_out(runs):
     plain = runs[(runs["skew"] == "natural") & (runs["strategy"] == "none")]
+    assert "does not hold" not in page(plain)
     assert titles(page(plain)) == ["Which model, which remedy", "What it costs", "How it was done"]
 
 
@@ -75,6 +76,7 @@ def test_failures_and_defects_are_told(runs):
     runs.loc[1, "defects"] = "select_on_test"
     html = page(runs)
     assert "What failed" in titles(html) and "the loss is &lt;nan&gt;" in html and "more</td>" not in html
+    assert "does not hold for the runs with defects" in html
     assert 'class="warning">WARNING: 1 of 24 runs were made with known defects on purpose: select_on_test' in html
 
 
