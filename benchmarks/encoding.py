@@ -28,8 +28,8 @@ import pandas as pd
 from scipy import sparse
 
 from data_pipeline.genes import select_hvg
-from data_pipeline.h5ad import open_cells
-from data_pipeline.source import Source
+from data_pipeline.reading.h5ad import open_cells
+from data_pipeline.reading.source import Source
 from trainables.spec import Encoder, get
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from trainables.metrics import evaluate
-from trainables.models.logistic_regression import STRENGTHS, matrix
+from trainables.models.logistic_regression.model import STRENGTHS, matrix
 from trainables.spec import Encoded, get
 
 SHARES = np.array([20757, 16645, 8775, 6185, 5877, 3059, 2847, 2095, 1871, 242, 97]) / 68450

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 import ray
 
-from data_pipeline.h5ad import Cells, Source, open_cells
-from data_pipeline.shards import Job, Shards, write_shards
+from data_pipeline.reading.h5ad import Cells, Source, open_cells
+from data_pipeline.shards.shards import Job, Shards, write_shards
 from trainables.spec import get
 
 CLASSES, BLOCK = 12, 20_000
@@ -174,7 +174,7 @@ def one_trial(folder: Path, model: str) -> None:
     """Build the network, wait, map the shards and read rows of everywhere in a trial's batches, wait."""
     import torch
 
-    from data_pipeline.feed import Feed
+    from data_pipeline.shards.feed import Feed
 
     torch.set_num_threads(1)
     spec, options = get(model), json.loads((folder / "manifest.json").read_text())["network_options"]

@@ -31,8 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sweeps.config import SweepSpec, parse  # noqa: E402
-from sweeps.converge import Parts, Request, converge, real_parts  # noqa: E402
+from sweeps.drive.converge import Parts, Request, converge, real_parts  # noqa: E402
+from sweeps.file.config import SweepSpec, parse  # noqa: E402
 
 SECOND = 1.0  # what a trial of `size` takes
 RESUMED = 10  # trials taken back
@@ -236,7 +236,7 @@ CALLS = ("create", "delete", "get", "log", "record", "search", "set", "update")
 
 def prepared(storage: Path, spec: SweepSpec) -> list[dict[str, Any]]:
     """Return the grid's trial configurations, their shards made in `storage`."""
-    from sweeps.cluster import running_ray
+    from sweeps.cluster.nodes import running_ray
 
     parts, trials = real_parts(), spec.trials()
     cells = parts.open_datasets(spec, storage)
@@ -259,7 +259,7 @@ def through_plain_tune(storage: Path, spec: SweepSpec, configs: list) -> tuple[f
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from trainables.trial import run_trial
+    from trainables.trial.trial import run_trial
 
     def trainable(config: dict[str, Any]) -> None:
         run_trial(config["trial"], lambda metrics, checkpoint: tune.report(metrics), None)
@@ -293,7 +293,7 @@ def one(storage: Path) -> None:
     """Run the trial on standard input, logging as a script would; print the calls made."""
     import mlflow
 
-    from trainables.trial import run_trial
+    from trainables.trial.trial import run_trial
 
     config = json.load(sys.stdin)
     with counted_calls() as calls:

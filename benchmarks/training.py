@@ -81,8 +81,8 @@ def peak_memory() -> float:
 
 def scgpt(width: int, num_layers: int, num_heads: int, batch_size: int, data: Data, compare: bool = True) -> Case:
     """scGPT with dropout 0.2: ours packed, the wheel's TransformerModel padded to the longest cell of the set."""
-    from trainables.loop import make_optimizer
     from trainables.spec import get
+    from trainables.training.loop import make_optimizer
 
     spec = get("scgpt")
     encoder = spec.encoder(data.genes)
@@ -108,9 +108,9 @@ def scgpt(width: int, num_layers: int, num_heads: int, batch_size: int, data: Da
 
 def geneformer(data: Data) -> Case:
     """Geneformer-V1-10M's size, dropout 0.02: ours packed, transformers' BERT padded per batch as its trainer does."""
-    from trainables.loop import make_optimizer
-    from trainables.models.geneformer import PUBLISHED, SIZES
+    from trainables.models.geneformer.model import PUBLISHED, SIZES
     from trainables.spec import get
+    from trainables.training.loop import make_optimizer
 
     spec = get("geneformer")
     encoder = spec.encoder(data.genes, size="official", model_version="V1")
@@ -139,9 +139,9 @@ def scbert(num_genes: int, cached: bool, data: Data) -> Case:
     cached: with what the frozen blocks make of the cells kept from an earlier epoch; same logits.
     """
     from data_pipeline.genes import select_hvg
-    from trainables.loop import make_optimizer
     from trainables.networks.performer import CellHead, PerformerLM, freeze
     from trainables.spec import get
+    from trainables.training.loop import make_optimizer
 
     spec, columns = get("scbert"), select_hvg(lambda: [data.counts], len(data.genes), num_genes)
     encoder = spec.encoder([data.genes[column] for column in columns])

@@ -12,8 +12,8 @@ import typer
 from data_pipeline.errors import RequestError
 
 if TYPE_CHECKING:
-    from sweeps.config import SweepSpec
-    from sweeps.converge import Outcome
+    from sweeps.drive.converge import Outcome
+    from sweeps.file.config import SweepSpec
 
 METRICS = "test_macro_f1,test_balanced_accuracy,test_recall_tail"
 STORAGE = Path("cellskew-runs")
@@ -66,7 +66,7 @@ def run(
 
     Example: `cellskew run sweeps/configs/quickstart.yaml`
     """
-    from sweeps import config
+    from sweeps.file import config
 
     spec = config.load(sweep)
     _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch)
@@ -86,9 +86,9 @@ def resume(
 
     Example: `cellskew resume quickstart --retry-failed`
     """
-    from sweeps import config
-    from sweeps.results import tracking_uri as remembered
-    from sweeps.uris import default_uri
+    from sweeps.answers.results import tracking_uri as remembered
+    from sweeps.file import config
+    from sweeps.tracking.uris import default_uri
 
     path = _stored(storage, name)
     uri = remembered(storage, tracking_uri, name)
@@ -97,7 +97,7 @@ def resume(
 
 
 def _stored(storage: Path, name: str) -> Path:
-    from sweeps.plugins import unknown
+    from sweeps.file.plugins import unknown
 
     path = storage / "sweeps" / f"{name}.yaml"
     if "/" in name or not path.exists():
@@ -116,8 +116,8 @@ def _converge(
     scratch: bool,
 ) -> None:
     _check_storage(storage)
-    from sweeps.converge import Request, converge
-    from sweeps.progress import Progress, console
+    from sweeps.drive.converge import Request, converge
+    from sweeps.drive.progress import Progress, console
 
     request = Request(
         storage=storage.absolute(),
@@ -146,7 +146,7 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
-    from sweeps import results, show
+    from sweeps.answers import results, show
 
     store = results.tracking_uri(storage, uri, name)
     if not outcome.undelivered:
@@ -171,7 +171,7 @@ def results_command(
 
     Example: `cellskew results quickstart --by model,strategy --metric test_recall_tail --format csv`
     """
-    from sweeps import results, show
+    from sweeps.answers import results, show
 
     runs = _runs(name, storage, tracking_uri, where)
     table = results.summarise(runs, _words(by), _words(metric))
@@ -180,7 +180,7 @@ def results_command(
 
 def _runs(name: str, storage: Path, uri: str | None, where: str | None) -> Any:
     """Return the runs of a sweep that an expression keeps, see results.fetch."""
-    from sweeps import results, selection
+    from sweeps.answers import results, selection
 
     runs = results.fetch(results.tracking_uri(storage, uri, name), name)
     return runs if where is None else selection.where(runs, where)
@@ -206,7 +206,7 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
-    from sweeps import comparison, results, show
+    from sweeps.answers import comparison, results, show
 
     runs = _runs(name, storage, tracking_uri, where)
     columns = _words(within)
@@ -228,8 +228,8 @@ def report(
 
     Example: `cellskew report quickstart -o quickstart.html`
     """
-    from data_pipeline.shards import publish
-    from sweeps import report
+    from data_pipeline.shards.shards import publish
+    from sweeps.answers import report
 
     runs = _runs(name, storage, tracking_uri, where)
     publish(out, report.report(runs, name, metric, storage / "trials").encode())
@@ -247,7 +247,7 @@ def promote(
 
     Example: `cellskew promote 0123456789abcdef0123456789abcdef --name pbmc-annotator`
     """
-    from sweeps import promote, show
+    from sweeps.answers import promote, show
 
     show.promoted(promote.promote(run_id, name, storage, tracking_uri))
 
@@ -273,8 +273,8 @@ def predict(
 
     Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
     """
-    from sweeps import predicting, show
-    from sweeps.progress import Progress, console
+    from sweeps.answers import predicting, show
+    from sweeps.drive.progress import Progress, console
 
     if (run is None) == (checkpoint is None):
         raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
@@ -293,7 +293,7 @@ def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, trac
 
     Example: `cellskew status quickstart`
     """
-    from sweeps import results, show, state
+    from sweeps.answers import results, show, state
 
     runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
     show.status(state.summary(name, storage, runs), as_json)
@@ -305,7 +305,9 @@ def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> N
 
     Example: `cellskew plan sweeps/configs/quickstart.yaml`
     """
-    from sweeps import config, planning, show
+    from sweeps.answers import show
+    from sweeps.drive import planning
+    from sweeps.file import config
 
     show.plan(planning.plan(config.load(sweep, check_files=False), storage), as_json)
 
@@ -316,8 +318,8 @@ def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
 
     Example: `cellskew datasets --json`
     """
-    from data_pipeline import catalog
-    from sweeps import show
+    from data_pipeline.reading import catalog
+    from sweeps.answers import show
 
     show.datasets([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)
 
@@ -345,7 +347,7 @@ def check(
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
     Exit code 2 if the file or the folder of weights can't be used as it is.
     """
-    from sweeps import checking, show
+    from sweeps.answers import checking, show
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
     given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}

@@ -1,6 +1,7 @@
 """What many tests need: the folder of real data (tests skip without it) and small made-up cells."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 from scipy import sparse
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; networks this small gain nothing from more
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+HERE = Path(__file__).resolve().parent
+FOLDERS = [HERE.parent, HERE, *sorted(path for path in HERE.iterdir() if path.is_dir())]
+PATHS = os.pathsep.join(str(path) for path in FOLDERS)  # where this checkout's code and its tests' modules lie
+SHARED = HERE.parents[1] / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -45,20 +49,44 @@ def counts_like(num_cells: int, num_genes: int, num_types: int, seed: int = 0) -
     return sparse.csr_matrix(counts.astype(np.float32)), labels.astype(np.int64)
 
 
-@pytest.fixture(scope="session")
-def ray_here():
-    """A small Ray of this test session."""
+def local_ray(**shape: int) -> None:
+    """See to it that this process drives a Ray of its own with that many CPUs and GPUs; one that fits is kept."""
     import ray
 
-    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # workers import what tests define
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=here)
+    import sweeps.cluster.environment  # noqa: F401  (settings that Ray reads at its start)
+
+    if ray.is_initialized() and any(ray.cluster_resources().get(name, 0) != number for name, number in shape.items()):
+        ray.shutdown()
+    if not ray.is_initialized():
+        options = {f"num_{name.lower()}s": number for name, number in shape.items()}
+        here = {"env_vars": {"PYTHONPATH": PATHS}}  # workers import what tests define
+        quiet = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+        ray.init("local", **options, **quiet, runtime_env=here)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> None:
+    """A small Ray, shared by all modules that ask for one."""
+    local_ray(CPU=2, GPU=0)
+
+
+@pytest.fixture(scope="module")
+def ray_with_gpus() -> None:
+    """A small Ray that believes in four GPUs."""
+    local_ray(CPU=4, GPU=4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_ray_left_behind():
     yield
-    ray.shutdown()
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
 
 
 def make_shards(cells, encoder, root: Path) -> Path:
     """Encode `cells` in this process; returns the folder."""
-    from data_pipeline import shards
+    from data_pipeline.shards import shards
 
     job = shards.Job(cells, encoder, root)
     shards._write_cells(job)
@@ -70,7 +98,7 @@ def make_shards(cells, encoder, root: Path) -> Path:
 
 def made_up_cells(num_cells: int = 300, num_genes: int = 60, num_types: int = 4, seed: int = 0):
     """Return made-up cells of `num_types` types with the face of an opened dataset."""
-    from data_pipeline.generated import GeneratedCells
+    from data_pipeline.rows.generated import GeneratedCells
 
     counts, labels = counts_like(num_cells, num_genes, num_types, seed)
     return GeneratedCells(

@@ -18,10 +18,10 @@ import numpy as np
 from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
-from data_pipeline.shards import ShardError
-from sweeps import worker
-from sweeps.config import SweepSpec, parse
-from sweeps.converge import Parts
+from data_pipeline.shards.shards import ShardError
+from sweeps.drive import worker
+from sweeps.drive.converge import Parts
+from sweeps.file.config import SweepSpec, parse
 
 SWEEP = """
 name: {name}

@@ -103,7 +103,7 @@ ORIGINAL: dict[str, Any] = {}
 
 def trial(config: dict[str, Any], report: Callable, checkpoint: Path | None) -> dict[str, Any]:
     """run_trial behind the gates of a worker."""
-    from trainables.trial import run_trial
+    from trainables.trial.trial import run_trial
 
     if not ORIGINAL.get("worker"):
         ORIGINAL["worker"] = True
@@ -128,9 +128,9 @@ def _keep_weights(checkpoint: Path) -> None:
 
 
 def _gate_worker() -> None:
-    from sweeps import artifacts, worker
-    from trainables import checkpoint
-    from trainables.loop import Trainer
+    from sweeps.drive import artifacts, worker
+    from trainables.training import checkpoint
+    from trainables.training.loop import Trainer
 
     def is_step(epoch: int) -> Callable[..., bool]:
         seen: list[int] = []
@@ -163,9 +163,9 @@ def _gate_driver() -> None:
     from alembic.operations import Operations
     from mlflow import MlflowClient
 
-    from data_pipeline import datasource
-    from sweeps import converge
-    from sweeps.tracking import Tracker
+    from data_pipeline.shards import datasource
+    from sweeps.drive import converge
+    from sweeps.tracking.store import Tracker
 
     for_each = datasource.for_each_block
     datasource.for_each_block = lambda *given: for_each(*given[:-1], functools.partial(gated_work, given[-1]))
@@ -191,7 +191,7 @@ def turn_clock(seconds: float) -> None:
 
 def main() -> None:
     """The command line, gated."""
-    import sweeps.environment  # noqa: F401
+    import sweeps.cluster.environment  # noqa: F401
     from sweeps.cli import main as cli
 
     faulthandler.register(signal.SIGUSR2)  # Tune takes SIGUSR1 as a wish to stop

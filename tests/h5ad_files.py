@@ -9,7 +9,7 @@ import pandas as pd
 from conftest import counts_like
 from scipy import sparse
 
-from data_pipeline.h5ad import Source
+from data_pipeline.reading.h5ad import Source
 
 COUNTS, LABELS = counts_like(90, 40, 3)
 TYPES = np.array(["B", "NK", "T"], dtype=object)[LABELS]

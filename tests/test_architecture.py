@@ -1,4 +1,4 @@
-"""The shape of the house: arrows point one way, one door per outside system, README's tree is the real one."""
+"""The shape of the house: arrows point one way, one door per outside system, the printed tree is the real one."""
 
 import ast
 import re
@@ -11,17 +11,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data_pipeline", "trainables", "sweeps")  # each may import those before it
 DOORS = {  # outside system -> the only files that may import it
     "mlflow": {
-        "sweeps/tracking.py",
-        "sweeps/registry.py",
-        "sweeps/joint.py",
-        "sweeps/results.py",
-        "sweeps/artifacts.py",
+        "sweeps/tracking/store.py",
+        "sweeps/tracking/registry.py",
+        "sweeps/tracking/joint.py",
+        "sweeps/answers/results.py",
+        "sweeps/drive/artifacts.py",
     },
-    "ray.tune": {"sweeps/launch.py", "sweeps/worker.py"},
-    "ray.data": {"data_pipeline/datasource.py"},
-    "anndata": {"data_pipeline/h5ad.py", "data_pipeline/catalog.py", "data_pipeline/synthesize.py"},
-    "flash_attn": {"trainables/attention.py"},
-    "scvi": {"data_pipeline/synthesize.py"},
+    "ray.tune": {"sweeps/drive/launch.py", "sweeps/drive/worker.py"},
+    "ray.data": {"data_pipeline/shards/datasource.py"},
+    "anndata": {
+        "data_pipeline/reading/h5ad.py",
+        "data_pipeline/reading/catalog.py",
+        "data_pipeline/rows/synthesize.py",
+    },
+    "flash_attn": {"trainables/networks/attention.py"},
+    "scvi": {"data_pipeline/rows/synthesize.py"},
 }
 PICKLE = {"trainables/weights.py"}  # a restricted unpickler
 
@@ -75,11 +79,11 @@ def test_no_global_random_state_outside_the_loop():
     for path in sources():
         text = path.read_text()
         assert not re.search(r"np\.random\.(seed|rand|randn|randint|choice|shuffle|permutation)\b", text), path
-        assert "torch.manual_seed(" not in text or name_of(path) == "trainables/loop.py", path
+        assert "torch.manual_seed(" not in text or name_of(path) == "trainables/training/loop.py", path
 
 
-def test_readmes_tree_is_what_git_holds():
-    """Every file of the packages stands in README's tree with a role of at most ten words."""
+def test_the_tree_is_what_git_holds():
+    """Every file of the packages stands in the tree of docs/design.md with a role of at most ten words."""
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
         pytest.skip("not a git checkout")
@@ -87,7 +91,7 @@ def test_readmes_tree_is_what_git_holds():
         name for name in listing.stdout.split() if name.startswith(PACKAGES) and not name.endswith("__init__.py")
     }
     shown, folder = {}, ""
-    block = (ROOT / "README.md").read_text().split("```tree\n")[1].split("```")[0]
+    block = (ROOT / "docs" / "design.md").read_text().split("```tree\n")[1].split("```")[0]
     for line in block.splitlines():
         indent, name, role = re.match(r"( *)(\S+)\s*(.*)", line).groups()
         folder = name if not indent else folder

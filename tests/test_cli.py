@@ -96,17 +96,19 @@ def test_ctrl_c_before_the_training_says_how_to_go_on(sweep, tmp_path, monkeypat
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweeps.prepare.open_datasets", interrupted)
+    monkeypatch.setattr("sweeps.drive.prepare.open_datasets", interrupted)
     result = CliRunner().invoke(cli.app, ["run", str(sweep), "--storage", str(tmp_path / "storage")])
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "cellskew: interrupted; run the same command again to go on"
 
 
 def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(sweep, tmp_path, monkeypatch):
-    from sweeps.converge import Outcome
+    from sweeps.drive.converge import Outcome
 
     asked = []
-    monkeypatch.setattr("sweeps.converge.converge", lambda spec, request, screen: asked.append(request) or Outcome(0))
+    monkeypatch.setattr(
+        "sweeps.drive.converge.converge", lambda spec, request, screen: asked.append(request) or Outcome(0)
+    )
     monkeypatch.setattr(cli, "_conclude", lambda *given: None)
     (tmp_path / "moved" / "sweeps").mkdir(parents=True)
     (tmp_path / "moved" / "mlflow.db").touch()

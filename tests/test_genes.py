@@ -15,7 +15,7 @@ from data_pipeline.genes import (
     select_hvg,
     strip_version,
 )
-from data_pipeline.h5ad import Source, open_cells
+from data_pipeline.reading.h5ad import Source, open_cells
 
 
 def test_versions_are_stripped_from_ensembl_ids_only():

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import rows as choice
-from data_pipeline.feed import Feed
-from data_pipeline.resample import STRATEGIES
+from data_pipeline.rows import choice
+from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
-from data_pipeline.shards import Joined, Shards
+from data_pipeline.shards.feed import Feed
+from data_pipeline.shards.shards import Joined, Shards
 from trainables.spec import ModelSpec
 
 PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch

@@ -1,4 +1,4 @@
-"""What a model is to cellskew, and how to find one: the file name in `trainables/models` is the registry."""
+"""What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
-from data_pipeline.encoded import Encoded
+from data_pipeline.shards.encoded import Encoded
 
 __all__ = ["Encoded", "Encoder", "ModelSpec", "Options", "Recipe", "get", "names"]
 
@@ -94,8 +94,8 @@ class ModelSpec:
 
 
 def names() -> list[str]:
-    """Return the names of all models: the files in `trainables/models`."""
-    return sorted(path.stem for path in MODELS.glob("[!_]*.py"))
+    """Return the names of all models: the files and folders in `trainables/models`."""
+    return sorted(path.stem for path in MODELS.glob("[!_]*") if path.suffix == ".py" or (path / "__init__.py").exists())
 
 
 def get(name: str) -> ModelSpec:

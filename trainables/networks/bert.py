@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.attention import Cells, attend, attend_first, cells_of
-from trainables.dropout import add_dropped
+from trainables.networks.attention import Cells, attend, attend_first, cells_of
+from trainables.networks.dropout import add_dropped
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 DEFAULTS = {  # what a config.json may leave out: transformers' own values

@@ -7,8 +7,8 @@ the layout follows github.com/bowang-lab/scGPT, scgpt/model/model.py (MIT).
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.attention import Cells, attend, attend_first, cells_of
-from trainables.dropout import add_dropped, relu_dropped
+from trainables.networks.attention import Cells, attend, attend_first, cells_of
+from trainables.networks.dropout import add_dropped, relu_dropped
 
 MAX_VALUE = 512.0  # larger values are cut before they are embedded
 

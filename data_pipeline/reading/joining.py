@@ -1,0 +1,154 @@
+"""The tables of all files of a dataset -> its cells and genes, in row and column numbers; conflicts in words."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.reading import inspection
+from data_pipeline.reading.inspection import Table, quoted
+from data_pipeline.reading.source import Source
+from data_pipeline.reading.stacked import Files, Part
+
+
+@dataclass
+class Joint:
+    """Columns of obs of all files, one below the other, in file rows."""
+
+    cells: np.ndarray
+    labels: np.ndarray
+    labelled: np.ndarray
+    donors: np.ndarray | None
+    totals: np.ndarray | None
+    is_test: np.ndarray
+
+
+def join_cells(tables: list[Table], source: Source) -> Joint:
+    """Return the cells of all files; problems of a column are noted in its table."""
+    texts = [inspection.label_strings(table, source) for table in tables]
+    donors = None
+    if source.donor is not None:
+        donors = np.concatenate([inspection.donor_strings(table, source) for table in tables])
+    totals = None
+    if all(table.totals is not None for table in tables):
+        totals = np.concatenate([table.totals for table in tables])
+    test = [np.full(len(table.cells), number >= len(source.paths)) for number, table in enumerate(tables)]
+    cells = np.concatenate([table.cells for table in tables])
+    return Joint(
+        _renamed(cells) if source.duplicates == "rename" else cells,
+        np.concatenate([labels for labels, _ in texts]),
+        np.concatenate([labelled for _, labelled in texts]),
+        donors,
+        totals,
+        np.concatenate(test),
+    )
+
+
+def _renamed(names: np.ndarray) -> np.ndarray:
+    """Return the names with -1, -2 ... behind the second, third ... of a name, skipping names already taken."""
+    taken, count = set(names), Counter()
+    fresh = names.copy()
+    for row in np.flatnonzero(pd.Index(names).duplicated()):
+        name = names[row]
+        while fresh[row] in taken:
+            count[name] += 1
+            fresh[row] = f"{name}-{count[name]}"
+        taken.add(fresh[row])
+    return fresh
+
+
+def join_genes(tables: list[Table], source: Source, scratch: Path) -> tuple[list[str], Files, list[str]]:
+    """Return (genes in the first file's order, the files brought to it, what is wrong)."""
+    if source.duplicates == "rename":
+        for table in tables:
+            table.genes = _renamed(table.genes)
+    repeating = [table for table in tables if len(set(table.genes)) < len(table.genes)]
+    problems = [] if source.duplicates else [_repeated(table.path, "gene", table.genes) for table in repeating]
+    genes = list(dict.fromkeys(tables[0].genes))
+    column = {gene: number for number, gene in enumerate(genes)}
+    parts = []
+    for table in tables:
+        problems += _other_genes(tables[0], table, column)
+        columns = np.array([column.get(gene, -1) for gene in table.genes], dtype=np.int64)
+        if source.duplicates == "first":
+            columns[pd.Index(table.genes).duplicated()] = -1
+        same = len(columns) == len(genes) and np.array_equal(columns, np.arange(len(genes)))
+        parts.append(Part(table.path, source.layer, len(table.cells), None if same else columns))
+    return genes, Files(parts, len(genes), source.values, scratch), problems
+
+
+def _other_genes(first: Table, table: Table, column: dict[str, int]) -> list[str]:
+    extra = np.array([gene for gene in table.genes if gene not in column], dtype=object)
+    lacking = np.array(sorted(column.keys() - set(table.genes)), dtype=object)
+    if not len(extra) and not len(lacking):
+        return []
+    told = [f"{len(lacking):,} lacking ({quoted(lacking)})"] if len(lacking) else []
+    told += [f"{len(extra):,} more ({quoted(extra)})"] if len(extra) else []
+    return [
+        f"{table.path}: its genes are not those of {first.path}: {', '.join(told)}. Several files of one dataset need "
+        "the same genes: write both with the genes they share."
+    ]
+
+
+def _repeated(path: str, noun: str, names: np.ndarray) -> str:
+    counts = Counter(names)
+    repeated = np.array([name for name, count in counts.items() if count > 1], dtype=object)
+    return (
+        f"{path}: {len(repeated):,} {noun} {'name is' if len(repeated) == 1 else 'names are'} there more than once "
+        f"({quoted(repeated)}). Add up what shares a name with `duplicates: sum`, keep the first of each with "
+        f"`duplicates: first`, or tell them apart by a number with `duplicates: rename`."
+    )
+
+
+def group_rows(joint: Joint, source: Source, problems: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (file rows, offsets): cell i is made of rows[offsets[i]:offsets[i + 1]]. Conflicts go to `problems`."""
+    rows = np.flatnonzero(joint.labelled)
+    names = pd.Index(joint.cells[rows])
+    if not names.has_duplicates:
+        return rows, np.arange(len(rows) + 1)
+    if source.duplicates is None:
+        problems.append(_repeated(", ".join(source.all_paths), "cell", joint.cells[rows]))
+    if source.duplicates != "sum":
+        rows = rows[~names.duplicated()]
+        return rows, np.arange(len(rows) + 1)
+    codes = pd.factorize(names)[0]
+    rows = rows[np.argsort(codes, kind="stable")]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes))])
+    problems += _conflicts(joint, rows, offsets)
+    return rows, offsets
+
+
+def _conflicts(joint: Joint, rows: np.ndarray, offsets: np.ndarray) -> list[str]:
+    first = np.repeat(rows[offsets[:-1]], np.diff(offsets))
+    other = (joint.labels[first] != joint.labels[rows]) | (joint.is_test[first] != joint.is_test[rows])
+    if joint.donors is not None:
+        other |= joint.donors[first] != joint.donors[rows]
+    if not other.any():
+        return []
+    names = np.unique(joint.cells[rows[other]])
+    return [
+        f"{len(names):,} cell names stand for cells with different labels, donors or files ({quoted(names)}), so they "
+        "can't be added up. Tell them apart with `duplicates: rename`, or keep the first with `duplicates: first`."
+    ]
+
+
+def drop_empty(
+    sums: np.ndarray, joint: Joint, grouped: tuple[np.ndarray, np.ndarray], source: Source, problems: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `grouped` without cells that have no count; unless they may be dropped, that is a problem."""
+    rows, offsets = grouped
+    if not len(rows):
+        return grouped
+    empty = np.add.reduceat(sums[rows], offsets[:-1]) == 0
+    if not empty.any():
+        return grouped
+    if source.empty_cells is None:
+        names = joint.cells[rows[offsets[:-1][empty]]]
+        problems.append(
+            f"{', '.join(source.all_paths)}: {len(names):,} of {len(empty):,} cells have not a single count "
+            f"(first: {quoted(names)}). Leave them out with `empty_cells: drop`."
+        )
+    lengths = np.diff(offsets)
+    return rows[np.repeat(~empty, lengths)], np.concatenate([[0], np.cumsum(lengths[~empty])])

@@ -1,0 +1,178 @@
+"""One pass over a dataset: tables first, then every number; all problems in one RequestError."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading import inspection, joining
+from data_pipeline.reading.h5ad import Cells
+from data_pipeline.reading.inspection import Table
+from data_pipeline.reading.joining import Joint
+from data_pipeline.reading.source import Source
+from data_pipeline.reading.stacked import BLOCK, Counts, Files
+from data_pipeline.reading.values import Scan
+
+QUICK_LOOK = 50_000  # cells per file whose values are still looked at when the tables have problems already
+
+
+def validate(source: Source, scratch: Path) -> Cells:
+    """Return the opened dataset, or raise RequestError with all problems of all its files."""
+    tables = _tables(source)
+    joint = joining.join_cells(tables, source)
+    genes, files, problems = joining.join_genes(tables, source, scratch)
+    grouped = joining.group_rows(joint, source, problems)
+    problems += [problem for table in tables for problem in table.problems]
+    seen = Pass(files, tables, QUICK_LOOK if problems else None)
+    files.close()
+    problems += seen.problems
+    if len(seen.sums) == len(joint.cells):
+        grouped = joining.drop_empty(seen.sums, joint, grouped, source, problems)
+        problems += _totals_problems(joint, seen.sums, source)
+    classes = sorted(set(joint.labels[grouped[0]]))
+    if not problems and len(classes) < 2 and source.label is not None:
+        problems.append(_one_class(source, classes))
+    if problems:
+        raise RequestError(*problems)
+    return _assemble(source, joint, genes, classes, files, seen, grouped)
+
+
+def _tables(source: Source) -> list[Table]:
+    tables, problems = [], []
+    for path in source.all_paths:
+        try:
+            tables.append(inspection.inspect(path, source))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    return tables
+
+
+def _one_class(source: Source, classes: list[str]) -> str:
+    what = f"only one value, {classes[0]!r}" if classes else "no value"
+    return (
+        f"{', '.join(source.all_paths)}: obs[{source.label!r}] has {what}; telling cell types apart needs two. "
+        "Name another column with `label:`."
+    )
+
+
+def _totals_problems(joint: Joint, sums: np.ndarray, source: Source) -> list[str]:
+    if joint.totals is None:
+        return []
+    short = np.flatnonzero(joint.totals < sums * (1 - 1e-3))
+    if not len(short):
+        return []
+    first = short[0]
+    return [
+        f"{', '.join(source.all_paths)}: obs[{source.totals!r}] (totals) is below the counts in the file for "
+        f"{len(short):,} cells (first: {joint.cells[first]!r}, {joint.totals[first]:g} against {sums[first]:g}). "
+        "Totals are counts per cell over all genes measured; without `totals:` the file's own sums are taken."
+    ]
+
+
+class Pass:
+    """What one pass over every number of every file finds (or over `most` cells per file).
+
+    sums: counts per file row, float64; facts: what `check.summarise` tells; content: sha256 over the stored numbers.
+    """
+
+    def __init__(self, files: Files, tables: list[Table], most: int | None) -> None:
+        self.problems: list[str] = []
+        self.facts = {"nonzero": 0, "largest": 0.0, "warnings": []}
+        self._hashes = [hashlib.sha256() for _ in range(3)]
+        self._cells_per_gene = np.zeros(files.num_genes, np.int64)
+        sums = [self._look(files, number, table, most) for number, table in enumerate(tables)]
+        self.sums = np.concatenate(sums)
+        self.facts["cells_per_gene"] = self._cells_per_gene.tolist()
+
+    @property
+    def content(self) -> str:
+        return hashlib.sha256(b"".join(part.digest() for part in self._hashes)).hexdigest()
+
+    def _look(self, files: Files, number: int, table: Table, most: int | None) -> np.ndarray:
+        """Look at one file; return its counts per row."""
+        scan, sums = Scan(files.values, table), [np.zeros(0)]
+        start = 0
+        try:
+            stored = files.stored(number)
+            self.facts["warnings"] += [] if stored.note is None else [stored.note]
+            end = min(stored.shape[0], *([] if most is None else [most]), len(table.cells))
+            for start in range(0, end, BLOCK):
+                block = stored.read(start, min(start + BLOCK, end))
+                self._hash(block.data, block.indices, np.diff(block.indptr).astype(np.int32))
+                counts = files.counts(number, block)
+                sums.append(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
+                scan.add(start, block, sums[-1])
+                self._cells_per_gene += np.bincount(counts.indices, minlength=files.num_genes)
+                self.facts["nonzero"] += counts.nnz
+        except inspection.DAMAGE as error:
+            self.problems.append(
+                f"{table.path}: can't be read from cell {start:,} on ({error}); the file is damaged. Copy or fetch it "
+                "again."
+            )
+            return np.concatenate(sums)
+        self.facts["largest"] = max(self.facts["largest"], scan.largest)
+        self.facts["warnings"] += scan.warnings()
+        self.problems += scan.problems(files.parts[number].layer)
+        return np.concatenate(sums)
+
+    def _hash(self, *parts: np.ndarray) -> None:
+        for found, part in zip(self._hashes, parts, strict=True):
+            found.update(np.ascontiguousarray(part))
+
+
+def _assemble(
+    source: Source,
+    joint: Joint,
+    genes: list[str],
+    classes: list[str],
+    files: Files,
+    seen: Pass,
+    grouped: tuple[np.ndarray, np.ndarray],
+) -> Cells:
+    rows, offsets = grouped
+    first = rows[offsets[:-1]]
+    merged = len(first) < len(rows)
+    totals = _totals(joint, seen.sums, source)
+    everything = not merged and len(rows) == len(joint.cells)
+    return Cells(
+        source=source,
+        genes=genes,
+        classes=classes,
+        labels=np.searchsorted(np.array(classes, dtype=object), joint.labels[first]).astype(np.int64),
+        cell_ids=joint.cells[first],
+        donors=None if joint.donors is None else joint.donors[first],
+        fixed_test=joint.is_test[first] if source.test_paths else None,
+        totals=np.add.reduceat(totals[rows], offsets[:-1]) if merged else totals[first],
+        digest=_digest(source, joint, genes, files, seen, grouped),
+        facts={**seen.facts, "left_out": len(joint.cells) - len(rows), "merged": len(rows) - len(first)},
+        counts=Counts(files, len(first), None if everything else rows, offsets if merged else None),
+    )
+
+
+def _totals(joint: Joint, sums: np.ndarray, source: Source) -> np.ndarray:
+    if joint.totals is not None:
+        return joint.totals
+    return sums if source.values.kind == "counts" else np.full(len(sums), source.values.target_sum)
+
+
+def _digest(
+    source: Source, joint: Joint, genes: list[str], files: Files, seen: Pass, grouped: tuple[np.ndarray, np.ndarray]
+) -> str:
+    """Return the sha256 of what the dataset holds: the same for the same cells in another storage format or place."""
+    found = hashlib.sha256(json.dumps([source.to_dict()["values"], seen.content]).encode())
+    for names in (genes, joint.cells, joint.labels, () if joint.donors is None else joint.donors):
+        found.update(_names_digest(names))
+    numbers = [*grouped, joint.is_test, _totals(joint, seen.sums, source)]
+    numbers += [np.zeros(0) if part.columns is None else part.columns for part in files.parts]
+    for array in numbers:
+        found.update(hashlib.sha256(np.ascontiguousarray(array)).digest())
+    return found.hexdigest()
+
+
+def _names_digest(names: Iterable[str]) -> bytes:
+    return hashlib.sha256("\x1f".join(names).encode()).digest()

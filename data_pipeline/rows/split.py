@@ -1,0 +1,141 @@
+"""Labels (and donors) and a seed -> train, validation and test rows. Made first, before any skew or resampling."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.errors import RequestError
+from data_pipeline.rows.donors import split_donors
+from data_pipeline.seeds import generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts: int64, sorted, disjoint, together all rows. notes: exceptions made, in words."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    notes: list[str]
+
+
+def split(
+    labels: np.ndarray,
+    seed: int,
+    test: float = 0.2,
+    validation: float = 0.1,
+    donors: np.ndarray | None = None,
+    fixed_test: np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
+) -> Split:
+    """Return the three parts, each class in the same proportions.
+
+    labels: int64 [n]. donors: str [n], then whole donors go to a part. fixed_test: bool [n], then those cells are the
+    test part and `validation` is a fraction of the others. A class too small for three parts goes to train first, then
+    test, then validation, and a note says so. classes: names for the notes. RequestError: impossible fractions, a
+    single donor.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    _check_fractions(test, validation)
+    rng = generator(seed, "split")
+    notes: list[str] = []
+    free = np.arange(len(labels)) if fixed_test is None else np.flatnonzero(~fixed_test)
+    fractions = (test if fixed_test is None else 0.0, validation)
+    if donors is None:
+        parts = stratify(labels[free], rng, *fractions)
+    else:
+        parts = _by_donor(labels[free], np.asarray(donors)[free], rng, fractions, notes)
+    train, held, tested = (free[part] for part in parts)
+    if fixed_test is not None:
+        tested = np.flatnonzero(fixed_test)
+    parts = [np.sort(part).astype(np.int64) for part in (train, held, tested)]
+    wanted = [True, validation > 0, fixed_test is not None or test > 0]
+    return Split(*parts, notes + _missing(labels, parts, wanted, classes))
+
+
+def _check_fractions(test: float, validation: float) -> None:
+    problems = [
+        f"split: {name} is {value}, but a fraction from 0 up to (not including) 1 is needed, such as 0.2"
+        for name, value in (("test", test), ("validation", validation))
+        if not 0 <= value < 1
+    ]
+    if not problems and test + validation >= 1:
+        problems = [f"split: test {test} and validation {validation} leave nothing to train on; together stay below 1"]
+    if problems:
+        raise RequestError(*problems)
+
+
+def stratify(labels: np.ndarray, rng: np.random.Generator, test: float, validation: float) -> list[np.ndarray]:
+    """Return rows of [train, validation, test], drawn within each class."""
+    counts = np.bincount(labels)
+    in_test = quota(counts, test, spare=1 + (counts > 2) * (validation > 0))
+    in_validation = quota(counts, validation, spare=1 + in_test)
+    order = np.lexsort((rng.permutation(len(labels)), labels))
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kind = labels[order]
+    is_test = place < in_test[kind]
+    is_validation = ~is_test & (place < (in_test + in_validation)[kind])
+    return [order[~is_test & ~is_validation], order[is_validation], order[is_test]]
+
+
+def quota(counts: np.ndarray, fraction: float, spare: int | np.ndarray) -> np.ndarray:
+    """Return cells per class for a part, int64 [C]: `fraction` of each, within one cell, and of all together exactly.
+
+    Each class gives at least one cell if it has more than `spare`, the cells it must leave to other parts. Largest
+    remainders first; the total is missed only where such single cells exceed it, or too few cells are left.
+    """
+    room = np.maximum(counts - spare, 0)
+    exact = counts * fraction
+    least = np.minimum(room, np.maximum(np.floor(exact), fraction > 0)).astype(np.int64)
+    left = int(round(counts.sum() * fraction)) - int(least.sum())
+    remainder = np.where(least < np.minimum(room, np.ceil(exact)), exact - least, -1.0)
+    best = np.argsort(-remainder, kind="stable")[: max(left, 0)]
+    least[best[remainder[best] > 0]] += 1
+    return least
+
+
+def _by_donor(
+    labels: np.ndarray, donors: np.ndarray, rng: np.random.Generator, fractions: tuple[float, float], notes: list[str]
+) -> list[np.ndarray]:
+    """Return rows of [train, validation, test] with whole donors in each, as far as there are enough of them."""
+    test, validation = fractions
+    names = np.unique(donors)
+    if len(names) < 2 and test > 0:
+        raise RequestError(
+            f"split: all cells are of one donor ({str(names[0])!r}), so none can be held out as test; leave "
+            "out `donor:` to split by cells."
+        )
+    if len(names) > (test > 0) + (validation > 0):
+        return _named(donors, split_donors(labels, donors, rng, test, validation), notes)
+    parts = _named(donors, split_donors(labels, donors, rng, test, 0.0), notes)
+    if validation > 0:
+        notes.append(f"validation cells are of training donors: there are only {len(names)} donors to split")
+        inside = stratify(labels[parts[0]], rng, 0.0, min(validation / (1 - test), 0.5))
+        parts[0], parts[1] = parts[0][inside[0]], parts[0][inside[1]]
+    return parts
+
+
+def _named(donors: np.ndarray, parts: list[np.ndarray], notes: list[str]) -> list[np.ndarray]:
+    for role, part in zip(("validation", "test"), parts[1:], strict=True):
+        if len(part):
+            notes.append(f"{role} donors: {', '.join(map(str, np.unique(donors[part])))}")
+    return parts
+
+
+def _missing(
+    labels: np.ndarray, parts: list[np.ndarray], wanted: list[bool], classes: Sequence[str] | None
+) -> list[str]:
+    """Return a note for each class that lacks cells in a part that was asked for."""
+    most = int(labels.max(initial=-1)) + 1
+    counts = np.array([np.bincount(labels[part], minlength=most) for part in parts])
+    notes = []
+    for kind in np.flatnonzero(counts.sum(axis=0)):
+        named = zip(("training", "validation", "test"), counts[:, kind], wanted, strict=True)
+        lacking = [name for name, part, want in named if want and not part]
+        if lacking:
+            name = repr(classes[kind]) if classes is not None else str(kind)
+            total = int(counts[:, kind].sum())
+            cells = "1 cell" if total == 1 else f"{total:,} cells"
+            notes.append(f"class {name} has {cells}: none in {' or '.join(lacking)}")
+    return notes

@@ -1,0 +1,127 @@
+"""`cellskew predict`: cells that nobody has annotated, annotated by a trained network."""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from data_pipeline.errors import RequestError
+from data_pipeline.genes import columns_of, looks_ensembl
+from data_pipeline.reading import places
+from data_pipeline.reading.h5ad import Cells, open_cells
+from data_pipeline.reading.source import Source
+from data_pipeline.shards.shards import publish
+from sweeps.answers import promote
+
+BLOCK = 2048  # cells encoded at once
+KINDS = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written, and how many of the model's genes the file has (`known`).
+
+    types: class, cells (predicted to be of it), probability (their mean); largest first.
+    """
+
+    out: Path
+    num_cells: int
+    types: pd.DataFrame
+    genes: int
+    known: int
+
+
+def predict(
+    folder: Path, data: str, options: dict[str, Any], out: Path, least: float, progress: Callable[[int, int], None]
+) -> Predicted:
+    """Annotate the cells of an h5ad file with the network in `folder`; write one row per cell to `out`.
+
+    options: of the file, as a sweep's `datasets:` has them (layer, values, gene_names, ...). least: share of the
+    model's genes that the file must have. Columns: cell_id, prediction, probability, p_<class> for every class.
+    """
+    from trainables.trial.package import open_model
+
+    if out.suffix not in KINDS:
+        raise RequestError(f"--out {out}: give a name that ends in {' or '.join(KINDS)}")
+    annotator = open_model(folder)
+    source = Source.from_dict({"name": Path(data).stem, "paths": [places.absolute(data)], "label": None, **options})
+    cells = open_cells(source)
+    columns = columns_of(annotator.genes, cells.genes)
+    _check_genes(annotator.genes, cells, columns, least)
+    chooser = _chooser(columns, cells.num_genes)
+    parts = []
+    for start, counts in cells.blocks(BLOCK):
+        stop = start + counts.shape[0]
+        chosen = sparse.csr_matrix(counts @ chooser)
+        chosen.sort_indices()
+        parts.append(annotator.predict(chosen, cells.totals[start:stop], start).astype(np.float32))
+        progress(stop, cells.num_cells)
+    cells.counts.files.close()
+    table = _table(cells.cell_ids, np.concatenate(parts), annotator.classes)
+    _write(table, out)
+    types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
+    types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
+    return Predicted(out, len(table), types, len(columns), int((columns >= 0).sum()))
+
+
+def _check_genes(wanted: list[str], cells: Cells, columns: np.ndarray, least: float) -> None:
+    known = int((columns >= 0).sum())
+    if known >= least * len(wanted) and known:
+        return
+    kinds = {True: "Ensembl ids", False: "symbols"}
+    ours, theirs = looks_ensembl(wanted), looks_ensembl(cells.genes)
+    names = f"; the model knows {kinds[ours]}, the file has {kinds[theirs]}" if ours != theirs else ""
+    raise RequestError(
+        f"{cells.source.paths[0]}: has {known:,} of the model's {len(wanted):,} genes ({known / len(wanted):.0%}; the "
+        f"model has {', '.join(wanted[:3])}, ..., the file {', '.join(cells.genes[:3])}, ...), {least:.0%} are needed"
+        f"{names}. Name the column of var that has them with --gene-names, or lower --min-genes: genes that are not "
+        "there count as not expressed."
+    )
+
+
+def _chooser(columns: np.ndarray, num_genes: int) -> sparse.csr_matrix:
+    """Return the matrix [G, model genes] that picks the model's genes; those that the file lacks stay 0."""
+    there = np.flatnonzero(columns >= 0)
+    picks = (np.ones(len(there), np.float32), (columns[there], there))
+    return sparse.csr_matrix(picks, shape=(num_genes, len(columns)))
+
+
+def _table(cell_ids: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    best = probabilities.argmax(1)
+    named = pd.DataFrame({"cell_id": cell_ids, "prediction": np.array(classes, dtype=object)[best]})
+    named["probability"] = probabilities[np.arange(len(best)), best]
+    return pd.concat([named, pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes])], axis=1)
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    if out.suffix == ".csv":
+        publish(out, table.to_csv(index=False).encode())
+        return
+    data = io.BytesIO()
+    table.to_parquet(data, index=False)
+    publish(out, data.getvalue())
+
+
+@contextmanager
+def checkpoint_of(run_id: str, storage: Path, given_uri: str | None) -> Iterator[Path]:
+    """Give the folder `checkpoint` of a finished network's run while `with` lasts: where it lies, or a copy."""
+    registry, run = promote.find(run_id, storage, given_uri)
+    link = run.tags.get(promote.LINK)
+    if link is not None:
+        yield Path(link)
+        return
+    if not registry.has_artifact(run_id, promote.MODEL_FOLDER):
+        raise RequestError(
+            f"{run.name} has no checkpoint among its artifacts: its sweep says `tracking: {{checkpoints: none}}`. "
+            f"Where its trial was run it may lie in STORAGE/trials/{run.key}/{promote.MODEL_FOLDER}: give that with "
+            "--checkpoint"
+        )
+    with tempfile.TemporaryDirectory(prefix="cellskew-") as scratch:
+        yield registry.fetch_artifact(run_id, promote.MODEL_FOLDER, Path(scratch))

@@ -1,0 +1,167 @@
+"""MLflow -> a tidy table of runs; groups with mean, spread and confidence interval over seeds."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from sweeps.file.plugins import unknown
+from sweeps.tracking.database import NoSuchSweep, read_runs
+
+SEEDS = ["split", "seed"]
+AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
+STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
+SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
+TITLES = {
+    "test_macro_f1": "macro F1",
+    "test_balanced_accuracy": "balanced accuracy",
+    "test_recall_tail": "rare-type recall",
+}
+NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
+FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES, "test_per_train"]
+PAGE = 1000
+OURS = "tags.`cellskew.trial` != ''"
+
+
+def fetch(uri: str, sweep: str) -> pd.DataFrame:
+    """Return one row per trial ever registered in a sweep, in the order of registration.
+
+    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split), then the last
+    value of every metric. RequestError if there is no such sweep, naming the nearest. The embedded database is read
+    directly, which takes a tenth of the time.
+    """
+    try:
+        stored = read_runs(uri, sweep)
+    except NoSuchSweep as missing:
+        raise _no_sweep(sweep, list(missing.args)) from None
+    if stored is None:
+        rows = _rows_of_server(uri, sweep)
+    else:
+        rows = [_row(run.run_id, run.status, run.name, run.started, run.ended, run) for run in stored]
+    frame = pd.DataFrame(rows, columns=None if rows else FIXED)
+    return frame.sort_values(["started", "run_id"], ignore_index=True)
+
+
+def _rows_of_server(uri: str, sweep: str) -> list[dict[str, Any]]:
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        raise _no_sweep(sweep, [found.name for found in client.search_experiments()])
+    rows, token = [], None
+    while True:
+        page = client.search_runs([experiment.experiment_id], OURS, max_results=PAGE, page_token=token)
+        for run in page:
+            info = run.info
+            rows.append(_row(info.run_id, info.status, info.run_name, info.start_time, info.end_time, run.data))
+        token = page.token
+        if not token:
+            return rows
+
+
+def _no_sweep(sweep: str, names: list[str]) -> RequestError:
+    known = [name for name in names if name != "Default"]
+    return RequestError(f"{unknown('sweep', sweep, known)}; `cellskew run SWEEP.yaml` makes one")
+
+
+def _row(run_id: str, status: str, name: str, started: int, ended: int | None, data: Any) -> dict[str, Any]:
+    """Return a row of `fetch`; data: anything with tags, params and metrics."""
+    row = {"run_id": run_id, "status": status, "key": data.tags["cellskew.trial"], "name": name}
+    row |= {"started": started, "ended": ended}
+    row |= {name: data.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
+    test, validation = (float(data.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
+    return row | {"test_per_train": test / (1 - test - validation)} | data.metrics
+
+
+def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
+    """Return one row per group of finished runs: `by`, and per metric mean, sd and the 95 % interval over the seeds.
+
+    A seed is a pair of split seed and trial seed. Whatever else differs within a group (skews, say) is averaged for
+    each seed first, so that the interval (Student's t over the seeds, NaN with one) says how sure the mean is.
+    Columns: `by`, n (seeds), runs, uneven (some seed lacks a run that another has: the mean mixes different trials),
+    <metric>, <metric>_sd, <metric>_low, <metric>_high; n_<metric> where seeds lack the metric.
+    """
+    check_columns(runs, by, metrics)
+    finished = runs[runs["status"] == "FINISHED"]
+    rows = []
+    for values, group in finished.groupby(by, sort=False, dropna=False) if len(finished) else ():
+        per_seed = group.groupby(SEEDS, sort=False)[metrics].mean()
+        row = dict(zip(by, values, strict=True)) | {"n": len(per_seed), "runs": len(group), "uneven": _uneven(group)}
+        for metric in metrics:
+            row |= _interval(per_seed[metric].dropna().to_numpy(dtype=float), metric, len(per_seed))
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else [*by, "n", "runs", "uneven"])
+
+
+def _uneven(group: pd.DataFrame) -> bool:
+    """Tell whether the seeds of a group have different runs finished."""
+    others = group[[axis for axis in AXES if axis not in SEEDS]].agg("\0".join, axis=1)
+    return others.groupby([group[axis] for axis in SEEDS]).agg(frozenset).nunique() > 1
+
+
+def _interval(values: np.ndarray, metric: str, n: int) -> dict[str, float]:
+    mean = values.mean() if len(values) else np.nan
+    found = {metric: mean, f"{metric}_sd": np.nan, f"{metric}_low": np.nan, f"{metric}_high": np.nan}
+    if len(values) > 1:
+        from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+        sd = values.std(ddof=1)
+        half = stdtrit(len(values) - 1, 0.975) * sd / np.sqrt(len(values))
+        found |= {f"{metric}_sd": sd, f"{metric}_low": mean - half, f"{metric}_high": mean + half}
+    return found if len(values) == n else found | {f"n_{metric}": len(values)}
+
+
+def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None:
+    """RequestError naming all columns to group by and metrics that the runs don't have."""
+    numbers = metric_names(runs)
+    problems = [unknown("column", name, [*AXES, "protocol", "defects"]) for name in by if name not in runs.columns]
+    problems += [unknown("metric", name, numbers) for name in metrics if name not in numbers]
+    if problems:
+        raise RequestError(*problems)
+
+
+def metric_names(runs: pd.DataFrame) -> list[str]:
+    """Return the metrics that some run has, final ones first."""
+    return sorted((name for name in runs.columns if name not in FIXED), key=lambda name: (name[:5] != "test_", name))
+
+
+def warning(runs: pd.DataFrame) -> str | None:
+    """Return what must stand above any table that has runs made with the published recipe's defects, or None."""
+    if "defects" not in runs.columns or not (tagged := runs[runs["defects"] != ""]).size:
+        return None
+    names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
+    return f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
+
+
+def stores(storage: Path, given: str | None) -> list[str]:
+    """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
+    if given is not None:
+        return [given]
+    kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
+    embedded = [f"sqlite:///{storage.absolute()}/mlflow.db"] if (storage / "mlflow.db").exists() else []
+    if not kept and not embedded:
+        raise _nothing_run_in(storage)
+    return [*embedded, *sorted(kept)]
+
+
+def _nothing_run_in(storage: Path) -> RequestError:
+    where = "say where with --storage, or which server with --tracking-uri"
+    return RequestError(f"no sweep has been run in {storage}; {where}")
+
+
+def tracking_uri(storage: Path, given: str | None, sweep: str) -> str:
+    """Return the tracking store of a sweep: the one given, the one it was run with, else the storage's own."""
+    if given is not None:
+        return given
+    kept = storage / "sweeps" / f"{sweep}.tracking"
+    if kept.exists():
+        return kept.read_text().strip()
+    if not (storage / "mlflow.db").exists():
+        raise _nothing_run_in(storage)
+    return f"sqlite:///{storage.absolute()}/mlflow.db"

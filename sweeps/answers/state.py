@@ -1,0 +1,81 @@
+"""`cellskew status`: how far a sweep is, from MLflow, the lock of its driver and the keys it wants."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sweeps.tracking import lock
+
+
+@dataclass(frozen=True)
+class State:
+    """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has.
+
+    failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
+    those that something went wrong with and that went on.
+    """
+
+    name: str
+    counts: dict[str, int]
+    removed: int
+    driver: str
+    failed: pd.DataFrame
+    troubled: pd.DataFrame
+    seconds_left: float | None
+    waiting_records: int
+
+    @property
+    def wanted(self) -> int:
+        return sum(self.counts.values())
+
+
+def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
+    """Return the state of a sweep. A run that MLflow calls RUNNING without a live driver is counted as interrupted."""
+    folder = storage / "sweeps"
+    holder, alive = lock.read_lock(folder / f"{name}.lock"), lock.is_live(folder / f"{name}.lock")
+    driver = "no driver is running" if not alive else f"driver: pid {holder['pid']} on {holder['host']}"
+    if alive is None:
+        driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
+    keys = wanted_keys(folder / f"{name}.keys")
+    is_wanted = runs["key"].isin(keys) if keys else pd.Series(True, index=runs.index)
+    wanted = runs[is_wanted]
+    counts = Counter(_word(status, alive is not False) for status in wanted["status"])
+    if keys:
+        counts["not registered"] = len(keys - set(runs["key"]))
+    failed = wanted[wanted["status"] == "FAILED"].assign(again=lambda rows: rows["cause"] == "outside")
+    troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
+    left = counts["scheduled"] + counts["running"] + counts["not registered"]
+    waiting = folder / f"{name}.outbox.jsonl"
+    return State(
+        name=name,
+        counts={word: counts[word] for word in counts if counts[word]},
+        removed=int((~is_wanted).sum()),
+        driver=driver,
+        failed=failed[["name", "reason", "again"]],
+        troubled=troubled[["name", "status", "trouble"]],
+        seconds_left=_left(wanted, left) if alive else None,
+        waiting_records=waiting.read_bytes().count(b"\n") if waiting.exists() else 0,
+    )
+
+
+def _word(status: str, alive: bool) -> str:
+    if status == "KILLED" or (status == "RUNNING" and not alive):
+        return "interrupted"
+    return status.lower()
+
+
+def wanted_keys(path: Path) -> set[str]:
+    """Return the trial keys that a sweep's file had when it last ran."""
+    return {line.split(" ", 1)[0] for line in path.read_text().splitlines()} if path.exists() else set()
+
+
+def _left(runs: pd.DataFrame, left: int) -> float | None:
+    """Return seconds until all is done at the pace of the last finished trials, at most twenty."""
+    ended = runs.loc[runs["status"] == "FINISHED", "ended"].dropna().sort_values().to_numpy()[-20:]
+    if len(ended) < 3 or not left:
+        return None
+    pace = (max(time.time() * 1000, ended[-1]) - ended[0]) / 1000 / (len(ended) - 1)
+    return float(left * pace)

@@ -1,0 +1,314 @@
+"""One way to run a sweep, and to resume it: what is wanted, less what is finished, is prepared and launched."""
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from data_pipeline.errors import RequestError
+from sweeps.cluster import environment, origin, resources
+from sweeps.drive import estimate
+from sweeps.drive.shapes import shapes
+from sweeps.drive.stopping import Stop, heeding_signals
+from sweeps.file.config import SweepSpec
+from sweeps.file.trials import Trial
+from sweeps.tracking.lock import SweepLock
+from trainables.trial.outcome import MODEL_FOLDER
+
+assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
+STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a sweep is to be run. tracking_uri None: the store embedded in `storage`; address None: a Ray of our own."""
+
+    storage: Path
+    tracking_uri: str | None = None
+    address: str | None = None
+    max_concurrent: int | None = None
+    num_cpus: int | None = None
+    retry_failed: bool = False
+    from_scratch: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
+
+    open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
+    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path], list[dict[str, Any]]]
+    run_trial: Callable[..., dict[str, Any]]
+    measure: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Screen(Protocol):
+    """Who is told what happens."""
+
+    def say(self, text: str) -> None: ...
+
+    def count(self, what: str, done: int, total: int) -> None: ...
+
+    def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable) -> None: ...
+
+    def event(self, what: str, key: str, numbers: dict[str, Any]) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep's wanted trials, by key: finished before, finished now, failed, interrupted."""
+
+    wanted: int
+    before: int = 0
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: int = 0
+    undelivered: int = 0
+    stopped: str = ""
+    seconds: float = 0.0
+    utilisation: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.before + self.finished == self.wanted and not self.undelivered
+
+
+def real_parts() -> Parts:
+    """Return the parts of real trials: opened files, encoded shards, networks."""
+    from sweeps.drive.prepare import open_datasets, prepare
+    from trainables.trial.profile import peak_memory
+    from trainables.trial.trial import run_trial
+
+    return Parts(open_datasets, prepare, run_trial, peak_memory)
+
+
+def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
+    """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive."""
+    parts = real_parts() if parts is None else parts
+    storage = request.storage.absolute()
+    stop = Stop(storage / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
+    trials = spec.trials()
+    if not trials:
+        raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
+    _check_writable(storage)
+    screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
+    cells = parts.open_datasets(spec, storage)
+    costs = estimate.costs(trials, shapes(trials, cells), cells)
+    lock = SweepLock(
+        storage / "sweeps" / f"{spec.name}.lock",
+        on_loss=lambda: stop.ask("another driver took this sweep over"),
+        on_wait=screen.say,
+    )
+    with lock, stop.unmarked():
+        return _Drive(spec, request, screen, parts, stop).run(trials, cells, costs)
+
+
+def _check_writable(storage: Path) -> None:
+    """RequestError if nothing can be written to the storage folder, or its disk is full. Makes nothing."""
+    there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
+    probe = there / f".cellskew-{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise RequestError(
+            f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
+            "its disk, and run again; or choose another folder with --storage"
+        ) from error
+
+
+class _Drive:
+    """One launch of a sweep, its lock held."""
+
+    def __init__(self, spec: SweepSpec, request: Request, screen: Screen, parts: Parts, stop: Stop) -> None:
+        from sweeps.tracking import store as tracking
+
+        self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
+        self.storage = request.storage.absolute()
+        uri = tracking.default_uri(self.storage) if request.tracking_uri is None else request.tracking_uri
+        screen.say(f"tracking: {tracking.shown_uri(uri)}")
+        self.tracker = tracking.Tracker(uri, spec.name, self.storage)
+
+    def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
+        begin, outcome, self.costs = time.monotonic(), Outcome(len(trials)), costs
+        try:
+            self._train(trials, cells, outcome)
+        finally:
+            self.screen.end()
+            outbox = self.tracker.outbox
+            if len(outbox) > 50 or outbox.away_since is not None:
+                self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
+            if not self.tracker.close():
+                outcome.undelivered = max(len(outbox), 1)
+                if outbox.trouble is not None:
+                    self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
+            outcome.seconds = time.monotonic() - begin
+        return outcome
+
+    def _train(self, trials: list[Trial], cells: dict[str, Any], outcome: Outcome) -> None:
+        known = self.tracker.runs()
+        lineage = {name: _data(name, opened) for name, opened in cells.items()}
+        _check_digests(trials, known, lineage, self.spec.name)
+        self._store_spec(trials)
+        known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
+        todo, given_up = self._split(trials, known)
+        outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
+        outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
+        if not todo:
+            return
+        for trial in todo:
+            self.tracker.reschedule(known[trial.key], trial)
+        self._launch(todo, known, cells, lineage, outcome)
+
+    def _split(self, trials: list[Trial], known: dict[str, Any]) -> tuple[list[Trial], list[Trial]]:
+        """Return (trials to run, failed trials that are left alone).
+
+        What failed for a cause outside the trial (memory, disk, a lost worker) is run again; what failed of itself
+        would do so again, and waits for --retry-failed.
+        """
+        todo, given_up = [], []
+        for trial in trials:
+            run = known[trial.key]
+            if run.status == "FAILED" and not self.request.retry_failed and run.tags.get("cellskew.cause") != "outside":
+                given_up.append(trial)
+            elif run.status != "FINISHED":
+                todo.append(trial)
+        return todo, given_up
+
+    def _launch(self, todo: list[Trial], known: dict, cells: dict, lineage: dict, outcome: Outcome) -> None:
+        from sweeps.cluster import nodes as cluster
+        from sweeps.drive import launch
+
+        with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
+            if self.request.address is not None:
+                cluster.check_nodes(self.storage)
+            self._check_resources(todo, nodes)
+            self.screen.say(f"preparing {len(todo)} trials")
+            made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage)
+            if any(paths.get("distances") for paths in made):
+                self.screen.say(
+                    "how far made cells are from real ones: generated_cells.csv of each run, and "
+                    f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
+                )
+            measured = self._measured(todo, made, nodes)
+            jobs = []
+            for trial, paths in zip(todo, made, strict=True):
+                share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
+                jobs.append(self._job(trial, paths, known[trial.key], lineage, share))
+            jobs.sort(key=lambda job: -self.costs[job["config"]["key"]])
+            self.screen.begin(
+                todo, outcome.before, {trial.key: self.costs[trial.key] for trial in todo}, lambda: self.tracker.outbox
+            )
+            settings = launch.Settings(self.parts.run_trial, self.request.max_concurrent, self.spec.max_failures)
+            begin = time.monotonic()
+            with heeding_signals(self.stop, self._on_first, self._on_second):
+                tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
+            self._note(tally, outcome, time.monotonic() - begin)
+
+    def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
+        """Return the share of a GPU of each network's trial, by key, whose sweep file says `gpu: auto`."""
+        from sweeps.cluster import packing
+
+        here = {"directory": str(self.storage / "profiles")}
+        configs = {
+            trial.key: trial.config() | paths | here
+            for trial, paths in zip(todo, made, strict=True)
+            if trial.resources.gpu == "auto" and trial.has_checkpoint
+        }
+        if not configs or not resources.has_gpus(nodes):
+            return {}
+        return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
+
+    def _note(self, tally: Any, outcome: Outcome, seconds: float) -> None:
+        outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
+        outcome.failed |= tally.failed
+        outcome.stopped = self.stop.why
+        if tally.slots:
+            outcome.utilisation = tally.busy / (tally.slots * seconds)
+
+    def _job(
+        self, trial: Trial, paths: dict, run: Any, lineage: dict[str, dict], share: dict[str, float]
+    ) -> dict[str, Any]:
+        config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
+        config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
+        config["gpu_share"] = share["gpu"]
+        config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
+        server = self.tracker.uri if self.tracker.uri.startswith("http") else None
+        with_checkpoint = self.spec.checkpoints == "upload"
+        tags = origin.code() | origin.packages() | {"cellskew.digest": lineage[trial.dataset]["digest"]}
+        if self.spec.checkpoints == "link" and trial.has_checkpoint:
+            tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
+        return {
+            "config": config,
+            "run_id": run.run_id,
+            "fresh": self.request.from_scratch,
+            "resources": share,
+            "tags": tags,
+            "data": lineage[trial.dataset],
+            "upload": {"artifact_uri": run.artifact_uri, "tracking_uri": server, "with_checkpoint": with_checkpoint},
+        }
+
+    def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
+        problems = resources.too_large(todo, nodes)
+        if problems and self.request.address is None:
+            raise RequestError(*problems)
+        for problem in problems:
+            self.screen.say(f"waiting for the cluster to grow: {problem}")
+        unsaid = {trial.model for trial in todo if trial.has_checkpoint and trial.resources.gpu in (None, "auto")}
+        if unsaid and self.request.address is not None and not resources.has_gpus(nodes):
+            self.screen.say(
+                f"no node of the cluster has a GPU now, so these train on CPUs: {', '.join(sorted(unsaid))}. If it "
+                "brings GPUs when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
+            )
+
+    def _store_spec(self, trials: list[Trial]) -> None:
+        """Keep the resolved file, which `resume` reads, and the keys wanted, which `status` compares runs with."""
+        folder = self.storage / "sweeps"
+        kept = {f"{self.spec.name}.yaml": yaml.safe_dump(self.spec.given, sort_keys=False, allow_unicode=True)}
+        kept[f"{self.spec.name}.keys"] = "".join(f"{trial.key} {trial.name}\n" for trial in trials)
+        if self.request.tracking_uri is not None and "@" not in self.request.tracking_uri:
+            kept[f"{self.spec.name}.tracking"] = self.request.tracking_uri
+        for name, text in kept.items():
+            temporary = folder / f".{name}.part"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(folder / name)
+
+    def _on_first(self) -> None:
+        self.screen.say("stopping: running trials finish and save their epoch; press Ctrl-C again to stop at once")
+
+    def _on_second(self) -> None:
+        self.screen.say("stopped at once; run the same command again to go on from the last checkpoints")
+
+
+def _data(name: str, cells: Any) -> dict[str, str]:
+    """Return what is recorded of an opened dataset: name, digest of its contents and options, files."""
+    source = getattr(cells, "source", None)
+    return {"name": name, "digest": cells.digest, "source": "" if source is None else ", ".join(source.all_paths)}
+
+
+def _check_digests(trials: list[Trial], known: dict[str, Any], lineage: dict[str, dict[str, str]], sweep: str) -> None:
+    """RequestError if trials of this sweep were trained on data that have changed since."""
+    changed: dict[str, list[str]] = {}
+    for trial in trials:
+        run = known.get(trial.key)
+        before = run.tags.get("cellskew.digest", "") if run is not None and run.status in STARTED else ""
+        if before and before != lineage[trial.dataset]["digest"]:
+            changed.setdefault(trial.dataset, []).append(before)
+    problems = [
+        f"dataset {name} has changed since {len(befores)} trials of sweep {sweep} were started on it (contents "
+        f"{befores[0][:12]} then, {lineage[name]['digest'][:12]} now). Put the old file back, or give the sweep "
+        "another `name:` to start anew."
+        for name, befores in changed.items()
+    ]
+    if problems:
+        raise RequestError(*problems)

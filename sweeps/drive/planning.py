@@ -1,0 +1,129 @@
+"""`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading import catalog
+from sweeps.drive import estimate
+from sweeps.drive.shapes import Shape, shapes
+from sweeps.file.config import SweepSpec
+from sweeps.file.trials import Trial
+from trainables.protocol import DEFECTS
+
+BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together."""
+
+    name: str
+    trials: list[Trial]
+    models: dict[str, int]
+    left_out: list[str]
+    datasets: dict[str, str]
+    shapes: dict[tuple[str, str, str, str], Shape]
+    seconds: float
+    disk_gb: float
+    notes: list[str]
+
+
+def plan(spec: SweepSpec, storage: Path) -> Plan:
+    """Return the plan of a sweep; RequestError for what can't be had. Datasets not here: from the catalog's counts."""
+    trials = spec.trials()
+    if not trials:
+        raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
+    cells, origin, problems = {}, {}, []
+    for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
+        try:
+            cells[name], origin[name] = look(entry, storage)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    found = shapes(trials, cells)
+    by_axes = {}
+    for trial in trials:
+        axes = tuple(trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
+        by_axes.setdefault(axes, found[trial.key])
+    return Plan(
+        name=spec.name,
+        trials=trials,
+        models=dict(Counter(trial.model for trial in trials)),
+        left_out=spec.impossible(),
+        datasets=origin,
+        shapes=by_axes,
+        seconds=sum(estimate.costs(trials, found, cells).values()),
+        disk_gb=_disk(trials, cells),
+        notes=_notes(by_axes) + _weights(spec) + _defects(trials) + _shares(trials),
+    )
+
+
+def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
+    """Return (labels, classes, donors, fixed_test of a dataset; where they come from), writing nothing."""
+    name = entry if isinstance(entry, str) else entry.get("name")
+    listed = catalog.entries().get(name)
+    is_ours = listed is not None and (isinstance(entry, str) or "path" not in entry)
+    if is_ours and not listed.present(storage):
+        return declared(listed), "the catalog's published counts; the file is not here yet"
+    from data_pipeline.reading.h5ad import open_cells
+
+    cells = open_cells(catalog.resolve(entry, storage))
+    return cells, ", ".join(cells.source.all_paths)
+
+
+def declared(listed: catalog.Entry) -> Any:
+    """Return labels as the catalog declares them, test cells of a fixed test set last."""
+    classes = sorted({*listed.classes, *listed.test_classes})
+    parts = [[counts.get(name, 0) for name in classes] for counts in (listed.classes, listed.test_classes)]
+    labels = np.concatenate([np.repeat(np.arange(len(classes)), part) for part in parts])
+    is_test = np.arange(len(labels)) >= sum(parts[0]) if listed.test_classes else None
+    return SimpleNamespace(labels=labels, classes=classes, donors=None, fixed_test=is_test, num_genes=listed.genes)
+
+
+def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
+    """Return what the splits had to do with tiny classes, once per dataset and sentence."""
+    return list(dict.fromkeys(f"{axes[0]}: {note}" for axes, shape in by_axes.items() for note in shape.notes))
+
+
+def _weights(spec: SweepSpec) -> list[str]:
+    return [
+        f"weights of {model.name} are not on this machine: {model.weights}"
+        for model in spec.models
+        if model.weights is not None and not Path(model.weights).is_dir()
+    ]
+
+
+def _defects(trials: list[Trial]) -> list[str]:
+    """Return of each of the published recipe's defects in use what it does and where it stands."""
+    used = {name for trial in trials for name in trial.described["defects"]}
+    return [
+        f"made with defect {name}: {defect.explanation} ({defect.where})"
+        for name, defect in DEFECTS.items()
+        if name in used
+    ]
+
+
+def _shares(trials: list[Trial]) -> list[str]:
+    """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
+    models = sorted({trial.model for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
+    wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
+    return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
+
+
+def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
+    """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
+    encodings = {}
+    for trial in trials:
+        fitted = trial.described["genes"]["select"] == "hvg"
+        encodings[trial.dataset, trial.model, trial.labels["split"] if fitted else ""] = trial
+    tokens = 0.0
+    for (dataset, _, _), trial in encodings.items():
+        tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
+    return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3

@@ -1,0 +1,114 @@
+"""What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import RequestError
+from sweeps.cluster.origin import machine
+from sweeps.drive.artifacts import upload
+from sweeps.tracking.lock import file_lock
+from sweeps.tracking.uris import without_secrets
+
+Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
+OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError")
+NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
+PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
+TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
+UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
+
+
+def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
+    """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
+    {"failed"}.
+
+    job: config (what run_trial takes), upload (see tracking.upload; None: nothing to upload), fresh (start over).
+    """
+    directory = Path(job["config"]["directory"])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
+            if job["fresh"]:
+                _start_over(directory)
+            final = _train_on(job["config"], send, trainable, directory)
+            _upload(job, directory)
+        send({"final": final, "where": machine()})
+    except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
+        send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
+
+
+def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train to the end, trying again after what may pass of itself."""
+    for attempt in range(len(TRAIN_PAUSES)):
+        try:
+            return _train(config, send, trainable, directory)
+        except PASSING as error:
+            if isinstance(error, LASTING):
+                raise
+            send({"trouble": f"{describe(error)}; tried again (time {attempt + 1} of {len(TRAIN_PAUSES)})"})
+        time.sleep(TRAIN_PAUSES[attempt])
+    return _train(config, send, trainable, directory)
+
+
+def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train, passing every report on but the last, which waits until the trial's files are where they belong."""
+    last: dict[str, Any] = {}
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if metrics.get("final"):
+            last.update(metrics)
+        else:
+            send({"metrics": metrics, "saved": checkpoint is not None or "replayed" in metrics})
+
+    result = trainable(config, report, _newest_checkpoint(directory))
+    return last if last else dict(result)
+
+
+def _newest_checkpoint(directory: Path) -> Path | None:
+    if not any(directory.glob("epoch-*")):
+        return None
+    from trainables.training.checkpoint import newest
+
+    return newest(directory)
+
+
+def _start_over(directory: Path) -> None:
+    """Remove everything an earlier attempt left, but the lock that we hold."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def _upload(job: dict[str, Any], directory: Path) -> None:
+    for pause in () if job["upload"] is None else (*UPLOAD_PAUSES, None):
+        try:
+            upload(directory, **job["upload"])
+            return
+        except Exception as error:  # every store has its own exceptions; a refusal stays one and fails the trial
+            if pause is None:
+                raise OSError(f"its files could not be uploaded: {describe(error)}") from error
+            time.sleep(pause)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in a line or a few, without secrets: a request's own words, or type and message."""
+    if isinstance(error, RequestError):
+        return without_secrets("; ".join(error.problems))
+    said = without_secrets(str(error).strip())
+    return f"{type(error).__name__}: {said}"[:2000] if said else type(error).__name__
+
+
+def cause(error: BaseException) -> str:
+    """Return "outside" if the machine is to blame (memory, disk, network), so that trying again may help."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "outside" if names & set(OUTSIDE) or NO_MEMORY in str(error) else "trial"
+
+
+def _tail() -> str:
+    return without_secrets(traceback.format_exc())[-3000:]

@@ -1,0 +1,165 @@
+"""A sweep file -> a frozen SweepSpec -> its trials. Every mistake in the file is reported at once, with its line."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_pipeline.errors import RequestError
+from sweeps.file import reading, yaml_lines
+from sweeps.file.plugins import Entry
+from sweeps.file.trials import Resources, Trial
+
+__all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
+
+
+class Model(BaseModel):
+    """One model of a sweep: options and recipe resolved, defaults included, before any defect."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    kind: Literal["network", "baseline"]
+    weights: str | None
+    options: dict[str, Any]
+    recipe: dict[str, Any] | None
+
+
+class SweepSpec(BaseModel):
+    """A sweep file, resolved: paths absolute, lists expanded, defaults filled in.
+
+    datasets: as data_pipeline.reading.catalog.resolve takes them, one per name of `dataset_names`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    name: str
+    datasets: list[str | dict[str, Any]]
+    dataset_names: list[str]
+    identities: dict[str, dict[str, Any]]  # dataset name -> what it is to a trial's key
+    genes: dict[str, Any]
+    splits: list[dict[str, Any]]
+    skews: list[Entry]
+    strategies: list[Entry]
+    losses: list[Entry]
+    models: list[Model]
+    seeds: list[int]
+    protocol: Literal["corrected", "paper"] = "corrected"
+    defects: list[str] = Field(default_factory=list)
+    posthoc: list[str] = Field(default_factory=list)
+    checkpoints: Literal["upload", "link", "none"] = "upload"
+    resources: dict[str, Resources] = Field(default_factory=dict)
+    exclude: list[dict[str, list[Any]]] = Field(default_factory=list)
+    max_failures: int = 3
+    checkpoint_every: int | Literal["auto"] = "auto"  # in no trial's key: results don't depend on it
+    given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads
+
+    def trials(self) -> list[Trial]:
+        """Return the cross product minus `exclude`, in the order of the file, dataset first and seed last."""
+        return [self._trial(cell) for cell in self._cells() if not self._left_out(cell)]
+
+    def impossible(self) -> list[str]:
+        """Return the combinations that no trial can have: losses that only a network can be trained with."""
+        from trainables.losses import CLASS_WEIGHTS
+
+        losses = [loss.label for loss in self.losses if loss.kind not in {"cross_entropy", *CLASS_WEIGHTS}]
+        baselines = [model.name for model in self.models if model.kind == "baseline"]
+        return [f"{model} has no loss {', '.join(losses)}; left out" for model in baselines if losses]
+
+    def _cells(self) -> Iterator[tuple]:
+        axes = (self.dataset_names, self.splits, self.skews, self.strategies, self.losses, self.models, self.seeds)
+        return itertools.product(*axes)
+
+    def _left_out(self, cell: tuple) -> bool:
+        from trainables.losses import CLASS_WEIGHTS
+
+        dataset, split, skew, strategy, loss, model, seed = cell
+        if model.kind == "baseline" and loss.kind not in {"cross_entropy", *CLASS_WEIGHTS}:
+            return True
+        found = {"dataset": dataset, "split": split["seed"], "model": model.name, "seed": seed}
+        found |= {"skew": skew, "strategy": strategy, "loss": loss}
+        return any(all(_fits(found[axis], values) for axis, values in rule.items()) for rule in self.exclude)
+
+    def _trial(self, cell: tuple) -> Trial:
+        from trainables import protocol
+
+        dataset, split, skew, strategy, loss, model, seed = cell
+        defects = protocol.defects_of(model.name, strategy.kind, self.protocol, self.defects)
+        options, recipe = protocol.apply(defects, model.options, {} if model.recipe is None else model.recipe)
+        described = {
+            "dataset": self.identities[dataset],
+            "genes": self.genes,
+            "split": split,
+            "skew": skew.config(),
+            "strategy": strategy.config(),
+            "loss": loss.config(),
+            "model": model.name,
+            "options": options,
+            "recipe": None if model.recipe is None else recipe,
+            "weights": model.weights,
+            "seed": seed,
+            "defects": defects,
+            "posthoc": self.posthoc,
+        }
+        labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.name, "seed": str(seed)}
+        labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
+        resources = self.resources.get(model.name, Resources())
+        return Trial(described, labels, self.protocol, resources)
+
+
+def _fits(found: Any, values: list[Any]) -> bool:
+    """Tell whether an axis value is one of `values`: a name, a label, or a mapping that its parameters agree with."""
+    if not isinstance(found, Entry):
+        return found in values
+    for value in values:
+        if value in (found.kind, found.label):
+            return True
+        if isinstance(value, dict) and value.items() <= found.config().items():
+            return True
+    return False
+
+
+def load(path: str | Path, check_files: bool = True) -> SweepSpec:
+    """Return the sweep that a YAML file describes; RequestError lists every problem as `file:line: key: what`.
+
+    check_files: also refuse weights folders that aren't on this machine (`cellskew plan` does without).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: there is no such file; give the path of a sweep file (YAML)") from None
+    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
+        raise RequestError(f"{path}: can't be read as a sweep file: {error}") from error
+    return parse(text, path, check_files)
+
+
+def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
+    """Return the sweep that a YAML text describes. `path`: for messages, and what relative paths are relative to."""
+    document = yaml_lines.read(text)
+    problems = list(document.problems)
+    fields: dict[str, Any] = {}
+    if not problems:
+        fields, found = reading.read_sweep(document.value, path.absolute().parent, check_files)
+        problems += [(document.line(where), _sentence(where, said)) for where, said in found]
+    if problems:
+        raise RequestError(*(f"{path}:{line}: {said}" for line, said in sorted(problems, key=lambda one: one[0])))
+    return SweepSpec(**fields | {"given": _with_absolute_paths(fields)})
+
+
+def _with_absolute_paths(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the file as it stands, but readable from anywhere."""
+    given, weights = fields["given"], {model["name"]: model["weights"] for model in fields["models"]}
+    models = given["models"] if isinstance(given["models"], dict) else dict.fromkeys(given["models"])
+    said = {name: {} if settings is None else dict(settings) for name, settings in models.items()}
+    for name in said:
+        if weights[name] is not None:
+            said[name]["weights"] = weights[name]
+    return given | {"datasets": fields["datasets"], "models": said}
+
+
+def _sentence(where: tuple, said: str) -> str:
+    place = ""
+    for step in where:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
+    return f"{place}: {said}" if place else said

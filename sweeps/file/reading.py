@@ -1,0 +1,221 @@
+"""The fields of a sweep file -> what SweepSpec holds, and every mistake as (place, sentence)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sweeps.file.plugins import Entry, Problem, read_entries, unknown
+from sweeps.file.reading_data import read_datasets
+from sweeps.file.reading_models import read_models
+from sweeps.file.strict import NAME, Strict, shaped
+from sweeps.file.trials import AXES, Resources
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+PARTS = ("test", "validation")
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Genes(Strict):
+    select: Literal["all", "hvg"] = "all"
+    n: int = Field(3000, ge=2)
+
+
+class Splits(Strict):
+    seeds: list[Seed] = Field([0], min_length=1)
+    test: Fraction = 0.2
+    validation: Fraction = 0.1
+
+
+class Tracking(Strict):
+    checkpoints: Literal["upload", "link", "none"] = "upload"
+
+
+class Share(Strict):
+    cpu: float | None = Field(None, gt=0)
+    gpu: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
+
+
+class File(Strict):
+    """The shape of a sweep file; what is inside the lists of names is looked at afterwards."""
+
+    name: str
+    datasets: list[str | dict[str, Any]] = Field(min_length=1)
+    genes: str | dict[str, Any] = "all"
+    splits: Splits = Splits()
+    skews: list[str | dict[str, Any]] = Field(["natural"], min_length=1)
+    strategies: list[str | dict[str, Any]] = Field(["none"], min_length=1)
+    losses: list[str | dict[str, Any]] = Field(["cross_entropy"], min_length=1)
+    models: dict[str, dict[str, Any] | None] | list[str] = Field(min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
+    protocol: Literal["corrected", "paper"] = "corrected"
+    defects: list[str] = []
+    posthoc: list[str] = []
+    tracking: Tracking = Tracking()
+    resources: dict[str, Share] = {}
+    exclude: list[dict[str, Any]] = []
+    max_failures: int = Field(3, ge=0)
+    checkpoint_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+
+
+def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any], list[Problem]]:
+    """Return (fields of a SweepSpec, problems); the fields are complete only without problems."""
+    if not isinstance(value, dict):
+        return {}, [((), "a sweep file is a mapping: name:, datasets:, models:, ...; this one is not")]
+    _, problems = shaped(File, value)
+    file = _sound(value, problems)
+    found: dict[str, Any] = {}
+    for fields_of, wrong in (_axes(value), read_datasets(value.get("datasets"), folder), _rest(value, file)):
+        found |= fields_of
+        problems += wrong
+    models, wrong = read_models(value.get("models"), folder, check_files)
+    found["models"] = models
+    problems += wrong + _rules(value.get("exclude"), found)
+    problems += _resources(value.get("resources"), [model["name"] for model in models])
+    return found, _once(problems)
+
+
+def _sound(value: dict, problems: list[Problem]) -> File:
+    """Return the file without its malformed fields, so that the others can be looked at as well."""
+    wrong = {where[0] for where, _ in problems if where}
+    stand_in = {"name": "x", "datasets": ["x"], "models": ["x"]}
+    return File.model_validate_json(json.dumps(stand_in | {key: value[key] for key in value if key not in wrong}))
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+# axes
+
+
+def _axes(value: dict) -> tuple[dict[str, Any], list[Problem]]:
+    """Read skews, strategies and losses against their registries."""
+    found, problems = {}, []
+    for key, registry, noun, default in registries():
+        given = value.get(key, default)
+        found[key] = []
+        for index, item in enumerate(given if isinstance(given, list) else []):
+            entries, wrong = read_entries(item, registry, noun, always=key == "skews")
+            problems += [((key, index, *where), said) for where, said in wrong]
+            found[key] += entries
+            problems += [((key, index), f"{entry.label} is given twice") for entry in _repeated(found[key], entries)]
+    return found, problems
+
+
+def registries() -> Iterable[tuple[str, Mapping, str, list[str]]]:
+    from data_pipeline.rows.resample import STRATEGIES
+    from data_pipeline.rows.skew import SKEWS
+    from data_pipeline.rows.synthesize import SYNTHESIZERS
+    from trainables.losses import LOSSES
+
+    yield "skews", SKEWS, "skew", ["natural"]
+    yield "strategies", {**STRATEGIES, **SYNTHESIZERS}, "strategy", ["none"]
+    yield "losses", LOSSES, "loss", ["cross_entropy"]
+
+
+def _repeated(known: list[Entry], new: list[Entry]) -> list[Entry]:
+    return [entry for entry in new if known.count(entry) > 1]
+
+
+# the rest
+
+
+def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
+    """Read what needs no registry of plug-ins; defaults where the file's shape is wrong, to go on looking."""
+    found: dict[str, Any] = {"given": value}
+    genes, problems = _genes(value.get("genes", "all"))
+    found["genes"] = genes
+    problems += _name(value.get("name"))
+    for key, noun, known in _word_lists():
+        given = value.get(key, [])
+        words = given if isinstance(given, list) else []
+        problems += [((key, i), unknown(noun, word, known)) for i, word in enumerate(words) if word not in known]
+    problems += [((key,), f"seed {seed} is given twice") for key, seed in _repeated_seeds(file)]
+    problems += _fractions(value.get("splits"))
+    parts = {"test": file.splits.test, "validation": file.splits.validation}
+    found["splits"] = [{"seed": seed, **parts} for seed in file.splits.seeds]
+    for key in ("name", "seeds", "protocol", "defects", "posthoc", "max_failures", "checkpoint_every"):
+        found[key] = getattr(file, key)
+    found["checkpoints"] = file.tracking.checkpoints
+    found["resources"] = {name: Resources(share.cpu, share.gpu) for name, share in file.resources.items()}
+    return found, problems
+
+
+def _genes(given: Any) -> tuple[dict[str, Any], list[Problem]]:
+    genes, problems = shaped(Genes, {"select": given} if isinstance(given, str) else given, ("genes",))
+    if genes is None or genes.select == "all":
+        return {"select": "all"}, problems
+    return {"select": genes.select, "n": genes.n}, problems
+
+
+def _name(given: Any) -> list[Problem]:
+    if not isinstance(given, str) or NAME.fullmatch(given):
+        return []
+    what = "is a path, not a name" if "/" in given or "\\" in given else "is no name for a sweep"
+    return [(("name",), f"{given!r} {what}; use up to 100 letters, digits, dots, dashes, underscores")]
+
+
+def _word_lists() -> Iterable[tuple[str, str, Iterable[str]]]:
+    from trainables.posthoc import POSTHOC
+    from trainables.protocol import DEFECTS
+
+    yield "defects", "defect", DEFECTS
+    yield "posthoc", "adjustment", POSTHOC
+
+
+def _repeated_seeds(file: File) -> list[tuple[str, int]]:
+    listed = [("seeds", file.seeds), ("splits", file.splits.seeds)]
+    return [(key, seed) for key, seeds in listed for seed in sorted(set(seeds)) if seeds.count(seed) > 1]
+
+
+def _fractions(given: Any) -> list[Problem]:
+    default = Splits()
+    parts = [(given if isinstance(given, dict) else {}).get(name, getattr(default, name)) for name in PARTS]
+    if not all(isinstance(part, float) and 0 < part < 1 for part in parts) or sum(parts) < 1:
+        return []
+    said = f"test {parts[0]} and validation {parts[1]} leave nothing to train on; together stay below 1"
+    return [(("splits",), said)]
+
+
+def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:
+    """Check `exclude` and put it, with every value a list and names in Python's spelling, into `found`."""
+    problems: list[Problem] = []
+    found["exclude"] = []
+    for index, rule in enumerate(given if isinstance(given, list) else []):
+        if not isinstance(rule, dict):
+            continue
+        problems += [(("exclude", index, axis), unknown("axis", axis, AXES)) for axis in rule if axis not in AXES]
+        if not rule:
+            problems.append((("exclude", index), "an empty rule would leave out everything"))
+        values = {axis: one if isinstance(one, list) else [one] for axis, one in rule.items()}
+        found["exclude"].append({axis: [_spelt(value) for value in listed] for axis, listed in values.items()})
+        problems += _unknown_values(values, index, found["dataset_names"])
+    return problems
+
+
+def _spelt(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {"class_name" if key == "class" else key: one for key, one in value.items()}
+    return value
+
+
+def _unknown_values(values: dict[str, list[Any]], index: int, datasets: list[str]) -> list[Problem]:
+    """Return the names in a rule that no plug-in or model has; labels such as exponential-50 pass by their kind."""
+    from trainables import spec
+
+    known = {noun: registry for _, registry, noun, _ in registries()} | {"model": spec.names(), "dataset": datasets}
+    problems = []
+    for axis in set(values) & set(known):
+        for value in values[axis]:
+            kind = value.get("kind") if isinstance(value, dict) else value
+            if not any(str(kind) == name or str(kind).startswith(f"{name}-") for name in known[axis]):
+                problems.append((("exclude", index, axis), unknown(axis, kind, known[axis])))
+    return problems
+
+
+def _resources(given: Any, models: list[str]) -> list[Problem]:
+    names = given if isinstance(given, dict) else {}
+    return [(("resources", name), unknown("model in this sweep", name, models)) for name in names if name not in models]

@@ -1,0 +1,103 @@
+"""`datasets:` of a sweep file -> entries for the catalog, names, and what each is to a trial's key."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading import catalog
+from data_pipeline.reading.source import Drop, Duplicates, Source, Values
+from sweeps.file.plugins import Problem, unknown
+from sweeps.file.strict import NAME, Strict, shaped
+
+
+class Dataset(Strict):
+    """A dataset of the user's own, or a catalog entry with something said about it."""
+
+    name: str | None = None
+    path: str | list[str] | None = None
+    test_path: str | list[str] | None = None
+    label: str | None = None
+    layer: str | None = None
+    values: Any = None
+    gene_names: str | None = None
+    donor: str | None = None
+    totals: str | None = None
+    duplicates: Duplicates | None = None
+    empty_cells: Drop | None = None
+    unlabelled: Drop | None = None
+
+
+def read_datasets(given: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
+    found: dict[str, Any] = {"datasets": [], "dataset_names": [], "identities": {}}
+    problems: list[Problem] = []
+    for index, item in enumerate(given if isinstance(given, list) else []):
+        entry, name, wrong = read_dataset(item, folder)
+        problems += [(("datasets", index, *where), said) for where, said in wrong]
+        if wrong:
+            continue
+        if name in found["dataset_names"]:
+            problems.append((("datasets", index), f"a second dataset called {name}; give it another `name:`"))
+        found["datasets"].append(entry)
+        found["dataset_names"].append(name)
+        found["identities"][name] = identity(entry, name)
+    return found, problems
+
+
+def read_dataset(item: Any, folder: Path) -> tuple[Any, str, list[Problem]]:
+    """Return (the entry for catalog.resolve, paths absolute; its name; problems)."""
+    if isinstance(item, str):
+        if item in catalog.entries():
+            return item, item, []
+        if not item.endswith(".h5ad") and "/" not in item:
+            own = "a file of your own is {path: cells.h5ad, label: celltype}"
+            return None, "", [((), f"{unknown('dataset', item, catalog.entries())}; {own}")]
+        item = {"path": item}
+    if not isinstance(item, dict):
+        return None, "", []  # its shape has been refused already
+    dataset, problems = shaped(Dataset, item)
+    if dataset is None:
+        return None, "", problems
+    entry = {key: item[key] for key in item if item[key] is not None}
+    for key in ("path", "test_path"):
+        if key in entry:
+            entry[key] = _absolute(entry[key], folder)
+    problems += _dataset_problems(entry)
+    first = entry["path"] if isinstance(entry.get("path"), str) else next(iter(entry.get("path", [])), "")
+    name = entry.get("name", Path(first).stem)
+    if not problems and not NAME.fullmatch(name):
+        problems.append((("name",), f"{name!r} is no name for a dataset; use letters, digits, dot, dash, underscore"))
+    return entry, name, problems
+
+
+def _absolute(given: str | list[str], folder: Path) -> str | list[str]:
+    if isinstance(given, str):
+        return str(folder / Path(given).expanduser())
+    return [str(folder / Path(one).expanduser()) for one in given]
+
+
+def _dataset_problems(entry: dict[str, Any]) -> list[Problem]:
+    problems: list[Problem] = []
+    listed = entry.get("name") in catalog.entries()
+    if not entry.get("path") and not listed:
+        said = unknown("dataset", entry["name"], catalog.entries()) if "name" in entry else "path: is missing"
+        problems.append(((), f"{said}; or give `path:` and `label:`"))
+    elif not listed and "label" not in entry:
+        problems.append(((), "label: is missing: which column of obs holds the cell types?"))
+    try:
+        Values.parse(entry.get("values", "counts"))
+    except RequestError as error:
+        problems += [(("values",), said.removeprefix("values: ")) for said in error.problems]
+    return problems
+
+
+def identity(entry: str | dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a dataset is to a trial's key: a catalog entry's version or a file's path, and every option."""
+    given = {"name": entry} if isinstance(entry, str) else dict(entry)
+    options = {field.name: None for field in fields(Source) if field.name not in ("name", "paths", "test_paths")}
+    options |= {key: value for key, value in given.items() if key in options}
+    options["values"] = str(Values.parse(given.get("values", "counts")))
+    listed = catalog.entries().get(given.get("name"))
+    if listed is not None and (listed.by_hand is not None or "path" not in given):
+        return {"catalog": name, "version": listed.version, **options}
+    return {"path": given["path"], "test_path": given.get("test_path"), **options}

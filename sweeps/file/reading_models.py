@@ -1,0 +1,67 @@
+"""`models:` of a sweep file -> names, options, recipes and weights, checked against each model's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sweeps.file.plugins import Problem, sentence, shown, unknown
+from trainables import spec as registry
+from trainables.spec import ModelSpec, Recipe
+
+
+def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return (fields of config.Model for each model, problems). A list of names stands for models as they come."""
+    listed = {name: {} for name in given if isinstance(name, str)} if isinstance(given, list) else given
+    found, problems = [], []
+    for name, said in (listed if isinstance(listed, dict) else {}).items():
+        where = ("models", name)
+        if name not in registry.names():
+            problems.append((where, unknown("model", name, registry.names())))
+        elif isinstance(said, dict) or said is None:
+            fields, wrong = _read(registry.get(name), {} if said is None else said, folder, check_files)
+            problems += [((*where, *place), what) for place, what in wrong]
+            found.append({"name": name, **fields})
+    return found, problems
+
+
+def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:
+    in_recipe = set(Recipe.model_fields) if spec.recipe is not None else set()
+    allowed = ["weights", *spec.options.model_fields, *sorted(in_recipe)]
+    problems: list[Problem] = [
+        ((key,), unknown(f"setting of {spec.name}", key, allowed)) for key in given if key not in allowed
+    ]
+    weights, wrong = _weights(spec, given.get("weights"), folder, check_files)
+    problems += wrong
+    options, wrong = _checked(spec.options, {key: given[key] for key in given if key in spec.options.model_fields})
+    problems += wrong
+    overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
+    if spec.recipe is not None:
+        default = spec.recipe(weights is not None, "small" if options is None else options.size)
+        recipe, wrong = _checked(Recipe, default.model_dump() | overrides)
+        problems += wrong
+    fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}
+    return fields | {"options": {} if options is None else options.model_dump()}, problems
+
+
+def _checked(model: type[BaseModel], given: dict[str, Any]) -> tuple[BaseModel | None, list[Problem]]:
+    try:
+        return model.model_validate_json(json.dumps(given), strict=True), []
+    except ValidationError as error:
+        return None, [(one["loc"][:1], f"{shown(one['input'])} {sentence(one['msg'])}") for one in error.errors()]
+
+
+def _weights(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[str | None, list[Problem]]:
+    """Return (the absolute path of the weights folder, or None, problems)."""
+    if given is None:
+        return None, []
+    if not isinstance(given, str):
+        return None, [(("weights",), f"{shown(given)} is not the path of a folder")]
+    if spec.kind == "baseline":
+        return None, [(("weights",), f"{spec.name} has no pretrained weights; leave `weights:` out")]
+    path = folder / Path(given).expanduser()
+    if check_files and not path.is_dir():
+        what = "is a file, not a folder" if path.is_file() else "is not there"
+        return None, [(("weights",), f"the folder {path} {what}; leave `weights:` out to train from scratch")]
+    return str(path), []

@@ -1,0 +1,139 @@
+"""Sweeps on clusters: the launcher file, and trials that share GPUs on two nodes of a simulated one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_pipeline.errors import RequestError
+from sweeps.cluster import resources
+from sweeps.file import config
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+name: on-a-cluster
+datasets: [pbmc68k_reduced]
+genes: {select: hvg, n: 60}
+models: {geneformer: {size: tiny, epochs: 1}, logistic_regression: {}}
+splits: {seeds: [0, 1]}
+strategies: [none, undersample]
+resources: {geneformer: {gpu: 0.5, cpu: 1}, logistic_regression: {cpu: 1}}
+"""
+
+
+def launcher() -> dict:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+def test_the_launcher_file_passes_rays_own_check():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(launcher())
+    validate_config(prepared)
+    assert prepared["available_node_types"]["a100"]["resources"]["GPU"] == 8
+
+
+def test_rays_check_would_notice_a_mistake():
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(ValidationError, match="max_wrokers"):
+        validate_config(prepare_config(launcher()) | {"max_wrokers": 3})
+
+
+def test_the_launcher_file_has_a100_nodes_that_come_and_go_and_the_pinned_versions():
+    found = launcher()
+    workers = found["available_node_types"]["a100"]
+    assert workers["node_config"]["InstanceType"] == "p4d.24xlarge" and workers["resources"]["GPU"] == 8
+    assert workers["min_workers"] == 0 < workers["max_workers"] <= found["max_workers"]
+    pins = (ROOT / "pyproject.toml").read_text()
+    torch = next(word for line in found["setup_commands"] for word in line.split() if word.startswith("torch=="))
+    assert f'"{torch}"' in pins
+    ray = found["docker"]["worker_image"].split(":")[1].split("-")[0]
+    assert f'"ray[tune,data]=={ray}"' in pins
+
+
+# what a trial asks for
+
+LAPTOP, GPU_NODE = {"CPU": 2.0}, {"CPU": 96.0, "GPU": 8.0}
+
+
+def trials(lines: str = "") -> dict:
+    text = SWEEP.split("resources:")[0] + lines
+    return {trial.model: trial for trial in config.parse(text, Path("sweep.yaml")).trials()}
+
+
+@pytest.mark.parametrize(
+    ("lines", "nodes", "expected"),
+    [
+        ("", [LAPTOP], {"cpu": 1, "gpu": 0}),
+        ("", [LAPTOP, GPU_NODE], {"cpu": 1, "gpu": 1}),
+        ("resources: {geneformer: {gpu: 0}}", [GPU_NODE], {"cpu": 1, "gpu": 0}),
+        ("resources: {geneformer: {gpu: 0.25, cpu: 4}}", [GPU_NODE], {"cpu": 4, "gpu": 0.25}),
+        ("resources: {geneformer: {gpu: auto}}", [LAPTOP], {"cpu": 1, "gpu": 0}),
+    ],
+)
+def test_a_network_takes_a_gpu_where_there_is_one_unless_told_otherwise(lines, nodes, expected):
+    found = trials(lines)
+    assert resources.of_trial(found["geneformer"], nodes) == expected
+    assert resources.of_trial(found["logistic_regression"], nodes) == {"cpu": 1, "gpu": 0}
+
+
+def test_what_fits_on_no_node_is_named():
+    asked = list(trials("resources: {geneformer: {gpu: 0.5}, logistic_regression: {cpu: 3}}").values())
+    assert resources.too_large(asked, [LAPTOP, GPU_NODE]) == []
+    (no_gpu, no_cpu) = resources.too_large(asked, [LAPTOP])
+    assert no_gpu.startswith("resources.geneformer: a trial asks for 1 CPU and 0.5 GPU, but the largest node has 2 CPU")
+    assert no_cpu.startswith("resources.logistic_regression: a trial asks for 3 CPU")
+
+
+def test_no_cluster_at_an_address_is_refused_at_once(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--storage", str(tmp_path / "runs")]
+    asked = subprocess.run([*command, "--address", "127.0.0.1:1"], capture_output=True, text=True)
+    assert asked.returncode == 2, asked.stderr
+    assert "cellskew: no Ray cluster answers at 127.0.0.1:1: " in asked.stderr and "Traceback" not in asked.stderr
+
+
+@pytest.mark.cluster
+def test_a_small_sweep_runs_on_two_nodes_with_trials_sharing_gpus(tmp_path):
+    """Real trials; the GPUs are only Ray's, so the trials compute on the CPU."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
+        cluster.wait_for_nodes()
+        outcome, gpus = run_on(cluster.address, tmp_path)
+    finally:
+        cluster.shutdown()
+    assert outcome.finished == outcome.wanted == 8, outcome.failed
+    assert gpus == {0.5}
+
+
+def run_on(address: str, storage: Path):
+    import ray
+    from fake_trials import Silent
+
+    from sweeps.drive.converge import Request, converge
+
+    spec = config.parse(SWEEP, Path("sweep.yaml"))
+    outcome = converge(spec, Request(storage=storage, address=address), Silent())
+    assert not ray.is_initialized(), "the cluster is left, and left running"
+    shares = {resources.of_trial(trial, [{"CPU": 2, "GPU": 1}])["gpu"] for trial in spec.trials()} - {0}
+    return outcome, shares
+
+
+@pytest.mark.cluster
+def test_a_node_that_lacks_something_is_named(tmp_path, monkeypatch, ray_here):
+    from sweeps.cluster import nodes as cluster
+
+    cluster.check_nodes(tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+    monkeypatch.setattr(cluster, "version", lambda package: "99.0")
+    with pytest.raises(RequestError, match=r"node [\d.]+: has torch .* instead of torch 99.0; install the same"):
+        cluster.check_nodes(tmp_path / "runs")

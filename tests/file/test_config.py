@@ -1,0 +1,429 @@
+"""Sweep files: what they come to, that every default counts in a key, and that every mistake is named with its line."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading.source import CHOICES
+from data_pipeline.rows.skew import SKEWS
+from sweeps.file import config, plugins, reading, reading_models, yaml_lines
+from trainables import protocol
+from trainables.spec import Recipe
+
+MINIMAL = """
+name: small
+datasets: [pbmc68k_reduced]
+models: {scgpt: {epochs: 3}, majority: {}}
+"""
+
+
+def parse(text: str, **options) -> config.SweepSpec:
+    return config.parse(text, Path("sweep.yaml"), **options)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        parse(text)
+    return list(caught.value.problems)
+
+
+# what a file comes to
+
+
+def test_every_way_out_that_a_refused_data_file_is_told_can_be_written_in_a_sweep_file():
+    for option, allowed in CHOICES.items():
+        for value in allowed:
+            text = MINIMAL.replace("[pbmc68k_reduced]", f"[{{path: a.h5ad, label: type, {option}: {value}}}]")
+            assert parse(text).datasets[0][option] == value
+    said = problems(MINIMAL.replace("[pbmc68k_reduced]", "[{path: a.h5ad, label: type, duplicates: add}]"))
+    assert said == ["""sweep.yaml:3: datasets[0].duplicates: "add" must be 'sum', 'first' or 'rename'"""]
+
+
+def test_defaults_make_one_trial_per_model():
+    trials = parse(MINIMAL).trials()
+    assert [trial.name for trial in trials] == [
+        "pbmc68k_reduced·s0·natural·none·cross_entropy·scgpt·0",
+        "pbmc68k_reduced·s0·natural·none·cross_entropy·majority·0",
+    ]
+    described = trials[0].described
+    assert described["recipe"]["epochs"] == 3 and described["recipe"]["batch_size"] == 32
+    assert described["split"] == {"seed": 0, "test": 0.2, "validation": 0.1}
+    assert trials[1].described["recipe"] is None and trials[1].epochs == 1
+
+
+def test_trials_are_the_cross_product_in_the_files_order_with_distinct_keys_and_names():
+    spec = parse(
+        MINIMAL
+        + "splits: {seeds: [3, 1]}\nstrategies: [oversample, none]\nlosses: [cross_entropy, weighted]\nseeds: [0, 7]"
+    )
+    trials = spec.trials()
+    assert len(trials) == 2 * 2 * 2 * 2 * 2
+    assert [trial.labels["split"] for trial in trials] == ["3"] * 16 + ["1"] * 16
+    assert [trial.labels["seed"] for trial in trials[:4]] == ["0", "7", "0", "7"]
+    assert len({trial.key for trial in trials}) == len({trial.name for trial in trials}) == 32
+    assert [trial.key for trial in trials] == [trial.key for trial in spec.trials()]
+
+
+def test_a_list_for_a_parameter_stands_for_one_entry_per_value():
+    text = (
+        MINIMAL + 'skews: [{kind: rarefy, class: "CD34+", cells: [200, 50, 10]}, {kind: exponential, ratio: [5, 50]}]'
+    )
+    spec = parse(text)
+    assert [skew.label for skew in spec.skews] == [
+        "rarefy-CD34+-200",
+        "rarefy-CD34+-50",
+        "rarefy-CD34+-10",
+        "exponential-5",
+        "exponential-50",
+    ]
+    assert spec.skews[0].config()["class_name"] == "CD34+"
+
+
+def test_labels_show_what_differs_from_the_defaults():
+    spec = parse(
+        MINIMAL + "skews: [natural, {kind: exponential, total: 100}]\nstrategies: [{kind: smote, neighbours: 3}]"
+    )
+    assert [skew.label for skew in spec.skews] == ["natural", "exponential-10-total=100"]
+    assert spec.strategies[0].label == "smote-neighbours=3"
+
+
+def test_exclude_takes_names_labels_lists_and_parameters():
+    text = MINIMAL + "skews: [natural, {kind: exponential, ratio: [5, 50]}]\nstrategies: [none, oversample]\n"
+    everything = parse(text).trials()
+    by_kind = parse(text + "exclude: [{skew: exponential, strategy: [oversample]}]").trials()
+    assert len(everything) - len(by_kind) == 4
+    by_label = parse(text + "exclude: [{skew: exponential-50}]").trials()
+    assert len(everything) - len(by_label) == 4
+    by_parameter = parse(text + "exclude: [{skew: {kind: exponential, ratio: 5}, model: majority}]").trials()
+    assert len(everything) - len(by_parameter) == 2
+    assert len(parse(text + "seeds: [0, 1]\nexclude: [{seed: 1}]").trials()) == len(everything)
+
+
+def test_a_baseline_has_no_trials_with_losses_for_networks_and_the_plan_says_so():
+    spec = parse(MINIMAL + "losses: [cross_entropy, focal]")
+    assert [trial.name.split("·")[4:6] for trial in spec.trials()] == [
+        ["cross_entropy", "scgpt"],
+        ["cross_entropy", "majority"],
+        ["focal", "scgpt"],
+    ]
+    assert spec.impossible() == ["majority has no loss focal; left out"]
+
+
+def test_scientific_notation_without_a_point_is_a_number():
+    assert parse(MINIMAL.replace("epochs: 3", "learning_rate: 1e-4")).models[0].recipe["learning_rate"] == 1e-4
+
+
+def test_a_models_list_stands_for_models_as_they_come():
+    spec = parse(MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", "[majority]"))
+    assert [model.name for model in spec.models] == ["majority"]
+
+
+def test_relative_paths_are_relative_to_the_sweep_file(tmp_path):
+    text = "name: own\ndatasets: [{path: cells.h5ad, label: type}]\nmodels: [majority]"
+    spec = config.parse(text, tmp_path / "sweep.yaml")
+    assert spec.datasets == [{"path": str(tmp_path / "cells.h5ad"), "label": "type"}]
+    assert spec.dataset_names == ["cells"]
+
+
+def test_the_stored_file_reads_the_same_from_anywhere(tmp_path):
+    (tmp_path / "weights").mkdir()
+    text = "name: own\ndatasets: [{path: cells.h5ad, label: type}, pbmc68k_reduced]\nskews: [{kind: rarefy, class: B, "
+    text += "cells: [5, 9]}]\nmodels: {scgpt: {weights: weights, learning_rate: 1e-4}, majority: }\n"
+    spec = config.parse(text, tmp_path / "sweep.yaml")
+    stored = yaml.safe_dump(spec.given, sort_keys=False)
+    again = config.parse(stored, tmp_path / "elsewhere" / "own.yaml")
+    assert [trial.key for trial in again.trials()] == [trial.key for trial in spec.trials()]
+    assert again.models[0].weights == str(tmp_path / "weights") and again.given == spec.given
+
+
+def test_the_paper_protocol_turns_on_each_models_defects():
+    trials = parse(MINIMAL + "protocol: paper").trials()
+    assert trials[0].described["defects"] == protocol.defects_of("scgpt", "none", "paper", [])
+    assert "cellskew.defects" in trials[0].tags()
+    chosen = parse(MINIMAL + "defects: [scgpt_unshuffled]").trials()
+    assert [trial.described["defects"] for trial in chosen] == [["scgpt_unshuffled"], []]
+
+
+# keys
+
+
+def test_a_key_is_the_same_for_the_same_trial_in_another_sweep():
+    one, other = parse(MINIMAL).trials()[0], parse(MINIMAL.replace("small", "other") + "seeds: [0, 1]").trials()[0]
+    assert one.key == other.key
+
+
+def test_spelling_a_default_out_keeps_the_key():
+    plain = parse(MINIMAL + "skews: [exponential]").trials()[0]
+    assert parse(MINIMAL + "skews: [{kind: exponential, ratio: 10}]").trials()[0].key == plain.key
+    assert (
+        parse(MINIMAL.replace("epochs: 3", "epochs: 3, batch_size: 32")).trials()[0].key
+        == parse(MINIMAL).trials()[0].key
+    )
+
+
+@pytest.mark.parametrize("field", Recipe.model_fields)
+def test_changing_a_recipes_default_changes_the_key(field, monkeypatch):
+    before = parse(MINIMAL).trials()[0].key
+    read = reading_models._checked
+
+    def with_another_default(model, given):
+        found, wrong = read(model, given)
+        values = found.model_dump()
+        changed = values | {field: "another"} if model is Recipe else values
+        return SimpleNamespace(**values, model_dump=lambda: changed), wrong
+
+    monkeypatch.setattr(reading_models, "_checked", with_another_default)
+    assert parse(MINIMAL).trials()[0].key != before
+
+
+def test_changing_an_options_or_a_plugins_default_changes_the_key(monkeypatch):
+    before = parse(MINIMAL).trials()[0].key
+    options = reading_models.registry.get("scgpt").options
+
+    class Wider(options):
+        n_bins: int = 52
+
+    spec = reading_models.registry.get("scgpt").__class__(
+        **vars(reading_models.registry.get("scgpt")) | {"options": Wider}
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(reading_models.registry, "get", lambda name: spec)
+        assert parse(MINIMAL.replace(", majority: {}", "")).trials()[0].key != before
+
+    def natural(labels, rng, *, total: int | None = 5, classes: list[str] | None = None):
+        return labels
+
+    monkeypatch.setitem(SKEWS, "natural", natural)
+    assert parse(MINIMAL).trials()[0].key != before
+
+
+def test_every_part_of_a_trial_is_in_its_key():
+    base = parse(MINIMAL).trials()[0].key
+    changes = [
+        MINIMAL.replace("pbmc68k_reduced", "baron_pancreas"),
+        MINIMAL.replace("[pbmc68k_reduced]", "[{name: pbmc68k_reduced, empty_cells: drop}]"),
+        *(
+            MINIMAL + line
+            for line in (
+                "genes: {select: hvg, n: 100}",
+                "splits: {seeds: [1]}",
+                "splits: {test: 0.3}",
+                "splits: {validation: 0.2}",
+                "skews: [exponential]",
+                "strategies: [oversample]",
+                "losses: [focal]",
+                "seeds: [1]",
+                "protocol: paper",
+                "posthoc: [temperature]",
+            )
+        ),
+        MINIMAL.replace("epochs: 3", "epochs: 4"),
+        MINIMAL.replace("epochs: 3", "epochs: 3, size: tiny"),
+    ]
+    keys = [parse(text).trials()[0].key for text in changes]
+    assert len({base, *keys}) == len(changes) + 1
+
+
+def test_resources_tracking_and_failures_are_not_in_the_key():
+    more = "resources: {scgpt: {gpu: 0.25}}\ntracking: {checkpoints: none}\nmax_failures: 7\n"
+    more += "checkpoint_every: 3"
+    assert parse(MINIMAL).checkpoint_every == "auto" and parse(MINIMAL + more).checkpoint_every == 3
+    assert parse(MINIMAL + more).trials()[0].key == parse(MINIMAL).trials()[0].key
+    assert parse(MINIMAL + more).trials()[0].resources.gpu == 0.25
+
+
+# refusals
+
+
+def test_all_mistakes_are_reported_at_once_with_their_lines():
+    text = """name: a/b
+datasets: [pbmc68k_redu, {path: my.h5ad, lable: x}, {path: y.h5ad, label: c, values: log2}]
+gene: all
+splits: {seeds: [0, -1], test: 0.9, validation: 0.3, tset: 1}
+skews: [naturel, {kind: exponential, ratoi: 3}, {kind: rarefy, cells: 1.5}]
+strategies: oversample
+losses: [{kind: focal, gamma: big}]
+models:
+  scgtp: {}
+  scgpt: {epoch: 3, learning_rate: fast, weights: /nowhere, dropout: 2}
+  majority: {weights: x}
+seeds: [1, 1]
+defects: [select_on_tset]
+resources: {scgpt: {gpu: some}, foo: {cpu: 1}}
+exclude: [{strategy: oversampel}, {bla: 1}]
+"""
+    said = problems(text)
+    expected = [
+        "sweep.yaml:1: name: 'a/b' is a path, not a name",
+        "sweep.yaml:2: datasets[0]: unknown dataset 'pbmc68k_redu'; did you mean pbmc68k_reduced?",
+        "sweep.yaml:2: datasets[1].lable: unknown key 'lable'; did you mean label?",
+        "sweep.yaml:2: datasets[2].values: kind 'log2' is unknown",
+        "sweep.yaml:3: gene: unknown key 'gene'; did you mean genes?",
+        "sweep.yaml:4: splits.seeds[1]: -1 must be greater than or equal to 0",
+        "sweep.yaml:4: splits.tset: unknown key 'tset'; did you mean test?",
+        "sweep.yaml:4: splits: test 0.9 and validation 0.3 leave nothing to train on",
+        "sweep.yaml:5: skews[0]: unknown skew 'naturel'; did you mean natural?",
+        "sweep.yaml:5: skews[1].ratoi: unknown parameter of exponential 'ratoi'; did you mean ratio?",
+        "sweep.yaml:5: skews[2]: rarefy needs class",
+        "sweep.yaml:5: skews[2].cells: 1.5 must be an integer",
+        'sweep.yaml:6: strategies: "oversample" must be a list',
+        'sweep.yaml:7: losses[0].gamma: "big" must be a number',
+        "sweep.yaml:9: models.scgtp: unknown model 'scgtp'; did you mean scgpt?",
+        "sweep.yaml:10: models.scgpt.epoch: unknown setting of scgpt 'epoch'; did you mean epochs?",
+        "sweep.yaml:10: models.scgpt.weights: the folder /nowhere is not there",
+        "sweep.yaml:10: models.scgpt.dropout: 2 must be less than 1",
+        'sweep.yaml:10: models.scgpt.learning_rate: "fast" must be a number',
+        "sweep.yaml:11: models.majority.weights: majority has no pretrained weights",
+        "sweep.yaml:12: seeds: seed 1 is given twice",
+        "sweep.yaml:13: defects[0]: unknown defect 'select_on_tset'; did you mean select_on_test?",
+        "sweep.yaml:14: resources.scgpt.gpu: \"some\" must be a number, or must be 'auto'",
+        "sweep.yaml:14: resources.foo: unknown model in this sweep 'foo'",
+        "sweep.yaml:15: exclude[0].strategy: unknown strategy 'oversampel'; did you mean oversample?",
+        "sweep.yaml:15: exclude[1].bla: unknown axis 'bla'; known: dataset, split, skew, strategy, loss, model, seed",
+    ]
+    for line in expected:
+        assert any(one.startswith(line) for one in said), f"missing: {line}\n" + "\n".join(said)
+    assert len(said) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: [a", "sweep.yaml:1: not valid YAML: "),
+        ("name: a\n\tdatasets: 3", "sweep.yaml:2: not valid YAML: .*spaces, not tabs"),
+        ("just words", "sweep.yaml:1: a sweep file is a mapping"),
+        ("", "sweep.yaml:1: a sweep file is a mapping"),
+        ("name: x\nname: y", "sweep.yaml:2: name: given twice, first in line 1; keep one"),
+        ("name: 2024-01-01", "sweep.yaml:1: 2024-01-01 would be read as a date; put it in quotes"),
+        ("a: &a [*a]", "sweep.yaml:1: not valid YAML: aliases unfold without end"),
+        ("? [a]\n: 1", "sweep.yaml:1: not valid YAML: a key must be a word"),
+    ],
+)
+def test_what_is_no_sweep_file_is_refused(text, line):
+    with pytest.raises(RequestError, match=line):
+        parse(text)
+
+
+def test_a_tag_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    mark = tmp_path / "ran"
+    said = problems(f"{MINIMAL}seeds: !!python/object/apply:os.mkdir ['{mark}']")
+    assert said == [
+        "sweep.yaml:5: the tag !python/object/apply:os.mkdir is not allowed: "
+        "a sweep file holds plain values and never runs code"
+    ]
+    assert not mark.exists()
+
+
+def test_aliases_that_unfold_to_billions_are_refused():
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+    assert (
+        problems(bomb) == ["sweep.yaml:7: not valid YAML: aliases unfold without end"] or "unfold" in problems(bomb)[0]
+    )
+
+
+def test_anchors_and_merges_are_understood():
+    text = """
+name: small
+datasets: [pbmc68k_reduced]
+models:
+  scgpt: &shared {epochs: 3, size: tiny}
+  geneformer: {<<: *shared, epochs: 5}
+"""
+    assert [(model.recipe["epochs"], model.options["size"]) for model in parse(text).models] == [
+        (3, "tiny"),
+        (5, "tiny"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("splits: {test: 1.5}", r"splits.test: 1.5 must be less than 1"),
+        ("splits: {test: 0}", r"splits.test: 0 must be greater than 0"),
+        ("splits: {seeds: []}", r"splits.seeds: \[\] list should have at least 1 item"),
+        ("splits: {seeds: [0.5]}", r"splits.seeds\[0\]: 0.5 must be an integer"),
+        ("seeds: [true]", r"seeds\[0\]: true must be an integer"),
+        ('seeds: ["1"]', r"seeds\[0\]: \"1\" must be an integer"),
+        ("genes: {select: hvg, n: 0}", r"genes.n: 0 must be greater than or equal to 2"),
+        ("genes: most", r"genes.select: \"most\" must be 'all' or 'hvg'"),
+        ("skews: [{ratio: 3}]", r"skews\[0\]: .* is neither a name nor a mapping with `kind:`; known: natural"),
+        ("skews: [natural, natural]", r"skews\[1\]: natural is given twice"),
+        ("tracking: {checkpoints: uplaod}", r"tracking.checkpoints: \"uplaod\" must be 'upload', 'link' or 'none'"),
+        ("exclude: [{}]", r"exclude\[0\]: an empty rule would leave out everything"),
+        ("posthoc: [temprature]", r"posthoc\[0\]: unknown adjustment 'temprature'; did you mean temperature\?"),
+        ("strategies: [{kind: none, cells: 3}]", r"unknown parameter of none 'cells'; it takes none"),
+        ("max_failures: -1", r"max_failures: -1 must be greater than or equal to 0"),
+        ("checkpoint_every: 0", r"checkpoint_every: 0 must be greater than or equal to 1, or must be 'auto'"),
+    ],
+)
+def test_wrong_values_are_named(line, said):
+    with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
+        parse(MINIMAL + line)
+
+
+def test_missing_keys_are_named():
+    assert problems("seeds: [0]") == [
+        "sweep.yaml:1: name: is missing",
+        "sweep.yaml:1: datasets: is missing",
+        "sweep.yaml:1: models: is missing",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../x", "a\\b", "", "x" * 101, "-x", "a b"])
+def test_a_sweeps_name_is_no_path_and_no_sentence(name):
+    with pytest.raises(RequestError, match="name: .* use up to 100 letters"):
+        parse(MINIMAL.replace("small", f"'{name}'"))
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="there is no such file"):
+        config.load(tmp_path / "none.yaml")
+    with pytest.raises(RequestError, match="can't be read as a sweep file"):
+        config.load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="can't be read as a sweep file"):
+        config.load(tmp_path / "binary.yaml")
+
+
+def test_weights_may_be_elsewhere_when_only_planning():
+    text = MINIMAL.replace("epochs: 3", "weights: /nowhere/scGPT_human")
+    assert parse(text, check_files=False).models[0].weights == "/nowhere/scGPT_human"
+    with pytest.raises(
+        RequestError, match="the folder /nowhere/scGPT_human is not there; leave `weights:` out to train"
+    ):
+        parse(text)
+
+
+# the pieces
+
+
+def test_parameters_that_cellskew_passes_are_not_the_users():
+    assert list(plugins.parameters(SKEWS["rarefy"])) == ["class", "cells", "total"]
+
+    def by_counts(labels, rng, *, counts, share: float = 0.5):
+        return labels
+
+    by_counts.needs = "counts"
+    assert list(plugins.parameters(by_counts)) == ["share"]
+    assert "counts" in plugins.parameters(SKEWS["match"])
+
+
+def test_every_plugins_parameters_are_annotated_keyword_only_and_checkable():
+    for _, registry, noun, _ in reading.registries():
+        for name, plugin in registry.items():
+            for parameter in plugins.parameters(plugin).values():
+                which = (noun, name, parameter.shown)
+                assert parameter.annotation is not Any, which
+                if not parameter.required:
+                    assert plugins.check(parameter.annotation, parameter.default)[1] is None, which
+
+
+def test_lines_of_nested_values():
+    document = yaml_lines.read("a:\n  - b\n  - c: 1\n    d: 2\n")
+    assert document.value == {"a": ["b", {"c": 1, "d": 2}]}
+    assert [document.line(path) for path in (("a",), ("a", 0), ("a", 1, "d"), ("a", 1, "gone"))] == [1, 2, 4, 3]

@@ -1,0 +1,230 @@
+"""Real servers: MLflow stopped, failing, late; PostgreSQL and S3 behind it. Nothing is lost and nothing comes twice."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+from fault_tools import ARTIFACTS, SWEEP, Driver, artifacts, check_same, histories, start, state, wait_until
+from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
+
+from data_pipeline.errors import RequestError
+from sweeps.answers import show
+from sweeps.answers.promote import promote
+from sweeps.drive.converge import Outcome
+
+pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(2400)]
+SHORT = SWEEP.replace("[0, 1]", "[0]")  # two trials: scgpt, majority
+PASSWORD = "hunter2-and-more"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    """The state of a sweep that ran on the embedded store with nothing in its way."""
+    storage = tmp_path_factory.mktemp("undisturbed") / "storage"
+    finish(start(storage, sweep=SHORT))
+    return state(storage)
+
+
+@pytest.fixture
+def server(tmp_path) -> MlflowServer:
+    made = MlflowServer(f"sqlite:///{tmp_path}/server.db", str(tmp_path / "server-artifacts"), tmp_path / "server.log")
+    made.start()
+    yield made
+    made.stop()
+
+
+def finish(driver: Driver, expected: int = 0, seconds: float = 600) -> str:
+    try:
+        assert driver.wait(seconds) == expected, driver.said()
+    finally:
+        driver.end()
+    assert "Traceback" not in driver.said()
+    return driver.said()
+
+
+def run(storage: Path, uri: str, stage: str = "", **environment: str) -> Driver:
+    return start(storage, stage, SHORT, ("--tracking-uri", uri), **environment)
+
+
+def trained(storage: Path) -> int:
+    return len(list(storage.glob("trials/*/result.json")))
+
+
+def check_against(uri: str, undisturbed: dict) -> None:
+    """Every run, parameter, point of a metric and artifact on the server is that of the undisturbed sweep."""
+    found = {"runs": histories(uri), "files": undisturbed["files"], "artifacts": downloaded(uri)}
+    check_same(found, undisturbed)
+
+
+def downloaded(uri: str) -> list[str]:
+    """Return what `fault_tools.artifacts` does, fetched through the server."""
+    from mlflow import MlflowClient
+
+    client, found = MlflowClient(uri), []
+    for one in client.search_runs([client.get_experiment_by_name("small").experiment_id]):
+        listed = [*client.list_artifacts(one.info.run_id), *client.list_artifacts(one.info.run_id, "checkpoint")]
+        for path in [Path(artifact.path) for artifact in listed if Path(artifact.path).suffix in ARTIFACTS]:
+            data = Path(client.download_artifacts(one.info.run_id, str(path))).read_bytes()
+            found.append(f"{path.name} {hashlib.sha256(data).hexdigest()}")
+    return sorted(found)
+
+
+def test_a_server_stopped_in_mid_sweep_stalls_no_training_and_loses_nothing(server, tmp_path, undisturbed):
+    storage = tmp_path / "storage"
+    driver = run(storage, server.uri, "noted")
+    try:
+        driver.wait_for_gate()
+        server.stop()
+        driver.open_gate()
+        wait_until(lambda: trained(storage) == 2, 400, driver.said)  # all epochs, without a server
+        queue = storage / "sweeps" / "small.outbox.jsonl"
+        assert any(json.loads(line).get("step") == 3 for line in queue.read_text().splitlines())
+        server.start()
+    finally:
+        if server.process is None:
+            driver.end()
+    finish(driver)
+    check_against(server.uri, undisturbed)
+    assert not queue.exists()
+
+
+@pytest.mark.slow
+def test_answers_of_500_and_lost_answers_make_no_second_run_and_no_second_point(server, tmp_path, undisturbed):
+    storage, proxy = tmp_path / "storage", Proxy(server.port)
+    try:
+        proxy.mode = "lose"
+        driver = run(storage, proxy.uri, "noted")
+        try:
+            driver.wait_for_gate()
+            proxy.mode = "refuse"
+            driver.open_gate()
+            wait_until(lambda: proxy.refused > 5, 300, driver.said)
+            proxy.mode = "lose"
+        finally:
+            finish(driver)
+        assert proxy.lost > 0
+    finally:
+        proxy.close()
+    check_against(server.uri, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_up_late_is_waited_for(server, tmp_path, undisturbed):
+    server.stop()
+    driver = run(tmp_path / "storage", server.uri)
+    try:
+        wait_until(lambda: "tracking: http" in driver.said(), 300, driver.said)
+        time.sleep(5)  # it has asked a few times by then
+        server.start()
+    finally:
+        finish(driver)
+    check_against(server.uri, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_server_down_at_the_end_leaves_a_queue_that_the_next_run_delivers(server, tmp_path, undisturbed):
+    storage = tmp_path / "storage"
+    finish(run(storage, server.uri))  # all trained
+    server.stop()
+    Path(f"{server.store.removeprefix('sqlite:///')}").unlink()  # another, empty server
+    server.start()
+    driver = run(storage, server.uri, "closing")
+    try:
+        driver.wait_for_gate()
+        wait_until(lambda: uploaded(server) >= 2, 60, driver.said)
+        server.stop()
+        driver.open_gate()
+    finally:
+        said = finish(driver, expected=1)
+    assert "deliver" in said
+    server.start()
+    assert "2 of 2 trials finished" in finish(run(storage, server.uri))
+    check_against(server.uri, undisturbed)
+
+
+def uploaded(server: MlflowServer) -> int:
+    return len(list(Path(server.artifacts).glob("**/predictions.parquet")))
+
+
+def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
+    said = []
+    uri = f"http://ann:{PASSWORD}@mlflow:5000"
+    show.outcome("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
+    text = "\n".join(said)
+    assert PASSWORD not in text and "--tracking-uri http://ann:***@mlflow:5000" in text
+    assert "a node was lost; go on: cellskew resume small --storage here" in text
+
+
+@pytest.mark.slow
+def test_no_server_is_refused_after_a_while_in_words_without_the_password(tmp_path):
+    from sweeps.tracking.store import Tracker
+
+    uri = f"http://ann:{PASSWORD}@127.0.0.1:{free_port()}"
+    with pytest.raises(RequestError, match="doesn't answer.*Start it, or choose another with --tracking-uri") as no:
+        Tracker(uri, "small", tmp_path, patience=1)
+    assert PASSWORD not in str(no.value)
+
+
+def test_postgresql_and_s3_behind_the_server_survive_a_killed_driver(tmp_path, undisturbed):
+    storage = tmp_path / "storage"
+    with postgres(PASSWORD, tmp_path / "postgres.log") as database, s3_endpoint(tmp_path / "s3.log") as endpoint:
+        server = server_on(database, endpoint, tmp_path)
+        try:
+            server.start()
+            uri = server.uri.replace("//", f"//ann:{PASSWORD}@")
+            driver = run(storage, uri, "last_epoch")
+            try:
+                driver.wait_for_gate()
+                driver.kill("driver")
+                driver.wait()
+            finally:
+                driver.end()
+            statuses = {one["status"] for one in histories(server.uri).values()}
+            assert "FINISHED" not in statuses or "RUNNING" in statuses
+            said = driver.said() + finish(run(storage, uri))
+            check_against(server.uri, undisturbed)
+            check_promoted(server.uri, uri, storage)
+            check_no_secret(storage, server.uri, said)
+        finally:
+            server.stop()
+
+
+def server_on(database: str, endpoint: str, tmp_path: Path) -> MlflowServer:
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": PASSWORD, "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket="results")
+    environment = {name.upper(): value for name, value in keys.items() if name != "region_name"}
+    environment |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+    return MlflowServer(database, "s3://results/cellskew", tmp_path / "server.log", environment)
+
+
+def check_promoted(plain: str, uri: str, storage: Path) -> None:
+    """The network's run becomes one version of a model, whose files come back from the S3 store."""
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    client = MlflowClient(plain)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`cellskew.model` = 'scgpt'")
+    made = [promote(run.info.run_id, "annotator", storage, uri) for _ in range(2)]
+    assert [(one.version, one.new) for one in made] == [("1", True), ("1", False)]
+    (version,) = client.search_model_versions("name = 'annotator'")
+    assert PASSWORD not in f"{version} {made}"
+    folder = download_artifacts(f"runs:/{run.info.run_id}/checkpoint", tracking_uri=plain)
+    assert {path.name for path in Path(folder).iterdir()} == {"model.json", "model.safetensors"}
+
+
+def check_no_secret(storage: Path, uri: str, said: str) -> None:
+    """The password is in no parameter, tag, file of the storage folder or line on the screen."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert runs and PASSWORD not in "".join(json.dumps(one.to_dictionary()) for one in runs)
+    assert "ann:***@127.0.0.1" in said and PASSWORD not in said
+    kept = [path for path in storage.rglob("*") if path.is_file()]
+    assert kept and not [path for path in kept if PASSWORD.encode() in path.read_bytes()]
+    assert not artifacts(storage), "files went to the embedded store"

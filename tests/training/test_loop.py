@@ -1,0 +1,185 @@
+"""The training loop: schedules by their formulas, accumulation, retreat on out-of-memory, stop at NaN."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from data_pipeline.shards.encoded import Encoded
+from data_pipeline.shards.feed import Feed
+from trainables.spec import Recipe
+from trainables.training.loop import MIN_COSINE, NonFiniteLoss, Trainer, choose_device, learning_rate
+
+CPU = torch.device("cpu")
+
+
+class Cells:
+    """Shards of cells with two numbers each."""
+
+    def __init__(self, num_cells: int = 64) -> None:
+        rng = np.random.default_rng(0)
+        self.labels = rng.integers(0, 2, num_cells)
+        self.values = (rng.normal(size=(num_cells, 2)) + 2 * self.labels[:, None]).astype(np.float32)
+        self.lengths = np.full(num_cells, 2)
+
+    def take(self, rows: np.ndarray) -> Encoded:
+        return Encoded(np.zeros(2 * len(rows), int), self.values[rows].ravel(), np.arange(len(rows) + 1) * 2)
+
+
+def collate(encoded: Encoded, rows: np.ndarray) -> dict:
+    return {"values": torch.from_numpy(encoded.values.reshape(-1, 2))}
+
+
+class Linear(nn.Module):
+    """Logits from two numbers; runs out of memory above `fits` cells, as a GPU would."""
+
+    def __init__(self, fits: int = 10**9, error: Exception | None = None) -> None:
+        super().__init__()
+        self.layer, self.fits = nn.Linear(2, 2), fits
+        self.error = torch.OutOfMemoryError("CUDA out of memory") if error is None else error
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if len(values) > self.fits and self.training:
+            raise self.error
+        return self.layer(values)
+
+
+def plain(logits, labels, progress):
+    return F.cross_entropy(logits, labels)
+
+
+def make_trainer(recipe: Recipe, network: nn.Module | None = None, loss=plain) -> Trainer:
+    cells = Cells()
+    torch.manual_seed(0)
+    network = Linear() if network is None else network
+    return Trainer(network, recipe, loss, Feed(cells, cells.labels, collate, recipe.batch_size), 0, CPU)
+
+
+def weights_after(recipe: Recipe, network: nn.Module | None = None, epochs: int = 2) -> torch.Tensor:
+    trainer = make_trainer(recipe, network)
+    for epoch in range(epochs):
+        trainer.train(np.arange(60), epoch)
+    return trainer.network.layer.weight.detach().clone()
+
+
+def test_step_schedule_shrinks_by_gamma_each_epoch():
+    recipe = Recipe(schedule="step", gamma=0.9, learning_rate=1e-4)
+    assert [learning_rate(recipe, e, 99, 7) for e in range(3)] == pytest.approx([1e-4, 0.9e-4, 0.81e-4])
+
+
+def test_linear_schedule_is_that_of_transformers():
+    from transformers import get_linear_schedule_with_warmup
+
+    recipe = Recipe(schedule="linear", warmup=5, learning_rate=5e-5, epochs=2)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-5)
+    reference = get_linear_schedule_with_warmup(optimizer, 5, 20)
+    for step in range(20):
+        assert learning_rate(recipe, step // 10, step, 10) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+def test_cosine_restarts_are_those_published_for_scbert():
+    recipe = Recipe(schedule="cosine_restarts", warmup=5, learning_rate=1e-4, gamma=0.9)
+    published = [1e-6, 2.08e-5, 4.06e-5, 6.04e-5, 8.02e-5, 1e-4, 9.758e-5, 9.055e-5, 7.960e-5, 6.580e-5, 5.050e-5]
+    published += [3.520e-5, 2.140e-5, 1.045e-5, 3.423e-6, 1e-6, 1.88e-5]
+    assert [learning_rate(recipe, epoch, 0, 1) for epoch in range(17)] == pytest.approx(published, rel=1e-3)
+    assert learning_rate(recipe, 40, 0, 1) == pytest.approx(MIN_COSINE)  # the third cycle begins
+
+
+def test_accumulated_gradients_are_summed_not_averaged():
+    whole = weights_after(Recipe(batch_size=30, clip=None, optimizer="adam"), epochs=1)
+    summed = weights_after(Recipe(batch_size=15, accumulate=2, clip=None), epochs=1)
+    assert torch.allclose(whole, summed, atol=1e-6)  # Adam is blind to the factor of two; the direction must agree
+    assert not torch.allclose(whole, weights_after(Recipe(batch_size=15, clip=None), epochs=1), atol=1e-6)
+
+
+def test_an_owed_partial_accumulation_is_carried_into_the_next_epoch():
+    trainer = make_trainer(Recipe(batch_size=16, accumulate=3, carry_accumulation=True))
+    trainer.train(np.arange(64), 0)
+    assert (trainer.steps, [len(rows) for rows in trainer.carry]) == (1, [16])
+    trainer.train(np.arange(64), 1)
+    assert (trainer.steps, [len(rows) for rows in trainer.carry]) == (2, [16])  # the second step saw 1 + 3 batches
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result():
+    recipe = Recipe(batch_size=32)
+    torch.manual_seed(0)
+    small = Linear(fits=8)
+    trainer = make_trainer(recipe, small)
+    torch.manual_seed(0)
+    trainer.network.load_state_dict(Linear().state_dict())
+    progress = trainer.train(np.arange(60), 0)
+    assert (trainer.micro_batch, progress.cells) == (8, 60)
+    assert torch.allclose(trainer.network.layer.weight, weights_after(recipe, epochs=1), atol=1e-6)
+
+
+def test_out_of_memory_on_a_cpu_is_known_by_what_torch_says():
+    small = Linear(fits=8, error=RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"))
+    trainer = make_trainer(Recipe(batch_size=32), small)
+    trainer.train(np.arange(60), 0)
+    assert trainer.micro_batch == 8
+    broken = make_trainer(Recipe(batch_size=32), Linear(fits=8, error=RuntimeError("size mismatch")))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        broken.train(np.arange(60), 0)
+
+
+def test_out_of_memory_after_three_retreats_fails_with_the_figures():
+    trainer = make_trainer(Recipe(batch_size=32), Linear(fits=3))
+    with pytest.raises(MemoryError, match="even with micro-batches of 4 cells of at most 2 tokens"):
+        trainer.train(np.arange(60), 0)
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched():
+    calls = []
+
+    def poisoned(logits, labels, progress):
+        calls.append(1)
+        return F.cross_entropy(logits, labels) * (float("nan") if len(calls) == 2 else 1)
+
+    trainer = make_trainer(Recipe(batch_size=32), loss=poisoned)
+    seen = []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (step(), seen.append(trainer.network.layer.weight.detach().clone()))
+    with pytest.raises(NonFiniteLoss, match=r"nan in epoch 1, step 2, cells in rows \d+, .*lower learning_rate"):
+        trainer.train(np.arange(64), 0)
+    assert len(seen) == 1 and torch.equal(trainer.network.layer.weight, seen[0])
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_too():
+    class Exploding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("inf")
+
+    trainer = make_trainer(Recipe(), loss=lambda logits, labels, p: F.cross_entropy(Exploding.apply(logits), labels))
+    with pytest.raises(NonFiniteLoss):
+        trainer.train(np.arange(64), 0)
+
+
+def test_predictions_come_in_the_order_of_the_rows():
+    trainer = make_trainer(Recipe(batch_size=7))
+    rows = np.array([5, 3, 60, 3, 0])
+    alone = np.concatenate([trainer.predict(rows[i : i + 1]) for i in range(len(rows))])
+    assert np.allclose(trainer.predict(rows), alone, atol=1e-6)
+
+
+def test_weight_decay_spares_biases_and_norms():
+    trainer = make_trainer(Recipe(optimizer="adamw", weight_decay=0.1))
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.1, 0.0]
+    assert [len(group["params"]) for group in trainer.optimizer.param_groups] == [1, 1]
+
+
+def test_auto_device_is_the_cpu_without_a_gpu():
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_float16_scales_the_loss_only_where_it_is_used():
+    assert not make_trainer(Recipe(precision="float32")).scaler.is_enabled()
+    assert make_trainer(Recipe(precision="bfloat16")).train(np.arange(64), 0).loss > 0

@@ -1,0 +1,5 @@
+"""Geneformer: an encoder of ranked genes, their vocabulary and medians, the authors' recipe."""
+
+from trainables.models.geneformer.model import FILES, SPEC
+
+__all__ = ["FILES", "SPEC"]

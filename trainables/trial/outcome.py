@@ -1,0 +1,144 @@
+"""What a finished trial leaves behind: metrics, tables, a picture, predictions; result.json last."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.special import log_softmax, softmax
+
+from data_pipeline.shards.shards import publish
+from trainables import metrics
+from trainables.material import Material
+
+MODEL_FOLDER = "checkpoint"  # in a trial's directory and among its run's artifacts, see trainables.trial.package
+FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
+FILES += ("predictions.parquet",)
+
+
+def finished(directory: Path) -> dict[str, Any] | None:
+    """Return what result.json of a finished trial says, or None: {"history": [...], "final": {...}}."""
+    try:
+        return json.loads((directory / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def conclude(
+    config: dict[str, Any], material: Material, validation_logits: np.ndarray, test_logits: np.ndarray
+) -> dict[str, float]:
+    """Evaluate the test cells, write every file but result.json, and return the test_* metrics."""
+    directory = Path(config["directory"])
+    truth = material.labels[material.test]
+    train_counts = material.counts(material.kept)
+    probabilities = softmax(test_logits.astype(np.float64), axis=1)
+    numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
+    if config["posthoc"]:
+        numbers |= _posthoc(config, material, validation_logits, test_logits)
+    if config["distances"] is not None:
+        numbers |= _generated(Path(config["distances"]), directory)
+    _write_tables(directory, material, probabilities, truth, train_counts)
+    publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
+    return numbers
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "stop_file"}
+
+
+def _evaluate(config: dict[str, Any], material: Material, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the metrics on test cells; beside them *_rarefied, of the class that the skew `rarefy` has thinned."""
+    truth = material.labels[material.test]
+    numbers = metrics.evaluate(probabilities, truth, material.counts(material.kept))
+    if config["skew"]["kind"] == "rarefy":
+        thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config["skew"]["class_name"])))
+        numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}
+    return numbers
+
+
+def _posthoc(config: dict[str, Any], material: Material, validation: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
+    from trainables.posthoc import POSTHOC
+
+    labels, prior = material.labels[material.validation], _learnt_prior(config, material)
+    numbers = {}
+    for name in config["posthoc"]:
+        adjusted = POSTHOC[name](validation, labels, prior, test)
+        numbers |= {f"test_{key}.{name}": value for key, value in _evaluate(config, material, adjusted).items()}
+    return numbers
+
+
+def _learnt_prior(config: dict[str, Any], material: Material) -> np.ndarray:
+    """Return the class mix that the logits have learnt, float64 [C]: of the rows as resampled, and of the loss."""
+    from trainables.losses import learnt_prior
+
+    in_head = config["recipe"].get("crt_epochs", 0) > 0
+    counts = material.balanced_counts if in_head else material.counts(material.training_rows(0))
+    params = {name: value for name, value in config["loss"].items() if name != "kind"}
+    return learnt_prior(config["loss"]["kind"], counts, **params)
+
+
+def _generated(distances: Path, directory: Path) -> dict[str, float]:
+    """Put the table of made cells among the trial's files; returns how many, and their means over types."""
+    publish(directory / "generated_cells.csv", distances.read_bytes())
+    table = pd.read_csv(distances)
+    means = table[["mean_correlation", "auc"]].mean().dropna()
+    return {"generated_cells": int(table["made"].sum())} | {f"generated_{name}": means[name] for name in means.index}
+
+
+def _write_tables(
+    directory: Path, material: Material, probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndarray
+) -> None:
+    classes, predicted = material.classes, probabilities.argmax(1)
+    validation_counts = material.counts(material.validation)
+    table = metrics.per_class(probabilities, truth, classes, train_counts, validation_counts)
+    publish(directory / "per_class.csv", table.to_csv(index=False).encode())
+    confusion = metrics.confusion(truth, predicted, classes)
+    publish(directory / "confusion_matrix.csv", confusion.to_csv().encode())
+    publish(directory / "most_confused.csv", metrics.most_confused(confusion).to_csv(index=False).encode())
+    publish(directory / "confusion_matrix.png", picture(confusion))
+    publish(directory / "predictions.parquet", _predictions(material, probabilities, truth))
+
+
+def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarray) -> bytes:
+    names = np.array(material.classes, dtype=object)
+    columns = {
+        "cell_id": material.shards.cell_ids.take(material.test).to_pylist(),
+        "truth": names[truth],
+        "prediction": names[probabilities.argmax(1)],
+    }
+    scores = pd.DataFrame(probabilities.astype(np.float32), columns=[f"p_{name}" for name in material.classes])
+    return pd.concat([pd.DataFrame(columns), scores], axis=1).to_parquet(index=False)
+
+
+def picture(confusion: pd.DataFrame) -> bytes:
+    """Return a PNG of the confusion matrix, each row (true type) as shares of its cells."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    counts = confusion.to_numpy(dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.32 * len(confusion)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(confusion)), [_short(name) for name in confusion.columns], rotation=90, fontsize=7)
+    rows = [f"{_short(name)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
+    axes.set_yticks(range(len(confusion)), rows, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="true type (test cells)")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true type")
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=90)
+    return data.getvalue()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return log probabilities, float64 [n, C], finite: what a baseline has in place of logits."""
+    return log_softmax(np.log(np.maximum(probabilities, 1e-12)), axis=1)

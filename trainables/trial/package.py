@@ -1,0 +1,130 @@
+"""A trained network as a folder that can be used without the sweep: its weights, and what they mean.
+
+<folder>/model.safetensors   trained parameters and buffers of the best epoch
+<folder>/model.json          model, options for `build`, classes, encoding (genes, what was learnt), base, origin
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.special import softmax
+
+from data_pipeline.errors import RequestError
+from data_pipeline.seeds import generator
+from data_pipeline.shards.feed import Feed
+from trainables import protocol
+from trainables import spec as registry
+from trainables.material import Material
+from trainables.spec import ModelSpec
+from trainables.training import checkpoint
+from trainables.training.checkpoint import sha256, write_tensors
+from trainables.training.loop import Trainer, choose_device, seed_torch
+from trainables.training.training import Trained
+from trainables.trial.outcome import MODEL_FOLDER
+
+VERSION = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> Path:
+    """Make the folder of a trial, by rename; returns it."""
+    folder = Path(config["directory"]) / MODEL_FOLDER
+    part = folder.with_name(f".{MODEL_FOLDER}.part")
+    for old in (part, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    part.mkdir(parents=True)
+    write_tensors(part / WEIGHTS, trained.best)
+    described = _describe(spec, config, material, trained) | {"sha256": sha256(part / WEIGHTS)}
+    described = json.dumps(described, indent=1, ensure_ascii=False)
+    (part / DESCRIPTION).write_text(described, encoding="utf-8")
+    return part.rename(folder)
+
+
+def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> dict[str, Any]:
+    """Return everything but the weights; frozen parameters come from `weights`, or were drawn from `seed`."""
+    options, _ = protocol.apply(config["defects"], config["options"], {})
+    encoding = {} if config["encoding"] is None else json.loads(Path(config["encoding"]).read_text(encoding="utf-8"))
+    return {
+        "version": VERSION,
+        "model": spec.name,
+        "options": spec.options(**options).model_dump() | material.shards.network_options,
+        "classes": material.classes,
+        "encoding": encoding,
+        "weights": config["weights"],
+        "base": trained.base,
+        "seed": config["seed"],
+        "best_epoch": trained.best_epoch,
+        "trial": config["key"],
+    }
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A trained network, ready for cells that it has never seen. genes: what its columns of counts are, in order."""
+
+    spec: ModelSpec
+    described: dict[str, Any]
+    encoder: Any
+    network: Any
+
+    @property
+    def classes(self) -> list[str]:
+        return self.described["classes"]
+
+    @property
+    def genes(self) -> list[str]:
+        return self.described["encoding"]["genes"]
+
+    def predict(self, counts: sparse.csr_matrix, totals: np.ndarray, block: int = 0) -> np.ndarray:
+        """Return the probability of each class, float64 [n, C].
+
+        counts: raw, CSR [n, len(genes)]; totals: counts per cell over all genes measured, float64 [n]; block: number
+        of this block of cells, from which an encoding draws what is random in it.
+        """
+        encoded = self.encoder(counts, generator(0, "annotate", self.described["trial"], block), totals=totals)
+        recipe = self.spec.recipe(self.described["weights"] is not None, self.described["options"]["size"])
+        feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
+        trainer = Trainer(self.network, recipe, None, feed, self.described["seed"], choose_device("auto"))
+        return softmax(trainer.predict(np.arange(len(encoded))).astype(np.float64), axis=1)
+
+
+def open_model(folder: Path) -> Annotator:
+    """Return the network in a trial's folder `checkpoint`; RequestError if it isn't whole, or its base isn't there."""
+    described = _description(folder)
+    spec, weights = registry.get(described["model"]), described["weights"]
+    weights = None if weights is None else Path(weights)
+    options = {name: value for name, value in described["options"].items() if name in spec.options.model_fields}
+    network_options = {name: value for name, value in described["options"].items() if name not in options}
+    encoder = spec.encoder(described["encoding"]["genes"], weights, **options, **described["encoding"]["learned"])
+    seed_torch(described["seed"], "init")
+    network = spec.build(len(described["classes"]), weights=weights, **options, **network_options)
+    tensors = checkpoint.tensors(folder, WEIGHTS)
+    checkpoint.restore_weights(network, tensors)
+    if checkpoint.frozen_hash(network, set(tensors)) != described["base"]:
+        raise RequestError(
+            f"{folder}: was trained on other frozen weights than those in {weights}; put the first ones back there"
+        )
+    return Annotator(spec, described, encoder, network)
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    missing = [name for name in (DESCRIPTION, WEIGHTS) if not (folder / name).exists()]
+    if missing:
+        raise RequestError(
+            f"{folder}: has no {' and no '.join(missing)}; give the folder `checkpoint` of a finished network's run"
+        )
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        digest, version = described["sha256"], described["version"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{folder / DESCRIPTION}: damaged ({error}); fetch the folder again") from error
+    if version != VERSION:
+        raise RequestError(f"{folder}: is of version {version}, not {VERSION}; use the cellskew that made it")
+    if sha256(folder / WEIGHTS) != digest:
+        raise RequestError(f"{folder / WEIGHTS}: not the bytes that were written; fetch the folder again")
+    return described

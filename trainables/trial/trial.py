@@ -1,0 +1,106 @@
+"""A whole trial: shards -> rows -> training -> metrics and files. Knows no Ray and no MLflow."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.seeds import generator
+from data_pipeline.shards.shards import publish
+from trainables import protocol
+from trainables import spec as registry
+from trainables.material import Material, open_material
+from trainables.spec import ModelSpec
+from trainables.trial import outcome
+
+Report = Callable[[dict[str, Any], Path | None], None]
+DEFAULTS = dict.fromkeys(["weights", "generated", "distances", "rows", "encoding"])
+DEFAULTS |= {"recipe": {}, "options": {}, "defects": [], "posthoc": [], "loss": {"kind": "cross_entropy"}}
+DEFAULTS |= {"seed": 0, "threads": 1, "device": "auto", "gpu_share": 1.0, "checkpoint_every": 1, "stop_file": None}
+
+
+def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -> dict[str, Any]:
+    """Run one trial to its end and return its final metrics.
+
+    config: key, directory (the trial's own folder), shards (folder), encoding, generated, distances and rows (made by
+    the preparation, or None), model, options, weights, recipe, split, skew, strategy, loss, seed, defects, posthoc,
+    threads, device, gpu_share (of one GPU's memory, which it keeps to), checkpoint_every (epochs, or "auto"), stop_file
+    (while it exists every epoch is saved; or None).
+    report(metrics, checkpoint folder | None) is called after each epoch and, with "final": 1, at the end; epochs that
+    a resumed or finished trial has behind it are reported again first, with "replayed": 1, so that gaps can be filled.
+    checkpoint: where to go on from, see trainables.training.checkpoint.newest. A trial that is finished only reports.
+    """
+    config = DEFAULTS | config
+    directory = Path(config["directory"])
+    if (result := outcome.finished(directory)) is not None:
+        for numbers in result["history"]:
+            report(numbers | {"replayed": 1}, None)
+        report(result["final"] | {"replayed": 1}, None)
+        return result["final"]
+    return _run(config, directory, report, checkpoint)
+
+
+def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Path | None) -> dict[str, Any]:
+    import torch
+
+    from trainables.training.checkpoint import discard
+    from trainables.training.loop import choose_device
+    from trainables.trial import memory
+
+    begin = time.perf_counter()
+    torch.set_num_threads(config["threads"])
+    spec = registry.get(config["model"])
+    on_gpu = spec.kind == "network" and choose_device(config["device"]).type == "cuda"
+    memory.begin(on_gpu, config["gpu_share"])
+    material = open_material(config)
+    train = _train_network if spec.kind == "network" else _fit_baseline
+    history, numbers, validation, test = train(spec, config, material, report, checkpoint)
+    numbers |= outcome.conclude(config, material, validation, test)
+    numbers |= {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
+    numbers |= {"peak_memory_gb": memory.peak_gb(on_gpu), "trial_seconds": time.perf_counter() - begin, "final": 1}
+    numbers["epoch"] = len(history)
+    publish(directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
+    discard(directory)
+    report(numbers, None)
+    return numbers
+
+
+def _train_network(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
+    from trainables.training.training import train_network
+    from trainables.trial.package import publish_model
+
+    trained = train_network(spec, config, material, report, checkpoint)
+    publish_model(spec, config, material, trained)
+    return trained.history, trained.numbers, trained.validation_logits, trained.test_logits
+
+
+def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
+    """Fit a model that has no epochs; its time is that of the fit alone, as a network's is that of its steps."""
+    options, _ = protocol.apply(config["defects"], config["options"], {})
+    options = spec.options(**options).model_dump()
+    shards, labels = material.shards, material.labels
+    rows, validation = material.training_rows(0), material.validation
+    held = (shards.take(validation), labels[validation]) if len(validation) else None
+    encoded = shards.take(rows)
+    weight = class_weight(config["loss"], material.counts(rows))
+    rng = generator(config["seed"], "fit", config["split"]["seed"])
+    options |= shards.network_options
+    begin = time.perf_counter()
+    model = spec.fit(encoded, labels[rows], len(material.classes), rng, validation=held, class_weight=weight, **options)
+    seconds = time.perf_counter() - begin
+    logits = [outcome.logits_of(model.predict_proba(shards.take(part))) for part in (validation, material.test)]
+    numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
+    return [], numbers, *logits
+
+
+def class_weight(loss: dict[str, Any], counts: np.ndarray) -> np.ndarray | None:
+    """Return the weight per class, float64 [C], that `loss` gives a model fitted without gradients, or None."""
+    if loss["kind"] == "cross_entropy":
+        return None
+    from trainables.losses import CLASS_WEIGHTS
+
+    params = {name: value for name, value in loss.items() if name != "kind"}
+    return CLASS_WEIGHTS[loss["kind"]](counts, **params)
