@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imblearn.metrics import geometric_mean_score
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from trainables.metrics import confusion, evaluate, most_confused, of_class, per_class
+from trainables.metrics import confusion, evaluate, most_confused, of_class, per_class, wilson
 
 CLASSES = ["B", "NK", "T", "Mast"]
 # Ten cells: truth B x 5, NK x 3, T x 2, no Mast. Predicted:  B: B B B NK Mast   NK: NK NK B   T: T NK
@@ -37,7 +38,15 @@ def made_up(n: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def test_one_class_alone_has_the_numbers_of_its_row():
     probabilities = certain(PREDICTED, 4)
-    assert of_class(probabilities, TRUTH, 1) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7})
+    found = of_class(probabilities, TRUTH, 1)
+    assert found.pop("cells") == 3 and found.pop("f1") == pytest.approx(4 / 7)
+    for name, hits, cells in (("precision", 2, 4), ("recall", 2, 3)):
+        interval = binomtest(hits, cells).proportion_ci(method="wilson")
+        expected = {name: hits / cells, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        assert {key: found.pop(key) for key in expected} == pytest.approx(expected)
+    assert not found
+    never = of_class(certain(np.zeros(10, int), 4), TRUTH, 2)
+    assert never["precision"] == never["recall"] == 0 and "precision_low" not in never and never["recall_high"] > 0.5
     assert of_class(probabilities, TRUTH, 3) == {}, "no test cell of it: nothing can be said"
 
 
@@ -130,7 +139,8 @@ def test_an_absent_class_is_left_out_of_averages_even_when_predicted():
 
 def test_what_is_undefined_is_absent():
     one_kind = evaluate(certain(np.zeros(4, int), 2), np.zeros(4, int), np.array([600, 3]))
-    assert {"kappa", "macro_auroc", "macro_auprc", "recall_middle", "recall_tail", "top2_accuracy"}.isdisjoint(one_kind)
+    unknown = {"kappa", "macro_auroc", "macro_auprc", "recall_middle", "recall_tail", "recall_tail_after_skew"}
+    assert (unknown | {"top2_accuracy"}).isdisjoint(one_kind)
     assert one_kind["mcc"] == 0.0
     assert one_kind["accuracy"] == one_kind["recall_head"] == 1.0
     assert evaluate(np.zeros((0, 3)), np.zeros(0, int), np.ones(3)) == {}
@@ -145,18 +155,47 @@ def test_one_missed_class_makes_the_geometric_mean_zero():
 )
 def test_borders_of_head_middle_and_tail(train_cells: int, name: str):
     found = evaluate(certain(np.array([0]), 3), np.array([0]), np.array([train_cells, 0, 0]))
-    assert [key for key in found if key.startswith("recall_")] == [f"recall_{name}"]
+    assert [key for key in found if key.startswith("recall_")] == [f"recall_{name}", f"recall_{name}_after_skew"]
+
+
+def test_the_same_types_are_rare_whatever_a_skew_has_left_of_them():
+    """B is common by nature and thinned to 5 cells, T rare by nature: only the names after the skew mix the two up."""
+    natural, thinned = np.array([1000, 300, 20, 7]), np.array([5, 300, 20, 7])
+    plain, skewed = (evaluate(certain(PREDICTED, 4), TRUTH, natural, train) for train in (natural, thinned))
+    assert plain["recall_tail"] == skewed["recall_tail"] == plain["recall_tail_after_skew"] == pytest.approx(1 / 2)
+    assert plain["recall_head"] == skewed["recall_head"] == pytest.approx(3 / 5)
+    assert (
+        skewed["recall_tail_after_skew"] == pytest.approx((3 / 5 + 1 / 2) / 2)
+        and "recall_head_after_skew" not in skewed
+    )
 
 
 def test_per_class_table():
-    table = per_class(certain(PREDICTED, 4), TRUTH, CLASSES, TRAIN, np.array([9, 9, 9, 0])).set_index("class")
-    assert table.loc["B"].to_dict() == pytest.approx(
-        {"train": 1000, "validation": 9, "test": 5, "precision": 0.75, "recall": 0.6, "f1": 6 / 9}
-    )
+    cells = {"natural": 2 * TRAIN, "train": TRAIN, "validation": np.array([9, 9, 9, 0])}
+    table = per_class(certain(PREDICTED, 4), TRUTH, CLASSES, cells).set_index("class")
+    assert list(table)[:5] == ["natural", "train", "validation", "test", "predicted"]
+    shares = {"precision": 0.75, "recall": 0.6, "f1": 6 / 9}
+    row = table.loc["B"].to_dict()
+    ends = {f"{name}_{end}": row.pop(f"{name}_{end}") for name in ("precision", "recall") for end in ("low", "high")}
+    assert row == pytest.approx({"natural": 2000, "train": 1000, "validation": 9, "test": 5, "predicted": 4} | shares)
+    assert ends["recall_low"] == pytest.approx(binomtest(3, 5).proportion_ci(method="wilson").low)
+    assert ends["precision_high"] == pytest.approx(binomtest(3, 4).proportion_ci(method="wilson").high)
     assert table.loc["Mast", "precision"] == 0.0  # predicted once, wrongly
-    assert table.loc["Mast", ["recall", "f1"]].isna().all()
-    never = per_class(certain(np.array([0]), 2), np.array([0]), ["a", "b"], np.ones(2), np.ones(2))
-    assert never.loc[1, ["precision", "recall", "f1"]].isna().all()
+    assert table.loc["Mast", ["recall", "recall_low", "recall_high", "f1"]].isna().all()
+    never = per_class(certain(np.array([0]), 2), np.array([0]), ["a", "b"], {})
+    assert never.loc[1, ["precision", "precision_low", "recall", "f1"]].isna().all()
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    hits, cells = np.array([0, 1, 9, 50, 7, 0]), np.array([9, 1, 9, 100, 1000, 0])
+    low, high = wilson(hits, cells)
+    theirs = [
+        binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(hits[:5], cells[:5], strict=True)
+    ]
+    assert low[:5] == pytest.approx([one.low for one in theirs], abs=1e-12)
+    assert high[:5] == pytest.approx([one.high for one in theirs], abs=1e-12)
+    assert np.isnan(low[5]) and np.isnan(high[5])
+    assert high[0] == pytest.approx(0.299, abs=1e-3)  # none of nine found: it may still be three in ten
 
 
 def test_confusion_and_the_pairs_most_confused():

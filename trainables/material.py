@@ -19,10 +19,11 @@ PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in 
 
 @dataclass(frozen=True)
 class Material:
-    """Rows are int64 numbers into `shards`; `kept`: training cells after the skew, before the strategy."""
+    """Rows are int64 numbers into `shards`; `natural`, `kept`: training cells before, after the skew; no strategy."""
 
     shards: Shards | Joined
     classes: list[str]
+    natural: np.ndarray
     kept: np.ndarray
     fixed_rows: np.ndarray | None
     validation: np.ndarray
@@ -80,6 +81,7 @@ def open_material(config: dict[str, Any]) -> Material:
     material = Material(
         shards=shards,
         classes=shards.classes,
+        natural=rows.split.train,
         kept=rows.kept,
         fixed_rows=None,
         validation=rows.split.validation,

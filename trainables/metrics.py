@@ -5,6 +5,10 @@ have test cells; it is the same set for every trial of a split, whatever a model
 has no recall and no F1; a cell wrongly given to it lowers the recall of its true class. A class that is never
 predicted has precision 0. A number that can't be defined (say, recall_tail where no tail class has test cells) is
 absent from the answer rather than NaN or a made-up 0.
+
+Head, middle and tail are told apart by training cells, counted twice: `natural`, of the split's training part before
+any skew, so that the same types are rare in every trial of a split (recall_head, recall_middle, recall_tail); and
+`train`, what the skew left of them, which is another set of types at every skew (recall_tail_after_skew, ...).
 """
 
 import numpy as np
@@ -12,13 +16,16 @@ import pandas as pd
 
 HEAD, TAIL = 500, 50  # training cells: head > 500, middle 51-500, tail <= 50
 ECE_BINS = 15
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
-def evaluate(probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndarray) -> dict[str, float]:
+def evaluate(
+    probabilities: np.ndarray, truth: np.ndarray, natural: np.ndarray, train: np.ndarray | None = None
+) -> dict[str, float]:
     """Return every metric of probabilities [n, C] against truth int64 [n]; undefined ones are absent (all, if n = 0).
 
-    train_counts: int [C], training cells per class (before oversampling), for recall by head / middle / tail.
-    Ties between classes go to the first in the list.
+    natural, train: int [C], training cells per class before and after the skew (both before any strategy); train None:
+    there was no skew. Ties between classes go to the first in the list.
     """
     probabilities, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(truth, dtype=np.int64)
     if not len(truth):
@@ -27,47 +34,57 @@ def evaluate(probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndar
     return {
         **_averages(table),
         **_agreement(table),
-        **_recall_by_size(table, np.asarray(train_counts)),
+        **_recall_by_size(table, np.asarray(natural), ""),
+        **_recall_by_size(table, np.asarray(natural if train is None else train), "_after_skew"),
         **_of_probabilities(probabilities, truth),
         **_rankings(probabilities, truth),
     }
 
 
 def per_class(
-    probabilities: np.ndarray,
-    truth: np.ndarray,
-    classes: list[str],
-    train_counts: np.ndarray,
-    validation_counts: np.ndarray,
+    probabilities: np.ndarray, truth: np.ndarray, classes: list[str], cells: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Return one row per class: class, train, validation, test (cells), precision, recall, f1.
+    """Return one row per class: class, *`cells`, test and predicted (cells), precision, recall, f1 and intervals.
 
-    Without test cells recall and f1 are NaN, and precision too unless the class was predicted (then 0).
+    cells: name -> int [C], such as natural, train and validation. Intervals: precision_low, precision_high, recall_low,
+    recall_high, see `wilson`. Without test cells recall and f1 are NaN, and precision too unless the class was
+    predicted (then 0); the interval of a share of no cells is NaN.
     """
     table = confusion_counts(np.asarray(truth), np.asarray(probabilities).argmax(axis=1), len(classes))
     precision, recall, f1 = _precision_recall_f1(table)
-    test, predicted = table.sum(axis=1), table.sum(axis=0)
-    return pd.DataFrame(
-        {
-            "class": classes,
-            "train": np.asarray(train_counts, dtype=np.int64),
-            "validation": np.asarray(validation_counts, dtype=np.int64),
-            "test": test,
-            "precision": np.where((test > 0) | (predicted > 0), precision, np.nan),
-            "recall": np.where(test > 0, recall, np.nan),
-            "f1": np.where(test > 0, f1, np.nan),
-        }
-    )
+    hits, test, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    shares = {"precision": np.where((test > 0) | (predicted > 0), precision, np.nan)}
+    shares |= dict(zip(("precision_low", "precision_high"), wilson(hits, predicted), strict=True))
+    shares |= {"recall": np.where(test > 0, recall, np.nan)}
+    shares |= dict(zip(("recall_low", "recall_high"), wilson(hits, test), strict=True))
+    counts = {name: np.asarray(numbers, dtype=np.int64) for name, numbers in cells.items()}
+    counts |= {"test": test, "predicted": predicted}
+    return pd.DataFrame({"class": classes} | counts | shares | {"f1": np.where(test > 0, f1, np.nan)})
 
 
 def of_class(probabilities: np.ndarray, truth: np.ndarray, index: int) -> dict[str, float]:
-    """Return precision, recall and f1 of one class; nothing if it has no test cells."""
-    probabilities, truth = np.asarray(probabilities), np.asarray(truth)
-    if not (truth == index).any():
+    """Return what `per_class` says of one class: its test cells (cells), precision, recall, f1 and intervals.
+
+    Without test cells nothing is said, and nothing of the interval of a precision if it was never predicted.
+    """
+    if not (np.asarray(truth) == index).any():
         return {}
-    table = confusion_counts(truth, probabilities.argmax(axis=1), probabilities.shape[1])
-    found = zip(("precision", "recall", "f1"), _precision_recall_f1(table), strict=True)
-    return {name: float(values[index]) for name, values in found}
+    row = per_class(probabilities, truth, list(range(np.shape(probabilities)[1])), {}).iloc[index]
+    numbers = {"cells": row["test"]} | row.drop(["class", "test", "predicted"]).dropna().to_dict()
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def wilson(hits: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval (low, high) of a share of `hits` among `cells`, float64 [C]; NaN where cells = 0.
+
+    Of this test set's cells alone, as if each were drawn independently: what another split or donor would change comes
+    on top. Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209-212.
+    """
+    hits, cells = np.asarray(hits, dtype=np.float64), np.asarray(cells, dtype=np.float64)
+    n = np.where(cells > 0, cells, np.nan)
+    centre = (hits + Z95**2 / 2) / (n + Z95**2)
+    reach = Z95 / (n + Z95**2) * np.sqrt(hits * (n - hits) / n + Z95**2 / 4)
+    return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, 1.0)
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -139,15 +156,12 @@ def _agreement(table: np.ndarray) -> dict[str, float]:
     return answer
 
 
-def _recall_by_size(table: np.ndarray, train_counts: np.ndarray) -> dict[str, float]:
+def _recall_by_size(table: np.ndarray, counts: np.ndarray, suffix: str) -> dict[str, float]:
     """Mean recall of the classes with > 500, 51-500 and <= 50 (none at all included) training cells."""
     recall, there = _precision_recall_f1(table)[1], table.sum(axis=1) > 0
-    groups = {
-        "recall_head": train_counts > HEAD,
-        "recall_middle": (train_counts > TAIL) & (train_counts <= HEAD),
-        "recall_tail": train_counts <= TAIL,
-    }
-    return {name: float(recall[there & group].mean()) for name, group in groups.items() if (there & group).any()}
+    groups = {"head": counts > HEAD, "middle": (counts > TAIL) & (counts <= HEAD), "tail": counts <= TAIL}
+    seen = {name: there & group for name, group in groups.items()}
+    return {f"recall_{name}{suffix}": float(recall[group].mean()) for name, group in seen.items() if group.any()}
 
 
 def _of_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -34,10 +34,12 @@ def split(
     labels: int64 [n]. donors: str [n], then whole donors go to a part. fixed_test: bool [n], then those cells are the
     test part and `validation` is a fraction of the others. A class too small for three parts goes to train first, then
     test, then validation, and a note says so. classes: names for the notes. RequestError: impossible fractions, a
-    single donor.
+    single donor, donors that the fixed test set has and the other cells too.
     """
     labels = np.asarray(labels, dtype=np.int64)
     _check_fractions(test, validation)
+    if donors is not None and fixed_test is not None:
+        _check_donors(np.asarray(donors), fixed_test)
     rng = generator(seed, "split")
     notes: list[str] = []
     free = np.arange(len(labels)) if fixed_test is None else np.flatnonzero(~fixed_test)
@@ -64,6 +66,19 @@ def _check_fractions(test: float, validation: float) -> None:
         problems = [f"split: test {test} and validation {validation} leave nothing to train on; together stay below 1"]
     if problems:
         raise RequestError(*problems)
+
+
+def _check_donors(donors: np.ndarray, fixed_test: np.ndarray) -> None:
+    """RequestError if a donor has cells on both sides: a test on cells of training donors says nothing of new ones."""
+    tested = np.unique(donors[fixed_test])
+    both = np.intersect1d(tested, donors[~fixed_test])
+    if len(both):
+        names = ", ".join(map(str, both[:10])) + (f" and {len(both) - 10} more" if len(both) > 10 else "")
+        raise RequestError(
+            f"split: {len(both)} of the {len(tested)} donors in the fixed test set have training cells as well "
+            f"({names}), so its cells aren't of new donors. Move these donors' cells to one side, or leave out "
+            "`donor:` to accept a test on cells of known donors."
+        )
 
 
 def stratify(labels: np.ndarray, rng: np.random.Generator, test: float, validation: float) -> list[np.ndarray]:

@@ -167,6 +167,16 @@ def test_donors_with_a_fixed_test_set_divide_the_others():
     assert len(set(donors[made.validation])) == 1 and not set(donors[made.validation]) & set(donors[made.train])
 
 
+def test_donors_on_both_sides_of_a_fixed_test_set_are_refused_by_name():
+    """The split would keep training and validation donors apart and test on all of them, as if they were new."""
+    labels, donors = made_donors(6)
+    fixed = np.isin(donors, ["d4", "d5"])
+    fixed[[0, 100]] = True  # a cell of d0 and one of d1
+    with pytest.raises(RequestError, match=r"2 of the 4 donors in the fixed test set.*\(d0, d1\).*leave out `donor:`"):
+        split(labels, 0, validation=0.25, donors=donors, fixed_test=fixed)
+    assert len(split(labels, 0, validation=0.25, fixed_test=fixed).test) == 202
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 12), st.integers(0, 1000), st.integers(1, 6))
 def test_donor_splits_are_complete_and_whole(num_donors, seed, num_classes):

@@ -270,7 +270,8 @@ def test_the_type_that_was_made_rare_has_numbers_of_its_own(tmp_path):
     config = trial_config(tmp_path, "logistic_regression", skew=skew, posthoc=["logit_adjust"])
     final, _ = run(config)
     row = pd.read_csv(Path(config["directory"]) / "per_class.csv").set_index("class").loc["type 2"]
-    assert row["train"] == 5
+    assert row["train"] == 5 and row["natural"] > 30 and final["test_cells_rarefied"] == row["test"]
+    assert final["test_recall_low_rarefied"] == pytest.approx(row["recall_low"]) and row["recall_low"] < row["recall"]
     for name in ("precision", "recall", "f1"):
         assert final[f"test_{name}_rarefied"] == pytest.approx(row[name])
         assert f"test_{name}_rarefied.logit_adjust" in final

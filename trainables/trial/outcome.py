@@ -32,14 +32,13 @@ def conclude(
     """Evaluate the test cells, write every file but result.json, and return the test_* metrics."""
     directory = Path(config["directory"])
     truth = material.labels[material.test]
-    train_counts = material.counts(material.kept)
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
     if config["posthoc"]:
         numbers |= _posthoc(config, material, validation_logits, test_logits)
     if config["distances"] is not None:
         numbers |= _generated(Path(config["distances"]), directory)
-    _write_tables(directory, material, probabilities, truth, train_counts)
+    _write_tables(directory, material, probabilities, truth)
     publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
     return numbers
 
@@ -51,7 +50,7 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
 def _evaluate(config: dict[str, Any], material: Material, probabilities: np.ndarray) -> dict[str, float]:
     """Return the metrics on test cells; beside them *_rarefied, of the class that the skew `rarefy` has thinned."""
     truth = material.labels[material.test]
-    numbers = metrics.evaluate(probabilities, truth, material.counts(material.kept))
+    numbers = metrics.evaluate(probabilities, truth, material.counts(material.natural), material.counts(material.kept))
     if config["skew"]["kind"] == "rarefy":
         thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config["skew"]["class_name"])))
         numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}
@@ -88,12 +87,11 @@ def _generated(distances: Path, directory: Path) -> dict[str, float]:
     return {"generated_cells": int(table["made"].sum())} | {f"generated_{name}": means[name] for name in means.index}
 
 
-def _write_tables(
-    directory: Path, material: Material, probabilities: np.ndarray, truth: np.ndarray, train_counts: np.ndarray
-) -> None:
+def _write_tables(directory: Path, material: Material, probabilities: np.ndarray, truth: np.ndarray) -> None:
     classes, predicted = material.classes, probabilities.argmax(1)
-    validation_counts = material.counts(material.validation)
-    table = metrics.per_class(probabilities, truth, classes, train_counts, validation_counts)
+    parts = {"natural": material.natural, "train": material.kept, "validation": material.validation}
+    cells = {name: material.counts(rows) for name, rows in parts.items()}
+    table = metrics.per_class(probabilities, truth, classes, cells)
     publish(directory / "per_class.csv", table.to_csv(index=False).encode())
     confusion = metrics.confusion(truth, predicted, classes)
     publish(directory / "confusion_matrix.csv", confusion.to_csv().encode())
