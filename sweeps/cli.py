@@ -12,7 +12,7 @@ import typer
 from data_pipeline.errors import RequestError
 
 if TYPE_CHECKING:
-    from sweeps.drive.converge import Outcome
+    from sweeps.drive.outcome import Outcome
     from sweeps.file.config import SweepSpec
 
 METRICS = "test_macro_f1,test_balanced_accuracy,test_recall_tail"
@@ -146,12 +146,13 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
-    from sweeps.answers import results, show
+    from sweeps.answers import results
+    from sweeps.drive.outcome import tell
 
     store = results.tracking_uri(storage, uri, name)
     if not outcome.undelivered:
-        show.final_table(results.fetch(store, name))
-    show.outcome(name, storage, uri, store, outcome, screen.say)
+        results.show_final(results.fetch(store, name))
+    tell(name, storage, uri, store, outcome, screen.say)
 
 
 @app.command("results")
@@ -171,11 +172,11 @@ def results_command(
 
     Example: `cellskew results quickstart --by model,strategy --metric test_recall_tail --format csv`
     """
-    from sweeps.answers import results, show
+    from sweeps.answers import results
 
     runs = _runs(name, storage, tracking_uri, where)
     table = results.summarise(runs, _words(by), _words(metric))
-    show.summary(table, _words(by), _words(metric), "json" if as_json else format.value, results.warning(runs))
+    results.show(table, _words(by), _words(metric), "json" if as_json else format.value, results.warning(runs))
 
 
 def _runs(name: str, storage: Path, uri: str | None, where: str | None) -> Any:
@@ -206,13 +207,13 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
-    from sweeps.answers import comparison, results, show
+    from sweeps.answers import comparison, results
 
     runs = _runs(name, storage, tracking_uri, where)
     columns = _words(within)
     table = comparison.compare(runs, between, columns, metric, against, tie)
     form = "json" if as_json else format.value
-    show.comparison(table, between, columns, metric, form, results.warning(runs))
+    comparison.show(table, between, columns, metric, form, results.warning(runs))
 
 
 @app.command()
@@ -247,9 +248,9 @@ def promote(
 
     Example: `cellskew promote 0123456789abcdef0123456789abcdef --name pbmc-annotator`
     """
-    from sweeps.answers import promote, show
+    from sweeps.answers import promote
 
-    show.promoted(promote.promote(run_id, name, storage, tracking_uri))
+    promote.show(promote.promote(run_id, name, storage, tracking_uri))
 
 
 @app.command()
@@ -273,7 +274,7 @@ def predict(
 
     Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
     """
-    from sweeps.answers import predicting, show
+    from sweeps.answers import predicting
     from sweeps.drive.progress import Progress, console
 
     if (run is None) == (checkpoint is None):
@@ -284,7 +285,7 @@ def predict(
     screen = Progress(console())
     with place as folder:
         annotating = partial(screen.count, "annotating")
-        show.predicted(predicting.predict(folder, data, options, out, min_genes, annotating))
+        predicting.show(predicting.predict(folder, data, options, out, min_genes, annotating))
 
 
 @app.command()
@@ -293,10 +294,10 @@ def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, trac
 
     Example: `cellskew status quickstart`
     """
-    from sweeps.answers import results, show, state
+    from sweeps.answers import results, state
 
     runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
-    show.status(state.summary(name, storage, runs), as_json)
+    state.show(state.summary(name, storage, runs), as_json)
 
 
 @app.command()
@@ -305,11 +306,10 @@ def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> N
 
     Example: `cellskew plan sweeps/configs/quickstart.yaml`
     """
-    from sweeps.answers import show
     from sweeps.drive import planning
     from sweeps.file import config
 
-    show.plan(planning.plan(config.load(sweep, check_files=False), storage), as_json)
+    planning.show(planning.plan(config.load(sweep, check_files=False), storage), as_json)
 
 
 @app.command()
@@ -319,9 +319,9 @@ def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
     Example: `cellskew datasets --json`
     """
     from data_pipeline.reading import catalog
-    from sweeps.answers import show
+    from sweeps.answers import listing
 
-    show.datasets([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)
+    listing.show([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)
 
 
 @app.command()
@@ -347,14 +347,14 @@ def check(
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
     Exit code 2 if the file or the folder of weights can't be used as it is.
     """
-    from sweeps.answers import checking, show
+    from sweeps.answers import checking
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
     given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
     entry = {key: value for key, value in given.items() if value is not None}
     entry |= _values(values, base, target_sum)
     found = checking.check(data, entry, model, weights, storage)
-    show.checked(found, as_json)
+    checking.show(found, as_json)
     if "weights" in found and not found["weights"]["complete"]:
         raise typer.Exit(2)
 

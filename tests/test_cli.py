@@ -103,7 +103,7 @@ def test_ctrl_c_before_the_training_says_how_to_go_on(sweep, tmp_path, monkeypat
 
 
 def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(sweep, tmp_path, monkeypatch):
-    from sweeps.drive.converge import Outcome
+    from sweeps.drive.outcome import Outcome
 
     asked = []
     monkeypatch.setattr(

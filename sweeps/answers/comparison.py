@@ -1,11 +1,13 @@
 """`cellskew compare`: what a choice changes, on the same cells, and whether seeds alone could have done it."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from sweeps import tables
 from sweeps.answers.results import AXES, SEEDS, TITLES, check_columns
 from sweeps.file.plugins import unknown
 
@@ -154,3 +156,11 @@ def explained(table: pd.DataFrame, between: str) -> str:
         "Bengio 2003), then for the number of rows (Holm); effect: difference / sd of the differences; wins, ties and "
         "losses: pairs of trials"
     ) + (f"; n*: {unpaired} runs have no finished partner and are left out" if unpaired else "")
+
+
+def show(table: pd.DataFrame, between: str, within: list[str], metric: str, form: str, warning: str | None) -> None:
+    """Print what compare returned as a table, CSV or JSON."""
+    if tables.for_programs(table, form, warning):
+        return
+    tables.draw(as_text(table, between, within, metric), left=len(within) + 1)
+    print(textwrap.fill(explained(table, between), 110))

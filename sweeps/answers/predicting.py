@@ -18,6 +18,7 @@ from data_pipeline.reading import places
 from data_pipeline.reading.h5ad import Cells, open_cells
 from data_pipeline.reading.source import Source
 from data_pipeline.shards.shards import publish
+from sweeps import tables
 from sweeps.answers import promote
 
 BLOCK = 2048  # cells encoded at once
@@ -125,3 +126,11 @@ def checkpoint_of(run_id: str, storage: Path, given_uri: str | None) -> Iterator
         )
     with tempfile.TemporaryDirectory(prefix="cellskew-") as scratch:
         yield registry.fetch_artifact(run_id, promote.MODEL_FOLDER, Path(scratch))
+
+
+def show(found: Predicted) -> None:
+    """Print how many cells of each type were predicted, and by how much of the model."""
+    table = found.types.assign(probability=[f"{value:.2f}" for value in found.types["probability"]])
+    tables.draw(table.rename(columns={"probability": "mean probability"}))
+    print(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes: {found.out}")
+    print("a network names one of the types that it was trained on, whatever the cell is; look at low probabilities")

@@ -88,3 +88,9 @@ def _add_description(registry: "Registry", run: "RunState", folder: Path) -> Non
             "machine that sees the storage folder"
         )
     registry.add_artifact(run.run_id, folder / "model.json", MODEL_FOLDER)
+
+
+def show(found: Promoted) -> None:
+    """Print which version the model has now."""
+    word = "is now" if found.new else "was already"
+    print(f"models:/{found.name}/{found.version} {word} the best checkpoint of {found.run_name}\n  in {found.place}")

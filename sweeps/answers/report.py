@@ -12,7 +12,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import comparison, results
-from sweeps.answers.show import spread
+from sweeps.tables import spread
 
 COSTS = {
     "trial_seconds": "seconds per trial",

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from sweeps import tables
 from sweeps.file.plugins import unknown
 from sweeps.tracking.database import NoSuchSweep, read_runs
 
@@ -165,3 +166,56 @@ def tracking_uri(storage: Path, given: str | None, sweep: str) -> str:
     if not (storage / "mlflow.db").exists():
         raise _nothing_run_in(storage)
     return f"sqlite:///{storage.absolute()}/mlflow.db"
+
+
+def show_final(runs: pd.DataFrame) -> None:
+    """Print model x strategy (x loss): each seed's mean over datasets and skews, then mean ± sd over the seeds."""
+    shown = [metric for metric in SHOWN if metric in runs.columns]
+    finished = runs[runs["status"] == "FINISHED"]
+    if finished.empty or not shown:
+        return
+    by = ["model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
+    table = summarise(runs, by, shown)
+    text = table[by].astype(str)
+    for metric in shown:
+        pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
+        text[TITLES.get(metric, metric)] = [tables.spread(*pair) for pair in pairs]
+    if (said := warning(runs)) is not None:
+        tables.console().print(said, style="bold red")
+    tables.draw(text, left=len(by))
+    print(_grounds(finished))
+    _say_uneven(table)
+
+
+def _say_uneven(table: pd.DataFrame) -> None:
+    if len(table) and table["uneven"].any():
+        print("note: some seeds lack finished runs that others have (n*): those means are over different trials")
+
+
+def _grounds(finished: pd.DataFrame) -> str:
+    """Say over what the final table's numbers were averaged."""
+    datasets, skews = finished["dataset"].nunique(), finished["skew"].nunique()
+    seeds = len(finished[["split", "seed"]].drop_duplicates())
+    return f"mean over {datasets} dataset(s) x {skews} skew(s), ± sd over {seeds} seed(s), on test cells"
+
+
+def show(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, warning: str | None) -> None:
+    """Print what summarise returned as a table, CSV or JSON."""
+    if tables.for_programs(table, form, warning):
+        return
+    if table.empty:
+        print("no finished trial yet")
+        return
+    text = table[by].astype(str)
+    for metric in metrics:
+        columns = (table[name] for name in (metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"))
+        text[TITLES.get(metric, metric)] = [_cell(*numbers) for numbers in zip(*columns, strict=True)]
+    text["n"] = table["n"].astype(str) + table["uneven"].map({True: "*", False: ""})
+    tables.draw(text, left=len(by))
+    print("mean ± sd over n seeds [95 % confidence interval of the mean, Student's t]; what else differs within a row")
+    print("(skews, datasets, ...) is averaged for each seed first")
+    _say_uneven(table)
+
+
+def _cell(mean: float, sd: float, low: float, high: float) -> str:
+    return tables.spread(mean, sd) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")

@@ -1,5 +1,6 @@
 """`cellskew status`: how far a sweep is, from MLflow, the lock of its driver and the keys it wants."""
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sweeps import tables
 from sweeps.tracking import lock
 
 
@@ -79,3 +81,30 @@ def _left(runs: pd.DataFrame, left: int) -> float | None:
         return None
     pace = (max(time.time() * 1000, ended[-1]) - ended[0]) / 1000 / (len(ended) - 1)
     return float(left * pace)
+
+
+def show(found: State, as_json: bool) -> None:
+    """Print a state."""
+    if as_json:
+        fields = {name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver")}
+        fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
+        fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
+        print(json.dumps(fields, indent=1, ensure_ascii=False))
+        return
+    out = tables.console()
+    counts = ", ".join(f"{number} {word}" for word, number in found.counts.items())
+    out.print(f"[bold]{found.name}[/bold]: {found.wanted} trials: {counts}; {found.driver}")
+    if found.seconds_left is not None:
+        print(f"about {tables.hours(found.seconds_left)} left")
+    if found.removed:
+        print(f"{found.removed} runs beside these are of trials that the sweep's file no longer has; they stay")
+    if found.waiting_records:
+        print(f"{found.waiting_records} records wait on disk for MLflow; the next run delivers them")
+    for row in found.failed.head(10).itertuples():
+        then = "the next run tries it again" if row.again else "left alone until --retry-failed"
+        out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
+    for row in found.troubled.head(10).itertuples():
+        out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}", markup=False)
+    left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled))
+    if left_out:
+        print(f"... and {left_out} more (--json lists them)")

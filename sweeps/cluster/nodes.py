@@ -18,11 +18,7 @@ from typing import Any
 import ray
 
 from data_pipeline.errors import RequestError
-
-
-def own_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from sweeps.cluster.resources import own_cpus
 
 
 @contextmanager

@@ -1,6 +1,13 @@
 """What a trial asks of the cluster: CPUs and a share of a GPU."""
 
+import os
+
 from sweeps.file.trials import Trial
+
+
+def own_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0) -> dict[str, float]:

@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import yaml
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, origin, resources
 from sweeps.drive import estimate
+from sweeps.drive.outcome import Outcome
 from sweeps.drive.shapes import shapes
 from sweeps.drive.stopping import Stop, heeding_signals
 from sweeps.file.config import SweepSpec
@@ -60,25 +61,6 @@ class Screen(Protocol):
     def event(self, what: str, key: str, numbers: dict[str, Any]) -> None: ...
 
     def end(self) -> None: ...
-
-
-@dataclass
-class Outcome:
-    """What became of a sweep's wanted trials, by key: finished before, finished now, failed, interrupted."""
-
-    wanted: int
-    before: int = 0
-    finished: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: int = 0
-    undelivered: int = 0
-    stopped: str = ""
-    seconds: float = 0.0
-    utilisation: float | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        return self.before + self.finished == self.wanted and not self.undelivered
 
 
 def real_parts() -> Parts:

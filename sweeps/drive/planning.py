@@ -1,5 +1,6 @@
 """`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.reading import catalog
+from sweeps import tables
+from sweeps.cluster.resources import own_cpus
 from sweeps.drive import estimate
 from sweeps.drive.shapes import Shape, shapes
 from sweeps.file.config import SweepSpec
@@ -127,3 +131,73 @@ def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
     for (dataset, _, _), trial in encodings.items():
         tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
     return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3
+
+
+def show(found: Plan, as_json: bool) -> None:
+    """Print a plan: trials, class counts by class and by skew x strategy, time, disk, notes."""
+    if as_json:
+        print(json.dumps(_as_json(found), indent=1, ensure_ascii=False))
+        return
+    out = tables.console()
+    models = ", ".join(f"{name} {count}" for name, count in found.models.items())
+    out.print(f"[bold]{found.name}[/bold]: {len(found.trials)} trials ({models})")
+    for dataset, origin in found.datasets.items():
+        first = next(axes[1] for axes in found.shapes if axes[0] == dataset)
+        inside = {axes[2:]: shape for axes, shape in found.shapes.items() if axes[:2] == (dataset, first)}
+        out.print(f"\n[bold]{dataset}[/bold] ({origin}), split {first}")
+        _by_class(inside)
+        _by_strategy(inside)
+    for note in [*found.notes, *found.left_out]:
+        out.print(f"note: {note}", markup=False)
+    cpus = own_cpus()
+    alone, here = tables.hours(found.seconds), tables.hours(found.seconds / cpus)
+    print(
+        f"\nabout {alone} of one CPU core ({here} on the {cpus} here; official sizes want GPUs), "
+        f"{found.disk_gb:.1f} GB of disk. Nothing has been touched."
+    )
+
+
+def _by_class(inside: dict[tuple[str, str], Shape]) -> None:
+    """Print cells per class: in test, validation and training, and in training after each skew."""
+    first = next(iter(inside.values()))
+    table = pd.DataFrame({"class": first.classes, "test": first.test, "validation": first.validation})
+    for (skew, _), shape in inside.items():
+        table[f"train {skew}"] = shape.kept
+    tables.draw(table.sort_values(table.columns[3], ascending=False))
+
+
+def _by_strategy(inside: dict[tuple[str, str], Shape]) -> None:
+    rows = []
+    for (skew, strategy), shape in inside.items():
+        counts = shape.kept if shape.trained is None else shape.trained
+        seen = counts[counts > 0]
+        most = "at most " if shape.trained is None else ""
+        rows.append(
+            (skew, strategy, f"{most}{counts.sum():,}", seen.max(), seen.min(), f"{seen.max() / seen.min():.1f}")
+        )
+    print()
+    tables.draw(
+        pd.DataFrame(rows, columns=["skew", "strategy", "rows per epoch", "largest", "smallest", "ratio"]), left=2
+    )
+
+
+def _as_json(found: Plan) -> dict[str, Any]:
+    def counts(shape: Shape, numbers: np.ndarray | None) -> dict[str, int] | None:
+        return None if numbers is None else dict(zip(shape.classes, numbers.tolist(), strict=True))
+
+    parts = ("train", "validation", "test", "kept", "trained")
+    shapes = [
+        dict(zip(("dataset", "split", "skew", "strategy"), axes, strict=True))
+        | {part: counts(shape, getattr(shape, part)) for part in parts}
+        for axes, shape in found.shapes.items()
+    ]
+    return {
+        "name": found.name,
+        "trials": [{"key": trial.key, "name": trial.name} for trial in found.trials],
+        "models": found.models,
+        "datasets": found.datasets,
+        "class_counts": shapes,
+        "cpu_seconds": found.seconds,
+        "disk_gb": found.disk_gb,
+        "notes": [*found.notes, *found.left_out],
+    }

@@ -8,7 +8,7 @@ from scgpt_folder import write_folder
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
-from sweeps.answers import show
+from sweeps.answers import checking
 from sweeps.answers.checking import check
 
 
@@ -28,7 +28,7 @@ def test_a_complete_folder_names_what_is_newly_initialised(tmp_path, storage, ca
     folder = write_folder(tmp_path, genes_of(storage)[:400])
     found = check("pbmc68k_reduced", {}, ["scgpt"], folder, storage)
     assert found["weights"]["complete"] and found["coverage"]["scgpt"]["known"] == 400
-    show.checked(found, as_json=False)
+    checking.show(found, as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     assert "knows 400 of 765 genes" in said and "newly initialised: cls_decoder." in said
     assert said.endswith("the file can be used")
@@ -39,7 +39,7 @@ def test_a_folder_that_lacks_a_file_says_which_and_where_to_get_it(tmp_path, sto
     (folder / "best_model.pt").unlink()
     found = check("pbmc68k_reduced", {}, ["scgpt"], folder, storage)
     assert not found["weights"]["complete"] and list(found["weights"]["missing"]) == ["best_model.pt"]
-    show.checked(found, as_json=False)
+    checking.show(found, as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     assert "best_model.pt is missing; download the whole-human folder" in said and "can be used" not in said
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import comparison, show
+from sweeps.answers import comparison
 
 METRIC = "test_macro_f1"
 GAINS = (0.05, 0.02, 0.06, 0.01, 0.04)
@@ -80,7 +80,7 @@ def test_only_pairs_count_and_the_others_are_told(runs, capsys):
     row = only(table, model="scgpt", level="oversample")
     assert (row["n"], row["pairs"], row["unpaired"]) == (4, 8, 2)
     assert row["difference"] == pytest.approx(np.mean(GAINS[:4])), "split 4's high level without a partner is left out"
-    show.comparison(table, "strategy", ["model"], METRIC, "table", None)
+    comparison.show(table, "strategy", ["model"], METRIC, "table", None)
     said = capsys.readouterr().out
     assert "4*" in said and "2 runs have no finished partner" in said
 
@@ -142,7 +142,7 @@ def test_runs_without_partners_are_refused(runs):
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_every_format_has_every_row_and_the_warning(runs, form, capsys):
     table = comparison.compare(runs, "strategy", ["model"], METRIC)
-    show.comparison(table, "strategy", ["model"], METRIC, form, "WARNING: known defects")
+    comparison.show(table, "strategy", ["model"], METRIC, form, "WARNING: known defects")
     said = capsys.readouterr().out
     assert "WARNING: known defects" in said
     if form == "json":

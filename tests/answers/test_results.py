@@ -9,7 +9,7 @@ import pytest
 from fake_trials import spec
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import results, selection, show, state
+from sweeps.answers import results, selection, state
 from sweeps.tracking import database as database_of_mlflow
 from sweeps.tracking import store as tracking
 
@@ -59,7 +59,7 @@ def test_seeds_with_different_runs_are_marked(runs, capsys):
     runs.loc[(runs["split"] == "2") & (runs["model"] == "scgpt") & (runs["strategy"] == "none"), "status"] = "FAILED"
     table = results.summarise(runs, ["model"], ["test_macro_f1"])
     assert dict(zip(table["model"], table["uneven"], strict=True)) == {"scgpt": True, "majority": False}
-    show.summary(table, ["model"], ["test_macro_f1"], "table", None)
+    results.show(table, ["model"], ["test_macro_f1"], "table", None)
     said = capsys.readouterr().out
     assert " 3*\n" in said and "some seeds lack finished runs" in said
     assert not results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])["uneven"].any()
@@ -126,25 +126,25 @@ def test_runs_with_defects_stand_under_a_warning_in_every_format(runs, capsys):
         "WARNING: 2 of 12 runs were made with known defects on purpose: resample_before_split, select_on_test"
     )
     table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    show.summary(table, ["model"], ["test_macro_f1"], "table", said)
+    results.show(table, ["model"], ["test_macro_f1"], "table", said)
     assert "WARNING: 2 of 12 runs" in capsys.readouterr().out
-    show.summary(table, ["model"], ["test_macro_f1"], "csv", said)
+    results.show(table, ["model"], ["test_macro_f1"], "csv", said)
     assert capsys.readouterr().out.startswith("# WARNING: 2 of 12 runs")
-    show.summary(table, ["model"], ["test_macro_f1"], "json", said)
+    results.show(table, ["model"], ["test_macro_f1"], "json", said)
     assert json.loads(capsys.readouterr().out)["warning"] == said
     assert results.warning(runs.assign(defects="")) is None
 
 
 def test_json_has_null_where_a_number_is_undefined(runs, capsys):
     table = results.summarise(runs[runs["split"] == "0"], ["model", "strategy"], ["test_macro_f1"])
-    show.summary(table, ["model", "strategy"], ["test_macro_f1"], "json", None)
+    results.show(table, ["model", "strategy"], ["test_macro_f1"], "json", None)
     row = json.loads(capsys.readouterr().out)["rows"][0]
     assert row["test_macro_f1"] == 0.6 and row["test_macro_f1_sd"] is None
 
 
 def test_no_finished_trial_is_said_so(runs, capsys):
     table = results.summarise(runs.assign(status="SCHEDULED"), ["model"], ["test_macro_f1"])
-    show.summary(table, ["model"], ["test_macro_f1"], "table", None)
+    results.show(table, ["model"], ["test_macro_f1"], "table", None)
     assert capsys.readouterr().out == "no finished trial yet\n"
 
 

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.drive import launch
-from sweeps.drive.converge import Outcome, Request, converge
+from sweeps.drive.converge import Request, converge
+from sweeps.drive.outcome import Outcome
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.lock import SweepLock
 

@@ -10,9 +10,8 @@ from fault_tools import ARTIFACTS, SWEEP, Driver, artifacts, check_same, histori
 from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import show
 from sweeps.answers.promote import promote
-from sweeps.drive.converge import Outcome
+from sweeps.drive.outcome import Outcome, tell
 
 pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(2400)]
 SHORT = SWEEP.replace("[0, 1]", "[0]")  # two trials: scgpt, majority
@@ -151,7 +150,7 @@ def uploaded(server: MlflowServer) -> int:
 def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
     said = []
     uri = f"http://ann:{PASSWORD}@mlflow:5000"
-    show.outcome("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
+    tell("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
     text = "\n".join(said)
     assert PASSWORD not in text and "--tracking-uri http://ann:***@mlflow:5000" in text
     assert "a node was lost; go on: cellskew resume small --storage here" in text

@@ -1,0 +1,50 @@
+"""How a run of a sweep ended, and what to type next."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweeps.tracking.uris import shown_uri
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep's wanted trials, by key: finished before, finished now, failed, interrupted."""
+
+    wanted: int
+    before: int = 0
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: int = 0
+    undelivered: int = 0
+    stopped: str = ""
+    seconds: float = 0.0
+    utilisation: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.before + self.finished == self.wanted and not self.undelivered
+
+
+def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
+    """Say how a run ended and what to type next."""
+    where = "" if storage == Path("cellskew-runs") else f" --storage {storage}"
+    where += "" if uri is None else f" --tracking-uri {shown_uri(uri)}"
+    done = found.before + found.finished
+    say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
+    if found.utilisation is not None:
+        say(f"slots were busy {found.utilisation:.0%} of the time")
+    if found.failed:
+        say(f"{len(found.failed)} failed; the first: {next(iter(found.failed.values())).splitlines()[0][:300]}")
+        say(f"  reasons: cellskew status {name}{where}   again: cellskew resume {name} --retry-failed{where}")
+    if found.stopped:
+        say(f"{found.stopped}; go on: cellskew resume {name}{where}")
+    elif done + len(found.failed) < found.wanted:
+        say(f"Ray ended before the others had: a node was lost; go on: cellskew resume {name}{where}")
+    if found.undelivered:
+        say(f"MLflow did not answer: {found.undelivered} records wait in {storage}/sweeps; the next run delivers them")
+    say(f"more:   cellskew results {name} --by model,strategy{where}")
+    say(f"        cellskew compare {name} --between strategy --within model{where}")
+    say(f"        cellskew report {name} -o {name}.html{where}")
+    if store.startswith("sqlite"):
+        say(f"MLflow: mlflow ui --backend-store-uri {store} --host 127.0.0.1")
