@@ -1,16 +1,21 @@
-"""Training losses that know how unequal the classes are.
+"""Training losses that know how unequal the classes are, and what a network trained with them has learnt.
 
-LOSSES[name](class_counts [C] of the rows trained on, **parameters) -> loss(logits_BC, labels_B, progress) -> scalar,
-where progress is finished epochs / epochs. All are the mean over the cells of a batch, in float32 whatever the logits
-are, so that accumulated batches weigh every cell alike. A class without training cells has weight 0 where classes are
-weighted, and counts as one cell where the logarithm or a power of its count is needed; it never gives NaN.
-Shapes: B cells, C classes.
+LOSSES[name](class_counts [C] of the rows trained on, **parameters) is a `Loss`: called with (outputs_BC, labels_B,
+progress) it gives a scalar, where progress is the finished share of the training. All are the mean over the cells of a
+batch, in float32 whatever the outputs are, so that accumulated batches weigh every cell alike. A class without training
+cells has weight 0 where classes are weighted, and counts as one cell where the logarithm or a power of its count is
+needed; it never gives NaN.
+Shapes: n or B cells, C classes.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from data_pipeline.errors import RequestError
 
@@ -19,94 +24,260 @@ if TYPE_CHECKING:  # torch takes a second to import, and a sweep file is read fo
     from torch import Tensor
 
 Counts = Sequence[int] | np.ndarray
-Loss = Callable[[Any, Any, float], Any]  # (logits_BC, labels_B, progress) -> scalar tensor
 
 
-def cross_entropy(class_counts: Counts) -> Loss:
+@dataclass(frozen=True, eq=False)
+class Loss(ABC):
+    """One loss for one training set. Whoever reads a network's outputs as probabilities goes through `logits`.
+
+    A loss has to say what its network learns: with `prior` and `logits`, softmax(logits(outputs)) are the probabilities
+    of the types if these came in the mix `prior`. The tests hold every loss of LOSSES to it.
+    """
+
+    class_counts: Counts
+    only_weights: ClassVar[bool] = False  # nothing but `weights`, so that a model without gradients can have it too
+
+    def __post_init__(self) -> None:
+        if not (self.counts_C > 0).any():
+            raise RequestError(f"the loss needs training cells, and none of the {len(self.counts_C)} classes has any")
+
+    @cached_property
+    def counts_C(self) -> np.ndarray:
+        return np.asarray(self.class_counts, dtype=np.float64)
+
+    @property
+    @abstractmethod
+    def prior(self) -> np.ndarray:
+        """The class mix, float64 [C], not normalised, 0 for a class without rows, that the outputs have learnt."""
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weight of a cell by class, float64 [C]; None: all alike."""
+        return None
+
+    def logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what softmax makes probabilities of, float [n, C], from the outputs of the network."""
+        return outputs
+
+    @abstractmethod
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        """Return the loss of each cell, float32 [B], from float32 outputs."""
+
+    def __call__(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        return self.of_cells(outputs_BC.float(), labels_B, progress).mean()
+
+    @property
+    def _at_least_one_C(self) -> np.ndarray:
+        return np.maximum(self.counts_C, 1.0)
+
+
+class CrossEntropy(Loss):
     """Plain cross-entropy: every cell counts alike."""
-    return lambda logits_BC, labels_B, progress: _cell_losses(logits_BC, labels_B).mean()
+
+    only_weights = True
+
+    @property
+    def prior(self) -> np.ndarray:
+        return self.counts_C
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        return _cross_entropies(outputs_BC, labels_B)
 
 
-def weighted(class_counts: Counts) -> Loss:
+class _ByWeight(Loss):
+    """Cross-entropy in which a cell counts as much as its class's weight.
+
+    Not divided by the weights of the batch, which would undo them in a batch of one class.
+    """
+
+    only_weights = True
+
+    @property
+    def prior(self) -> np.ndarray:
+        return self.counts_C * self.weights
+
+    @cached_property
+    def _weights_C(self) -> "_PerClass":
+        return _PerClass(self.weights)
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        return _cross_entropies(outputs_BC, labels_B) * self._weights_C.on(outputs_BC.device)[labels_B]
+
+
+class Weighted(_ByWeight):
     """Cross-entropy weighted by inverse class frequency, see `inverse_frequency`."""
-    weights_C = _PerClass(inverse_frequency(class_counts))
-    return lambda logits_BC, labels_B, progress: _weighted_mean(_cell_losses(logits_BC, labels_B), labels_B, weights_C)
+
+    @property
+    def weights(self) -> np.ndarray:
+        return inverse_frequency(self.counts_C)
 
 
-def class_balanced(class_counts: Counts, *, beta: float = 0.9999) -> Loss:
-    """Cross-entropy weighted by the inverse effective number of cells, see `effective_number`."""
-    weights_C = _PerClass(effective_number(class_counts, beta=beta))
-    return lambda logits_BC, labels_B, progress: _weighted_mean(_cell_losses(logits_BC, labels_B), labels_B, weights_C)
+@dataclass(frozen=True, eq=False)
+class ClassBalanced(_ByWeight):
+    """Cross-entropy weighted by the inverse effective number of cells, see `effective_number`.
 
-
-def focal(class_counts: Counts, *, gamma: float = 2.0) -> Loss:
-    """-(1 - p)^gamma log p with p the probability of the true class: well-learnt cells count less.
-
-    Source: Lin et al. 2017, arXiv 1708.02002, equation 4. gamma = 0 is cross-entropy.
+    beta None: (N - 1) / N with N the geometric mean of the largest and the smallest class, so that types saturate half
+    way between them: 300 and 3 cells weigh 1 to 10, where `weighted` has 1 to 100 and no weighting 1 to 1. Of a fixed
+    beta, as in Cui 2019, where 0.9 to 0.9999 are tried, the numbers of cells decide what it means: 0.9999 (N = 10,000)
+    is `weighted` to 2 % at 300 and 3 cells.
     """
-    _require("focal: gamma", gamma, gamma >= 0, "0 or more; 2 is usual")
 
-    def loss(logits_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
-        losses_B = _cell_losses(logits_BC, labels_B)
+    _: KW_ONLY
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_beta("class_balanced", 0.0 if self.beta is None else self.beta)
+
+    @property
+    def weights(self) -> np.ndarray:
+        return effective_number(self.counts_C, beta=beta_of(self.counts_C) if self.beta is None else self.beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Focal(Loss):
+    """-(1 - p)^gamma log p with p the softmax of the true class: well-learnt cells count less.
+
+    That softmax is no probability: it is drawn to the middle. Probabilities q follow from it in closed form, in
+    proportion to p / phi(p), phi(p) = (1 - p)^gamma - gamma (1 - p)^(gamma - 1) p log p.
+    Source: Lin et al. 2017, arXiv 1708.02002, equation 4; for the link Charoenphakdee et al. 2021, arXiv 2011.09172.
+    gamma = 0 is cross-entropy.
+    """
+
+    _: KW_ONLY
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("focal: gamma", self.gamma, self.gamma >= 0, "0 or more; 2 is usual")
+
+    @property
+    def prior(self) -> np.ndarray:
+        return self.counts_C
+
+    def logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Return log(p / phi(p)), float64 [n, C]."""
+        logs = log_softmax(np.asarray(outputs, dtype=np.float64), axis=1)
+        rest = _log_of_the_rest(logs)
+        inner = np.logaddexp(rest, logs + np.log(np.maximum(-self.gamma * logs, 1e-300)))  # (1 - p) - gamma p log p
+        return logs - (self.gamma - 1) * rest - inner
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        losses_B = _cross_entropies(outputs_BC, labels_B)
         missing_B = -(-losses_B).expm1()  # 1 - p without cancellation
-        return (missing_B.clamp_min(1e-12) ** gamma * losses_B).mean()
-
-    return loss
+        return missing_B.clamp_min(1e-12) ** self.gamma * losses_B
 
 
-def ldam(
-    class_counts: Counts,
-    *,
-    max_margin: float = 0.5,
-    scale: float = 1.0,
-    reweight_from: float = 0.8,
-    beta: float = 0.9999,
-) -> Loss:
-    """Cross-entropy of scale x (logit - margin of the true class); margins are n_c^(-1/4), the largest = `max_margin`.
+@dataclass(frozen=True, eq=False)
+class Ldam(Loss):
+    """Cross-entropy of scale x (output - margin of the true class); margins are n_c^(-1/4), the largest = `max_margin`.
 
-    From progress `reweight_from` on, classes are weighted as in `class_balanced` (deferred re-weighting).
-    Source: Cao et al. 2019, arXiv 1906.07413, equations 12 and 13. The published scale of 30 belongs to logits that
-    are cosines; ours are not bounded, and with 30 they came out a thirtieth as large: calibration error 0.32 against
-    0.10 and macro F1 0.57 against 0.62 with scale 1 (8 made-up classes of 600 to 6 cells, a small MLP, 3 seeds).
+    From progress `reweight_from` on, classes are weighted by `effective_number` (deferred re-weighting). The margins
+    have no link to probabilities in closed form: softmax(scale x output) stands for them.
+    Source: Cao et al. 2019, arXiv 1906.07413, equations 12 and 13. The published scale of 30 belongs to outputs that
+    are cosines; ours are not bounded.
     """
-    _require("ldam: max_margin", max_margin, max_margin > 0, "more than 0; 0.5 is usual")
-    _require("ldam: scale", scale, scale > 0, "more than 0; 1 for plain logits, 30 for cosines")
-    roots_C = _at_least_one(class_counts) ** -0.25
-    margins_C = _PerClass(roots_C * max_margin / roots_C.max())
-    weights_C = _PerClass(effective_number(class_counts, beta=beta))
 
-    def loss(logits_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+    _: KW_ONLY
+    max_margin: float = 0.5
+    scale: float = 1.0
+    reweight_from: float = 0.8
+    beta: float = 0.9999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("ldam: max_margin", self.max_margin, self.max_margin > 0, "more than 0; 0.5 is usual")
+        _require("ldam: scale", self.scale, self.scale > 0, "more than 0; 1 for plain outputs, 30 for cosines")
+        _check_beta("ldam", self.beta)
+
+    @property
+    def prior(self) -> np.ndarray:
+        return self.counts_C * (self.weights if self.reweight_from < 1 else 1.0)
+
+    @property
+    def weights(self) -> np.ndarray:
+        return effective_number(self.counts_C, beta=self.beta)
+
+    def logits(self, outputs: np.ndarray) -> np.ndarray:
+        return self.scale * outputs
+
+    @cached_property
+    def _weights_C(self) -> "_PerClass":
+        return _PerClass(self.weights)
+
+    @cached_property
+    def _margins_C(self) -> "_PerClass":
+        roots_C = self._at_least_one_C**-0.25
+        return _PerClass(roots_C * self.max_margin / roots_C.max())
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         from torch.nn.functional import one_hot
 
-        true_BC = one_hot(labels_B, len(roots_C)).float()
-        losses_B = _cell_losses(scale * (logits_BC.float() - true_BC * margins_C.on(logits_BC.device)), labels_B)
-        return losses_B.mean() if progress < reweight_from else _weighted_mean(losses_B, labels_B, weights_C)
+        device = outputs_BC.device
+        margins_BC = one_hot(labels_B, outputs_BC.shape[1]).float() * self._margins_C.on(device)
+        losses_B = _cross_entropies(self.scale * (outputs_BC - margins_BC), labels_B)
+        return losses_B if progress < self.reweight_from else losses_B * self._weights_C.on(device)[labels_B]
 
-    return loss
 
-
-def logit_adjusted(class_counts: Counts, *, tau: float = 1.0) -> Loss:
-    """Cross-entropy of logit + tau log(training share): the network itself learns to do without the prior.
+@dataclass(frozen=True, eq=False)
+class LogitAdjusted(Loss):
+    """Cross-entropy of output + tau log(training share): the network itself learns to do without the prior.
 
     Source: Menon et al. 2021, arXiv 2007.07314, equation 10.
     """
-    _require("logit_adjusted: tau", tau, tau >= 0, "0 or more; 1 is usual")
-    counts_C = _at_least_one(class_counts)
-    offsets_C = _PerClass(tau * np.log(counts_C / counts_C.sum()))
-    return lambda logits_BC, labels_B, progress: _cell_losses(
-        logits_BC.float() + offsets_C.on(logits_BC.device), labels_B
-    ).mean()
+
+    _: KW_ONLY
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("logit_adjusted: tau", self.tau, self.tau >= 0, "0 or more; 1 is usual")
+
+    @property
+    def prior(self) -> np.ndarray:
+        return np.where(self.counts_C > 0, self._at_least_one_C ** (1 - self.tau), 0.0)
+
+    @cached_property
+    def _offsets_C(self) -> "_PerClass":
+        return _PerClass(self.tau * np.log(self._at_least_one_C / self._at_least_one_C.sum()))
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        return _cross_entropies(outputs_BC + self._offsets_C.on(outputs_BC.device), labels_B)
 
 
-def balanced_softmax(class_counts: Counts) -> Loss:
-    """-log of n_y exp(logit_y) / sum_c n_c exp(logit_c), the same as `logit_adjusted` with tau = 1.
+class BalancedSoftmax(Loss):
+    """-log of n_y exp(output_y) / sum_c n_c exp(output_c), the same as `logit_adjusted` with tau = 1.
 
     Source: Ren et al. 2020, arXiv 2007.10740, equation 3.
     """
-    logs_C = _PerClass(np.log(_at_least_one(class_counts)))
-    return lambda logits_BC, labels_B, progress: _cell_losses(
-        logits_BC.float() + logs_C.on(logits_BC.device), labels_B
-    ).mean()
+
+    @property
+    def prior(self) -> np.ndarray:
+        return (self.counts_C > 0).astype(np.float64)
+
+    @cached_property
+    def _logs_C(self) -> "_PerClass":
+        return _PerClass(np.log(self._at_least_one_C))
+
+    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        return _cross_entropies(outputs_BC + self._logs_C.on(outputs_BC.device), labels_B)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "weighted": Weighted,
+    "class_balanced": ClassBalanced,
+    "focal": Focal,
+    "ldam": Ldam,
+    "logit_adjusted": LogitAdjusted,
+    "balanced_softmax": BalancedSoftmax,
+}
+
+
+def loss_of(described: dict[str, Any], class_counts: Counts) -> Loss:
+    """Return the loss that {"kind": name in LOSSES, **parameters} describes, for rows of these classes."""
+    params = {name: value for name, value in described.items() if name != "kind"}
+    return LOSSES[described["kind"]](class_counts, **params)
 
 
 def inverse_frequency(class_counts: Counts) -> np.ndarray:
@@ -114,67 +285,37 @@ def inverse_frequency(class_counts: Counts) -> np.ndarray:
 
     With every class present these are scikit-learn's "balanced" weights.
     """
-    counts_C = _counts(class_counts)
+    counts_C = np.asarray(class_counts, dtype=np.float64)
     present = counts_C > 0
     return np.where(present, counts_C.sum() / (present.sum() * np.maximum(counts_C, 1)), 0.0)
 
 
-def effective_number(class_counts: Counts, *, beta: float = 0.9999) -> np.ndarray:
+def effective_number(class_counts: Counts, *, beta: float) -> np.ndarray:
     """Return weights float64 [C] in proportion to (1 - beta) / (1 - beta^n_c), with sum K over the K classes present.
 
     beta = 0: no weighting; beta -> 1: inverse frequency. Source: Cui et al. 2019, arXiv 1901.05555, section 4.
     """
-    _require("class_balanced: beta", beta, 0 <= beta < 1, "at least 0 and below 1; 0.9999 is usual")
-    counts_C = _counts(class_counts)
+    counts_C = np.asarray(class_counts, dtype=np.float64)
     present = counts_C > 0
     weights_C = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts_C, 1)), 0.0)
     return weights_C * present.sum() / weights_C.sum()
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {
-    "cross_entropy": cross_entropy,
-    "weighted": weighted,
-    "class_balanced": class_balanced,
-    "focal": focal,
-    "ldam": ldam,
-    "logit_adjusted": logit_adjusted,
-    "balanced_softmax": balanced_softmax,
-}
-
-# The losses that are nothing but a weight per class, and so can also be had by a model without gradients.
-CLASS_WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
-    "weighted": inverse_frequency,
-    "class_balanced": effective_number,
-}
+def beta_of(class_counts: Counts) -> float:
+    """Return (N - 1) / N, N the geometric mean of the largest and the smallest class that has cells (Cui 2019, N)."""
+    present = np.asarray(class_counts, dtype=np.float64)
+    present = present[present > 0]
+    return 1 - 1 / max(1.0, float(np.sqrt(present.max() * present.min())))
 
 
-def learnt_prior(kind: str, class_counts: Counts, **params: float) -> np.ndarray:
-    """Return the class mix, float64 [C], under which the logits of a network trained with a loss are probabilities.
-
-    Weights multiply the mix of the rows trained on; what an adjusted loss adds to the logits is missing from them.
-    focal and ldam have no such mix in closed form: that of the rows stands for it, as ldam weighs them in the end.
-    class_counts: those that the loss was made with. 0 for a class without rows.
-    """
-    counts_C = _counts(class_counts)
-    if kind in CLASS_WEIGHTS:
-        return counts_C * CLASS_WEIGHTS[kind](counts_C, **params)
-    if kind == "ldam" and params.get("reweight_from", 0.8) < 1:
-        return counts_C * effective_number(counts_C, beta=params.get("beta", 0.9999))
-    if kind in ("logit_adjusted", "balanced_softmax"):
-        return np.where(counts_C > 0, np.maximum(counts_C, 1.0) ** (1 - params.get("tau", 1.0)), 0.0)
-    return counts_C
-
-
-def _counts(class_counts: Counts) -> np.ndarray:
-    """Return the counts as float64 [C]; RequestError where no class has a cell."""
-    counts_C = np.asarray(class_counts, dtype=np.float64)
-    if not (counts_C > 0).any():
-        raise RequestError(f"the loss needs training cells, and none of the {len(counts_C)} classes has any")
-    return counts_C
-
-
-def _at_least_one(class_counts: Counts) -> np.ndarray:
-    return np.maximum(_counts(class_counts), 1.0)
+def _log_of_the_rest(logs: np.ndarray) -> np.ndarray:
+    """Return log(1 - p) of log probabilities [n, C], of the likeliest class from the others: 1 - p would cancel."""
+    rows, top = np.arange(len(logs)), logs.argmax(axis=1)
+    others = logs.copy()
+    others[rows, top] = -np.inf
+    rest = np.log1p(-np.exp(np.where(np.arange(logs.shape[1]) == top[:, None], -1.0, logs)))
+    rest[rows, top] = np.maximum(logsumexp(others, axis=1), np.log(1e-300)) if logs.shape[1] > 1 else np.log(1e-300)
+    return rest
 
 
 class _PerClass:
@@ -192,15 +333,14 @@ class _PerClass:
         return self._on[device]
 
 
-def _cell_losses(logits_BC: "Tensor", labels_B: "Tensor") -> "Tensor":
-    from torch.nn.functional import cross_entropy as per_cell
+def _cross_entropies(outputs_BC: "Tensor", labels_B: "Tensor") -> "Tensor":
+    from torch.nn.functional import cross_entropy
 
-    return per_cell(logits_BC.float(), labels_B, reduction="none")
+    return cross_entropy(outputs_BC, labels_B, reduction="none")
 
 
-def _weighted_mean(losses_B: "Tensor", labels_B: "Tensor", weights_C: _PerClass) -> "Tensor":
-    """Mean of weight x loss; not divided by the batch's weights, which would undo them in a batch of one class."""
-    return (losses_B * weights_C.on(losses_B.device)[labels_B]).mean()
+def _check_beta(loss: str, beta: float) -> None:
+    _require(f"{loss}: beta", beta, 0 <= beta < 1, "at least 0 and below 1; 0.9999 is usual")
 
 
 def _require(what: str, value: float, is_met: bool, limit: str) -> None:

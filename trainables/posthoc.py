@@ -2,7 +2,7 @@
 
 POSTHOC[name](val_logits [v, C], val_labels int [v], train_prior [C], test_logits [n, C]) -> probabilities [n, C].
 train_prior: the class shares (or counts) that the logits have learnt: those of the rows trained on, resampling
-included, as the loss weighs them (losses.learnt_prior). Test labels are never seen. A class that had no training
+included, as the loss weighs them (losses.Loss.prior). Test labels are never seen. A class that had no training
 cells gets probability 0 wherever the prior is used.
 """
 

@@ -60,9 +60,9 @@ class SweepSpec(BaseModel):
 
     def impossible(self) -> list[str]:
         """Return the combinations that no trial can have: losses that only a network can be trained with."""
-        from trainables.losses import CLASS_WEIGHTS
+        from trainables.losses import LOSSES
 
-        losses = [loss.label for loss in self.losses if loss.kind not in {"cross_entropy", *CLASS_WEIGHTS}]
+        losses = [loss.label for loss in self.losses if not LOSSES[loss.kind].only_weights]
         baselines = [model.name for model in self.models if model.kind == "baseline"]
         return [f"{model} has no loss {', '.join(losses)}; left out" for model in baselines if losses]
 
@@ -71,10 +71,10 @@ class SweepSpec(BaseModel):
         return itertools.product(*axes)
 
     def _left_out(self, cell: tuple) -> bool:
-        from trainables.losses import CLASS_WEIGHTS
+        from trainables.losses import LOSSES
 
         dataset, split, skew, strategy, loss, model, seed = cell
-        if model.kind == "baseline" and loss.kind not in {"cross_entropy", *CLASS_WEIGHTS}:
+        if model.kind == "baseline" and not LOSSES[loss.kind].only_weights:
             return True
         found = {"dataset": dataset, "split": split["seed"], "model": model.name, "seed": seed}
         found |= {"skew": skew, "strategy": strategy, "loss": loss}

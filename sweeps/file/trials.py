@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-IDENTITY = 1  # raise it when the same description comes to mean another computation
+IDENTITY = 2  # raise it when the same description comes to mean another computation
 SEPARATOR = "·"
 AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
 

@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from data_pipeline.errors import RequestError
-from trainables.losses import CLASS_WEIGHTS
+from trainables.losses import LOSSES
 from trainables.metrics import evaluate
 from trainables.models.logistic_regression.model import fit, matrix
 from trainables.models.logistic_regression.solver import TOLERANCE, Problem
@@ -148,7 +148,7 @@ def test_class_weights_raise_the_rare_class_and_only_their_proportions_matter():
     tokens = get("logistic_regression").encoder(["g"] * NUM_GENES)(noisy, rng)
     kept = np.flatnonzero((labels == 0) | (rng.random(600) < 0.1))
     tokens, labels = tokens.take(kept), labels[kept]
-    weight = CLASS_WEIGHTS["weighted"](np.bincount(labels))
+    weight = LOSSES["weighted"](np.bincount(labels)).weights
     plain = fit(tokens, labels, 2, random_rows(), strengths=(0.1,))
     weighted, scaled = (
         fit(tokens, labels, 2, random_rows(), strengths=(0.1,), class_weight=w) for w in (weight, 10 * weight)

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
 from trainables import protocol
-from trainables.losses import LOSSES
+from trainables.losses import Loss, loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
@@ -23,7 +23,7 @@ Report = Callable[[dict[str, Any], Path | None], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """Logits float32 [n, C] of the best epoch, and the numbers of the training."""
+    """Logits float [n, C] of the best epoch, as the loss reads the outputs, and the numbers of the training."""
 
     validation_logits: np.ndarray
     test_logits: np.ndarray
@@ -32,6 +32,7 @@ class Trained:
     best: dict[str, torch.Tensor]  # trained parameters and buffers of the best epoch
     best_epoch: int
     base: str  # hash of the frozen parameters
+    loss: Loss  # of the last stage: what the logits have learnt
 
 
 def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, report: Report, start: Path | None):
@@ -73,7 +74,7 @@ class _Run:
         feed = material.feed(spec, self.recipe.batch_size)
         device = choose_device(config["device"])
         shuffle = "scgpt_unshuffled" not in config["defects"]
-        loss = self._loss(material.counts(material.training_rows(0)))
+        loss = loss_of(config["loss"], material.counts(material.training_rows(0)))
         self.trainer = Trainer(network, self.recipe, loss, feed, config["seed"], device, shuffle)
         self.base = checkpoints.frozen_hash(network, self.trained)
         size = sum(parameter.nbytes for name, parameter in network.named_parameters() if name in self.trained)
@@ -161,15 +162,13 @@ class _Run:
             "micro_batch": self.trainer.micro_batch,
         }
         best_epoch = self.epoch - self.since_best
-        return Trained(validation, test, numbers, self.history, self.best_tensors, best_epoch, self.base)
-
-    def _loss(self, class_counts: np.ndarray) -> Callable[..., torch.Tensor]:
-        params = {name: value for name, value in self.config["loss"].items() if name != "kind"}
-        return LOSSES[self.config["loss"]["kind"]](class_counts, **params)
+        loss = self.trainer.loss
+        return Trained(validation, test, numbers, self.history, self.best_tensors, best_epoch, self.base, loss)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
-        logits = self.trainer.predict(rows)
-        return logits if len(rows) else np.zeros((0, len(self.material.classes)), np.float32)
+        """Return the logits of the cells `rows`, float [n, C], as the loss reads the network's outputs."""
+        outputs = self.trainer.predict(rows) if len(rows) else np.zeros((0, len(self.material.classes)), np.float32)
+        return self.trainer.loss.logits(outputs)
 
     def _validate(self) -> dict[str, float]:
         on_test = "select_on_test" in self.config["defects"]
@@ -221,7 +220,8 @@ class _Run:
     def _freeze_all_but_head(self) -> None:
         for name, parameter in self.trainer.network.named_parameters():
             parameter.requires_grad_(name.startswith(self.spec.head))
-        self.trainer.loss = self._loss(self.material.balanced_counts)  # the rows are balanced: no loss need do it again
+        loss = loss_of(self.config["loss"], self.material.balanced_counts)  # balanced rows: no loss need do it again
+        self.trainer.loss = loss
         self.trainer.start(self.recipe.model_copy(update={"schedule": "constant"}))
 
 

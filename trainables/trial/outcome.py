@@ -27,15 +27,22 @@ def finished(directory: Path) -> dict[str, Any] | None:
 
 
 def conclude(
-    config: dict[str, Any], material: Material, validation_logits: np.ndarray, test_logits: np.ndarray
+    config: dict[str, Any],
+    material: Material,
+    prior: np.ndarray,
+    validation_logits: np.ndarray,
+    test_logits: np.ndarray,
 ) -> dict[str, float]:
-    """Evaluate the test cells, write every file but result.json, and return the test_* metrics."""
+    """Evaluate the test cells, write every file but result.json, and return the test_* metrics.
+
+    Logits are float [n, C] that softmax makes probabilities of, under the class mix `prior` (see losses.Loss).
+    """
     directory = Path(config["directory"])
     truth = material.labels[material.test]
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
     if config["posthoc"]:
-        numbers |= _posthoc(config, material, validation_logits, test_logits)
+        numbers |= _posthoc(config, material, prior, validation_logits, test_logits)
     if config["distances"] is not None:
         numbers |= _generated(Path(config["distances"]), directory)
     _write_tables(directory, material, probabilities, truth)
@@ -57,26 +64,18 @@ def _evaluate(config: dict[str, Any], material: Material, probabilities: np.ndar
     return numbers
 
 
-def _posthoc(config: dict[str, Any], material: Material, validation: np.ndarray, test: np.ndarray) -> dict[str, float]:
+def _posthoc(
+    config: dict[str, Any], material: Material, prior: np.ndarray, validation: np.ndarray, test: np.ndarray
+) -> dict[str, float]:
     """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
     from trainables.posthoc import POSTHOC
 
-    labels, prior = material.labels[material.validation], _learnt_prior(config, material)
+    labels = material.labels[material.validation]
     numbers = {}
     for name in config["posthoc"]:
         adjusted = POSTHOC[name](validation, labels, prior, test)
         numbers |= {f"test_{key}.{name}": value for key, value in _evaluate(config, material, adjusted).items()}
     return numbers
-
-
-def _learnt_prior(config: dict[str, Any], material: Material) -> np.ndarray:
-    """Return the class mix that the logits have learnt, float64 [C]: of the rows as resampled, and of the loss."""
-    from trainables.losses import learnt_prior
-
-    in_head = config["recipe"].get("crt_epochs", 0) > 0
-    counts = material.balanced_counts if in_head else material.counts(material.training_rows(0))
-    params = {name: value for name, value in config["loss"].items() if name != "kind"}
-    return learnt_prior(config["loss"]["kind"], counts, **params)
 
 
 def _generated(distances: Path, directory: Path) -> dict[str, float]:

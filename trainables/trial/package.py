@@ -19,6 +19,7 @@ from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from trainables import protocol
 from trainables import spec as registry
+from trainables.losses import loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec
 from trainables.training import checkpoint
@@ -27,7 +28,7 @@ from trainables.training.loop import Trainer, choose_device, seed_torch
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
 
-VERSION = 1
+VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -57,6 +58,8 @@ def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, train
         "encoding": encoding,
         "weights": config["weights"],
         "base": trained.base,
+        "loss": config["loss"],
+        "loss_counts": trained.loss.counts_C.tolist(),
         "seed": config["seed"],
         "best_epoch": trained.best_epoch,
         "trial": config["key"],
@@ -90,7 +93,9 @@ class Annotator:
         recipe = self.spec.recipe(self.described["weights"] is not None, self.described["options"]["size"])
         feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
         trainer = Trainer(self.network, recipe, None, feed, self.described["seed"], choose_device("auto"))
-        return softmax(trainer.predict(np.arange(len(encoded))).astype(np.float64), axis=1)
+        outputs = trainer.predict(np.arange(len(encoded)))
+        logits = loss_of(self.described["loss"], self.described["loss_counts"]).logits(outputs)
+        return softmax(logits.astype(np.float64), axis=1)
 
 
 def open_model(folder: Path) -> Annotator:

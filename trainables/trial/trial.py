@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_pipeline.seeds import generator
 from data_pipeline.shards.shards import publish
 from trainables import protocol
 from trainables import spec as registry
+from trainables.losses import loss_of
 from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
 from trainables.trial import outcome
@@ -57,8 +56,8 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
     memory.begin(on_gpu, config["gpu_share"])
     material = open_material(config)
     train = _train_network if spec.kind == "network" else _fit_baseline
-    history, numbers, validation, test = train(spec, config, material, report, checkpoint)
-    numbers |= outcome.conclude(config, material, validation, test)
+    loss, history, numbers, validation, test = train(spec, config, material, report, checkpoint)
+    numbers |= outcome.conclude(config, material, loss.prior, validation, test)
     numbers |= {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
     numbers |= {"peak_memory_gb": memory.peak_gb(on_gpu), "trial_seconds": time.perf_counter() - begin, "final": 1}
     numbers["epoch"] = len(history)
@@ -74,7 +73,7 @@ def _train_network(spec: ModelSpec, config: dict, material: Material, report: Re
 
     trained = train_network(spec, config, material, report, checkpoint)
     publish_model(spec, config, material, trained)
-    return trained.history, trained.numbers, trained.validation_logits, trained.test_logits
+    return trained.loss, trained.history, trained.numbers, trained.validation_logits, trained.test_logits
 
 
 def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
@@ -85,22 +84,14 @@ def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Rep
     rows, validation = material.training_rows(0), material.validation
     held = (shards.take(validation), labels[validation]) if len(validation) else None
     encoded = shards.take(rows)
-    weight = class_weight(config["loss"], material.counts(rows))
+    loss = loss_of(config["loss"], material.counts(rows))
     rng = generator(config["seed"], "fit", config["split"]["seed"])
     options |= shards.network_options
     begin = time.perf_counter()
-    model = spec.fit(encoded, labels[rows], len(material.classes), rng, validation=held, class_weight=weight, **options)
+    model = spec.fit(
+        encoded, labels[rows], len(material.classes), rng, validation=held, class_weight=loss.weights, **options
+    )
     seconds = time.perf_counter() - begin
     logits = [outcome.logits_of(model.predict_proba(shards.take(part))) for part in (validation, material.test)]
     numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
-    return [], numbers, *logits
-
-
-def class_weight(loss: dict[str, Any], counts: np.ndarray) -> np.ndarray | None:
-    """Return the weight per class, float64 [C], that `loss` gives a model fitted without gradients, or None."""
-    if loss["kind"] == "cross_entropy":
-        return None
-    from trainables.losses import CLASS_WEIGHTS
-
-    params = {name: value for name, value in loss.items() if name != "kind"}
-    return CLASS_WEIGHTS[loss["kind"]](counts, **params)
+    return loss, [], numbers, *logits
