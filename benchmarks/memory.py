@@ -26,8 +26,10 @@ import numpy as np
 import pandas as pd
 import ray
 
-from data_pipeline.reading.h5ad import Cells, Source, open_cells
-from data_pipeline.shards.shards import Job, Shards, write_shards
+from data_pipeline.reading.cells import Cells
+from data_pipeline.reading.h5ad import Source, open_cells
+from data_pipeline.shards.shards import Shards
+from data_pipeline.shards.writing import Job, write_shards
 from trainables.spec import get
 
 CLASSES, BLOCK = 12, 20_000

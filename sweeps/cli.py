@@ -229,7 +229,7 @@ def report(
 
     Example: `cellskew report quickstart -o quickstart.html`
     """
-    from data_pipeline.shards.shards import publish
+    from data_pipeline.atomic import publish
     from sweeps.answers import report
 
     runs = _runs(name, storage, tracking_uri, where)

@@ -86,7 +86,7 @@ def no_ray_left_behind():
 
 def make_shards(cells, encoder, root: Path) -> Path:
     """Encode `cells` in this process; returns the folder."""
-    from data_pipeline.shards import shards
+    from data_pipeline.shards import writing as shards
 
     job = shards.Job(cells, encoder, root)
     shards._write_cells(job)

@@ -1,6 +1,5 @@
 """What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
+from data_pipeline.names import did_you_mean
 from data_pipeline.shards.encoded import Encoded
 
 __all__ = ["Encoded", "Encoder", "ModelSpec", "Options", "Recipe", "get", "names"]
@@ -101,7 +101,5 @@ def names() -> list[str]:
 def get(name: str) -> ModelSpec:
     """Return the model of that name; KeyError lists the known names. A broken model file raises its own traceback."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise KeyError(f"no model {name!r}; {hint}known: {', '.join(names())}")
+        raise KeyError(f"no model {name!r}; {did_you_mean(name, names())}known: {', '.join(names())}")
     return importlib.import_module(f"trainables.models.{name}").SPEC

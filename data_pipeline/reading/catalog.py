@@ -1,17 +1,16 @@
 """An entry of the catalog, or a user's own files -> a Source: files that are on this machine, and what is in them."""
 
-import os
-import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
 from data_pipeline.reading import bundled, hdf5, inspection, places
 from data_pipeline.reading.source import Source, Values, unknown_key
 
@@ -95,11 +94,9 @@ def _as_mapping(entry: str | dict[str, Any]) -> dict[str, Any]:
         return {"name": entry}
     if entry.endswith(".h5ad") or "/" in entry:
         return {"path": entry}
-    near = get_close_matches(entry, list(entries()), 1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
     raise RequestError(
-        f"dataset {entry!r} is not in the catalog; {meant}It has: {', '.join(entries())}. Give a file of your own as "
-        "{path: cells.h5ad, label: celltype}."
+        f"dataset {entry!r} is not in the catalog; {did_you_mean(entry, entries())}It has: {', '.join(entries())}. "
+        "Give a file of your own as {path: cells.h5ad, label: celltype}."
     )
 
 
@@ -120,13 +117,8 @@ def _bundled(listed: Entry, given: dict[str, Any], storage: Path) -> Source:
     target = listed.places(storage)["path"]
     if not target.exists():
         files = bundled.package_files(listed.bundled["package"], listed.bundled["files"])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        try:
-            bundled.MAKERS[listed.name](files, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(target) as part:
+            bundled.MAKERS[listed.name](files, part)
     return _source(listed.name, {"label": listed.label[0], "totals": listed.totals, **given}, (str(target),))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.genes import looks_ensembl
-from data_pipeline.reading.h5ad import Cells
+from data_pipeline.reading.cells import Cells
 
 QUANTILES = {"minimum": 0.0, "lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75, "maximum": 1.0}
 FEW_CELLS = 3  # a class with fewer can't be in training, validation and test

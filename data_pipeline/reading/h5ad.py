@@ -6,70 +6,17 @@ verdict from a cache, and workers read the blocks they need.
 
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from data_pipeline.reading import remembered, validation
+from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.source import Source, Values
-from data_pipeline.reading.stacked import BLOCK, Counts
 
 __all__ = ["Cells", "Source", "Values", "open_cells", "write_h5ad"]
-
-
-@dataclass(eq=False)
-class Cells:
-    """An opened, validated dataset of n cells x G genes: arrays of size n and G in memory, counts on disk.
-
-    labels: int64 [n] into `classes` (sorted); cell_ids, donors: str objects [n]; fixed_test: bool [n] if the dataset
-    brings its own test set; totals: float64 [n], counts per cell over all genes measured; digest: sha256 of names,
-    labels, counts and options, whatever way the file stores them. facts: what the first pass saw (`check.summarise`).
-    counts: the way to the numbers; send this, rather than the whole, to workers that only read.
-    """
-
-    source: Source
-    genes: list[str]
-    classes: list[str]
-    labels: np.ndarray
-    cell_ids: np.ndarray
-    donors: np.ndarray | None
-    fixed_test: np.ndarray | None
-    totals: np.ndarray
-    digest: str
-    facts: dict = field(repr=False)
-    counts: Counts = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def num_cells(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_genes(self) -> int:
-        return len(self.genes)
-
-    @property
-    def true_counts(self) -> bool:
-        """Whether the numbers are molecules counted, not scaled values undone from logarithms."""
-        return self.source.values.kind == "counts"
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return counts of cells start..stop, float32 CSR [stop - start, G]."""
-        return self.counts.read(start, stop)
-
-    def take(self, rows: np.ndarray) -> sparse.csr_matrix:
-        """Return counts of the cells `rows` (int64, any order, repeats allowed), float32 CSR [len(rows), G]."""
-        return self.counts.take(rows)
-
-    def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Yield (first cell, counts of up to `size` cells), in order."""
-        return self.counts.blocks(size)
 
 
 def open_cells(source: Source, cache: Path | None = None) -> Cells:
@@ -78,8 +25,6 @@ def open_cells(source: Source, cache: Path | None = None) -> Cells:
     cache: folder that remembers validated files by path, size, time of change and options, so that a second open is
     instant, and that holds the copy by rows of a large CSC matrix (without it: a folder in the system's temporary one).
     """
-    from data_pipeline.reading import remembered, validation
-
     if cache is None:
         return validation.validate(source, Path(tempfile.gettempdir()) / f"cellskew-{os.getuid()}")
     cache = Path(cache).absolute()

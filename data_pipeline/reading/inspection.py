@@ -4,12 +4,12 @@ Looks, and touches nothing: what is to be dropped or summed is decided here in r
 """
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
 from data_pipeline.reading import hdf5, matrix, places
 from data_pipeline.reading.source import Source
 
@@ -97,9 +97,7 @@ def _gene_names(path: str, var, name: str | None) -> tuple[np.ndarray, str | Non
 
 
 def _choices(name: str, columns: list[str]) -> str:
-    near = get_close_matches(name, columns, 1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{meant}It has: {', '.join(columns[:20]) if columns else 'no columns'}."
+    return f"{did_you_mean(name, columns)}It has: {', '.join(columns[:20]) if columns else 'no columns'}."
 
 
 def _column(table: Table, obs, name: str, role: str) -> pd.Series | None:

@@ -6,14 +6,13 @@ folder, in passes over pieces of it, so that memory stays flat.
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
+from data_pipeline.atomic import replacing
 from data_pipeline.reading import hdf5, places
 
 PIECE = 4_000_000  # numbers read at once: 48 MB with their indices
@@ -166,13 +165,8 @@ def _by_rows(element, path: str, layer: str | None, scratch: Path) -> Path:
     target = scratch / f"by-rows-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.h5"
     if target.exists():
         return target
-    scratch.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        _turn_round(element, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as part:
+        _turn_round(element, part)
     return target
 
 

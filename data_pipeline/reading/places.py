@@ -1,9 +1,9 @@
 """Where a file lies: a path on this machine, or a URI (s3://..., gs://..., memory://...) that fsspec opens."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import nearest
 
 MAGIC = {
     b"\x1f\x8b": "a gzip file: unpack it with gunzip first",
@@ -73,8 +73,8 @@ def _nearby(where: Path) -> str:
     parent = where.parent
     if not parent.is_dir():
         return f"The folder {parent} doesn't exist either."
-    near = get_close_matches(where.name, [file.name for file in parent.iterdir()], 1, 0.5)
-    return f"Did you mean {parent / near[0]}?" if near else f"The folder {parent} exists; check the name."
+    near = nearest(where.name, [file.name for file in parent.iterdir()], least=0.5)
+    return f"Did you mean {parent / near}?" if near else f"The folder {parent} exists; check the name."
 
 
 def _why_not_hdf5(path: str, head: bytes, size: int, error: OSError) -> str:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.atomic import replacing
 from data_pipeline.reading import places
-from data_pipeline.reading.h5ad import Cells
+from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import Counts, Files, Part
 
@@ -39,13 +38,8 @@ def remember(cells: Cells, cache: Path) -> None:
         if values is not None:
             columns[name] = values
     table = pa.table(columns).replace_schema_metadata({"cellskew": json.dumps(_extras(cells))})
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        pq.write_table(table, temporary)
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(place) as part:
+        pq.write_table(table, part)
 
 
 def _file_rows(counts: Counts):

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
 
 KINDS = ("counts", "log1p")
 Duplicates = Literal["sum", "first", "rename"]
@@ -139,6 +139,4 @@ class Source:
 
 def unknown_key(where: str, key: str, known: list[str]) -> str:
     """Return the sentence for a key nobody knows, with the nearest known one."""
-    near = get_close_matches(str(key), known, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}: unknown key {key!r}{meant} Allowed: {', '.join(known)}."
+    return f"{where}: unknown key {key!r}; {did_you_mean(key, known)}allowed: {', '.join(known)}."

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.errors import RequestError
 from data_pipeline.reading import inspection, joining
-from data_pipeline.reading.h5ad import Cells
+from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.inspection import Table
 from data_pipeline.reading.joining import Joint
 from data_pipeline.reading.source import Source

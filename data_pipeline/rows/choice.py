@@ -1,5 +1,6 @@
 """Which cells a trial sees: split, then skew, then strategy, the last two on training cells alone."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class Rows:
 
 def call(function: Callable[..., Any], *args: Any, params: dict[str, Any], **context: Any) -> Any:
     """Call a plug-in with its parameters and with whatever of `context` (classes, counts) it asks for by name."""
-    asked = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    asked = inspect.signature(function).parameters
     return function(*args, **params, **{name: value for name, value in context.items() if name in asked})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from data_pipeline.shards.shards import publish
+from data_pipeline.atomic import publish
 
 
 @dataclass(frozen=True)

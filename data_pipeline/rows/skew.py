@@ -200,5 +200,4 @@ def _published(entry: str) -> Mapping[str, int]:
     known = catalog.entries()
     if entry not in known:
         raise RequestError(f"match: no dataset {entry!r} in the catalog; known: {', '.join(sorted(known))}")
-    counts = known[entry].classes
-    return counts["train"] if isinstance(counts.get("train"), Mapping) else counts
+    return known[entry].classes

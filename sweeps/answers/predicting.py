@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import columns_of, looks_ensembl
 from data_pipeline.reading import places
-from data_pipeline.reading.h5ad import Cells, open_cells
+from data_pipeline.reading.cells import Cells
+from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.source import Source
-from data_pipeline.shards.shards import publish
 from sweeps import tables
 from sweeps.answers import promote
 

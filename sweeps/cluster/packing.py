@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from data_pipeline.shards.shards import Shards, identity_hash, publish
+from data_pipeline.atomic import publish
+from data_pipeline.hashes import identity_hash
+from data_pipeline.shards.shards import Shards
 
 VERSION = 1  # raise it when the same kind of trial comes to need another amount
 HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, origin, resources
 from sweeps.drive import estimate
@@ -261,9 +262,7 @@ class _Drive:
         if self.request.tracking_uri is not None and "@" not in self.request.tracking_uri:
             kept[f"{self.spec.name}.tracking"] = self.request.tracking_uri
         for name, text in kept.items():
-            temporary = folder / f".{name}.part"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(folder / name)
+            publish(folder / name, text.encode())
 
     def _on_first(self) -> None:
         self.screen.say("stopping: running trials finish and save their epoch; press Ctrl-C again to stop at once")

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import select_hvg
-from data_pipeline.reading.h5ad import Cells
+from data_pipeline.hashes import identity_hash
+from data_pipeline.reading.cells import Cells
 from data_pipeline.rows import choice
 from data_pipeline.rows.generated import GeneratedCells
 from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
-from data_pipeline.shards.shards import Job, identity_hash, publish, write_shards
+from data_pipeline.shards.writing import Job, write_shards
 from trainables import protocol
 from trainables import spec as registry
 

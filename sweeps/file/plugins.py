@@ -1,6 +1,5 @@
 """`{kind: rarefy, class: "CD34+", cells: [200, 50]}` in a sweep file -> plug-in entries, checked against signatures."""
 
-import difflib
 import inspect
 import json
 import keyword
@@ -11,6 +10,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
+
+from data_pipeline.names import did_you_mean
 
 Problem = tuple[tuple[str | int, ...], str]  # where in the entry, what is wrong
 WORDS = (
@@ -107,10 +108,8 @@ def read_entries(
 def unknown(noun: str, given: object, known: Iterable[str]) -> str:
     """Return the sentence for a name nobody knows, with the nearest known one."""
     known = list(known)
-    near = difflib.get_close_matches(str(given), known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
     allowed = f"known: {', '.join(known)}" if known else "it takes none"
-    return f"unknown {noun} {given!r}; {hint}{allowed}"
+    return f"unknown {noun} {given!r}; {did_you_mean(given, known)}{allowed}"
 
 
 def check(annotation: Any, value: Any) -> tuple[Any, str | None]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 
 BEAT = 5.0  # seconds between heartbeats
@@ -98,9 +99,7 @@ class SweepLock:
 
     def _write(self) -> None:
         self._beats += 1
-        temporary = self.path.with_name(f".{self.path.name}.{self.me['id']}")
-        temporary.write_text(json.dumps(self.me | {"beats": self._beats}))
-        temporary.replace(self.path)
+        publish(self.path, json.dumps(self.me | {"beats": self._beats}).encode(), durable=False)
 
     def _is_ours(self) -> bool:
         holder = read_lock(self.path)

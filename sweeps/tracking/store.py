@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
+from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
 from sweeps.file.trials import Trial
 from sweeps.tracking.database import read_runs
@@ -57,11 +58,8 @@ def create_database(path: Path) -> None:
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    part = path.with_name(f".{path.name}.part")
-    for left in (part, part.with_name(f"{part.name}-journal")):
-        left.unlink(missing_ok=True)
-    SqlAlchemyStore(f"sqlite:///{part}", str(path.parent / "artifacts")).engine.dispose()
-    part.replace(path)
+    with replacing(path, alone=True) as part:
+        SqlAlchemyStore(f"sqlite:///{part}", str(path.parent / "artifacts")).engine.dispose()
 
 
 @contextmanager

@@ -335,7 +335,7 @@ def test_unknown_options_are_refused_with_the_allowed_ones():
     with pytest.raises(RequestError) as caught:
         Values.parse({"kind": "log2", "base": 1, "target_sum": -5, "bas": 2})
     assert len(caught.value.problems) == 4 and "values: base 1 is neither e nor a number above 1" in str(caught.value)
-    with pytest.raises(RequestError, match="unknown key 'lable'; did you mean 'label'"):
+    with pytest.raises(RequestError, match="unknown key 'lable'; did you mean label"):
         Source.from_dict({"name": "a", "paths": ["a"], "lable": "x"})
 
 

@@ -1,5 +1,6 @@
 """Leakage: no validation or test cell ever reaches the training rows, for every strategy x skew x seed."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -79,3 +80,18 @@ def test_a_skew_that_asks_for_missing_cells_says_which_and_how_many():
     with pytest.raises(RequestError, match="delta") as error:
         choice.choose(LABELS, CLASSES, {"seed": 0, "test": 0.2, "validation": 0.1}, skew)
     assert "100" in str(error.value)
+
+
+def test_plugins_may_be_partial_or_decorated():
+    """What a strategy asks for is read off its signature, not off the code of a plain function."""
+
+    def named(labels, rng, *, cells: int = 1, classes=None):
+        return [cells, *classes]
+
+    @functools.wraps(named)
+    def decorated(*args, **params):
+        return named(*args, **params)
+
+    for plugin in (named, functools.partial(named, cells=3), decorated):
+        rows = choice.call(plugin, np.zeros(2), None, params={"cells": 3}, classes=["a", "b"])
+        assert rows == [3, "a", "b"]

@@ -10,9 +10,10 @@ import pytest
 from conftest import made_up_cells, make_shards
 
 from data_pipeline.errors import RequestError
-from data_pipeline.shards import shards as module
+from data_pipeline.shards import writing as module
 from data_pipeline.shards.encoded import Encoded, concatenate
-from data_pipeline.shards.shards import Job, Joined, ShardError, Shards, write_shards
+from data_pipeline.shards.shards import Joined, ShardError, Shards
+from data_pipeline.shards.writing import Job, write_shards
 
 
 class Ragged:
@@ -188,13 +189,3 @@ def test_generated_cells_follow_the_real_ones(tmp_path):
     assert np.array_equal(taken.ids, expected.ids)
     assert np.array_equal(taken.offsets, expected.offsets)
     assert np.array_equal(joined.labels, np.concatenate([real.labels, made.labels]))
-
-
-def test_nothing_of_a_failed_write_stays(tmp_path, monkeypatch):
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        module.publish(tmp_path / "file", b"data")
-    assert list(tmp_path.iterdir()) == []

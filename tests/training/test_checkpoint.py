@@ -67,10 +67,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_is_blamed_on_the_machin
 
 def test_half_written_folders_never_count(tmp_path):
     path = save(tmp_path, 1)
-    (tmp_path / ".epoch-0002.part").mkdir()
+    (tmp_path / ".epoch-0002.0123456789ab.part").mkdir()
     assert module.newest(tmp_path) == path
     save(tmp_path, 2)
-    assert not (tmp_path / ".epoch-0002.part").exists()
+    assert not (tmp_path / ".epoch-0002.0123456789ab.part").exists()
 
 
 def simulated(every, cost: float, num_bytes: int, epochs: int = 200, seconds: float = 1.0) -> list[int]:

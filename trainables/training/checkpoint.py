@@ -22,6 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_pipeline.atomic import replacing
+from data_pipeline.hashes import file_sha256 as sha256
+
 SHARE = 0.05  # of the time spent in training steps that saving may cost
 FIXED_COST, BYTES_PER_SECOND = 0.05, 100e6  # of writing, syncing and hashing, supposed until one has been timed
 
@@ -48,12 +51,6 @@ class Spacing:
     def saved(self, seconds: float) -> None:
         """Note that a checkpoint was written and how long that took."""
         self.cost, self.unsaved = seconds, 0.0
-
-
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def trained_tensors(network: nn.Module, trained: set[str]) -> dict[str, Tensor]:
@@ -102,27 +99,17 @@ def restore_weights(network: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def save(directory: Path, epoch: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
     """Publish the checkpoint of `epoch` and remove older ones. `files`: name -> tensors."""
-    directory.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    target, work = directory / f"epoch-{epoch:04d}", directory / f".epoch-{epoch:04d}.part"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
+    target = directory / f"epoch-{epoch:04d}"
+    with replacing(target, alone=True) as part:
+        part.mkdir()
         for name, content in files.items():
-            write_tensors(work / name, content)
-        checksums = {name: sha256(work / name) for name in files}
-        size = sum((work / name).stat().st_size for name in files) / 1e6
+            write_tensors(part / name, content)
+        checksums = {name: sha256(part / name) for name in files}
+        size = sum((part / name).stat().st_size for name in files) / 1e6
         cost = {"checkpoint_seconds": time.perf_counter() - begin, "checkpoint_mb": size}
         state = state | {"epoch": epoch, "checksums": checksums, "cost": cost}
-        with (work / "state.json").open("w") as file:
-            json.dump(state | {"own_checksum": _digest(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        work.rename(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+        (part / "state.json").write_text(json.dumps(state | {"own_checksum": _digest(state)}))
     for old in directory.glob("epoch-*"):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from scipy.special import log_softmax, softmax
 
-from data_pipeline.shards.shards import publish
+from data_pipeline.atomic import publish
 from trainables import metrics
 from trainables.material import Material
 

@@ -5,7 +5,6 @@
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import softmax
 
+from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
 from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
@@ -35,15 +35,13 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> Path:
     """Make the folder of a trial, by rename; returns it."""
     folder = Path(config["directory"]) / MODEL_FOLDER
-    part = folder.with_name(f".{MODEL_FOLDER}.part")
-    for old in (part, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_tensors(part / WEIGHTS, trained.best)
-    described = _describe(spec, config, material, trained) | {"sha256": sha256(part / WEIGHTS)}
-    described = json.dumps(described, indent=1, ensure_ascii=False)
-    (part / DESCRIPTION).write_text(described, encoding="utf-8")
-    return part.rename(folder)
+    with replacing(folder, alone=True) as part:
+        part.mkdir()
+        write_tensors(part / WEIGHTS, trained.best)
+        described = _describe(spec, config, material, trained) | {"sha256": sha256(part / WEIGHTS)}
+        described = json.dumps(described, indent=1, ensure_ascii=False)
+        (part / DESCRIPTION).write_text(described, encoding="utf-8")
+    return folder
 
 
 def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import publish
 from data_pipeline.seeds import generator
-from data_pipeline.shards.shards import publish
 from trainables import protocol
 from trainables import spec as registry
 from trainables.losses import loss_of

@@ -1,0 +1,61 @@
+"""Files and folders that appear whole or not at all: written beside their place, brought to disk, then renamed."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def publish(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write `data` to `path` by rename: a reader sees the whole file or none.
+
+    durable: also survive a loss of power; what is worth nothing afterwards (a heartbeat) does without.
+    """
+    with replacing(path, durable=durable) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, *, alone: bool = False, durable: bool = True) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or a folder to, which takes the place of `path` once `with` ends.
+
+    After an error nothing of it stays, and `path` is what it was. alone: nobody else writes `path` now, so whatever a
+    killed attempt has left beside it is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if alone:
+        for left in path.parent.glob(f".{path.name}.*.part*"):
+            _remove(left)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        yield part
+        if durable:
+            for written in [*part.rglob("*"), part]:
+                _to_disk(written)
+        if path.is_dir():
+            shutil.rmtree(path)
+        part.replace(path)
+    except BaseException:
+        _remove(part)
+        raise
+    if durable:
+        with contextlib.suppress(OSError):  # some file servers don't know the like; the files themselves are safe
+            _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

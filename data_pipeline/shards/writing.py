@@ -1,0 +1,188 @@
+"""Encoded cells onto disk, by a Ray Data job.
+
+    <root>/<dataset digest>/cells.arrow                     label, cell id, donor, fixed_test: one row per cell
+    <root>/<dataset digest>/<encoding key>/part-*.arrow     the encoded cells of one block of rows
+    <root>/<dataset digest>/<encoding key>/manifest.json    written last: its existence means complete
+
+Content-addressed: the key is the hash of everything that fixes the bytes, so two sweeps that prepare the same
+encoding at once write the same files, and every file appears by rename.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipeline.atomic import publish
+from data_pipeline.hashes import file_sha256, identity_hash
+from data_pipeline.seeds import generator
+from data_pipeline.shards.shards import CELLS
+
+BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One encoding of one dataset: `cells` is anything with digest, num_cells, read(start, stop), counts and totals."""
+
+    cells: Any
+    encoder: Any
+    root: Path
+
+    @property
+    def dataset_folder(self) -> Path:
+        return self.root / self.cells.digest[:16]
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        return self.dataset_folder / identity_hash(VERSION, BLOCK, self.cells.digest, self.encoder.identity)
+
+    @property
+    def writer(self) -> "Writer":
+        return Writer(self.folder, self.encoder, self.cells.totals)
+
+    @property
+    def reader(self) -> Any:
+        """What reads blocks of counts: the light part of an opened dataset, without its names and labels."""
+        return self.cells.counts if hasattr(self.cells.counts, "read") else self.cells
+
+    def is_complete(self) -> bool:
+        """Tell whether the manifest is there, the cells it was made with are, and every part has the size it names."""
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+            is_whole = (self.dataset_folder / CELLS).exists() and bool(manifest["cells_sha256"])
+            parts = manifest["parts"]
+            return is_whole and all((self.folder / part["file"]).stat().st_size == part["bytes"] for part in parts)
+        except (OSError, ValueError, KeyError):
+            return False
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """Return `values` in the narrowest type that holds them exactly: whole numbers from 0 to 65,535 in 1 or 2 bytes."""
+    top = values.max(initial=0)
+    in_range = values.min(initial=0) >= 0 and top < 65536
+    if not (in_range and (values.dtype.kind in "iu" or np.all(values == np.rint(values)))):
+        return values.astype(np.float32 if values.dtype.kind == "f" else np.int32, copy=False)
+    return values.astype(np.uint8 if top < 256 else np.uint16)
+
+
+def _ragged(flat: np.ndarray, offsets: np.ndarray) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(_smallest(flat)))
+
+
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What a worker needs of a job: where parts go, how cells are encoded, counts per cell over all genes."""
+
+    folder: Path
+    encoder: Any
+    totals: np.ndarray
+
+    def write(self, start: int, counts: Any) -> None:
+        """Encode the block of cells from `start` on and publish its part, unless a whole one is there."""
+        path = self.folder / f"part-{start:09d}.arrow"
+        if path.exists() and path.with_suffix(".json").exists():
+            return
+        rng, totals = generator(0, "encode", self.folder.name, start), self.totals[start : start + counts.shape[0]]
+        encoded = self.encoder(counts, rng, totals=totals)
+        columns = {"ids": _ragged(encoded.ids, encoded.offsets)}
+        if encoded.values is not None:
+            columns["values"] = _ragged(encoded.values, encoded.offsets)
+        data = _ipc(pa.table(columns))
+        part = {"file": path.name, "start": start, "stop": start + len(encoded), "tokens": int(encoded.offsets[-1])}
+        part |= {"longest": int(encoded.lengths.max(initial=0)), "bytes": len(data)}
+        publish(path, data)
+        publish(path.with_suffix(".json"), json.dumps(part | {"sha256": hashlib.sha256(data).hexdigest()}).encode())
+
+
+def _finish(job: Job) -> None:
+    """Publish the manifest of a job whose parts are all there."""
+    stats = sorted(job.folder.glob("part-*.json"))
+    parts = [json.loads(path.read_text()) for path in stats]
+    manifest = {
+        "version": VERSION,
+        "dataset": job.cells.digest,
+        "num_cells": job.cells.num_cells,
+        "cells_sha256": file_sha256(job.dataset_folder / CELLS),
+        "classes": job.cells.classes,
+        "identity": job.encoder.identity,
+        "network_options": job.encoder.network_options,
+        "coverage": job.encoder.coverage,
+        "longest": max(part["longest"] for part in parts),
+        "tokens": sum(part["tokens"] for part in parts),
+        "parts": parts,
+    }
+    publish(job.folder / "manifest.json", json.dumps(manifest, indent=1, default=str).encode())
+
+
+def _write_cells(job: Job) -> None:
+    path = job.dataset_folder / CELLS
+    if path.exists():
+        return
+    cells = job.cells
+    columns: dict[str, Any] = {"cell_id": pa.array(list(map(str, cells.cell_ids))), "label": cells.labels}
+    for name in ("donors", "fixed_test"):
+        if getattr(cells, name) is not None:
+            columns[name] = pa.array(list(getattr(cells, name)))
+    publish(path, _ipc(pa.table(columns)))
+
+
+def write_shards(jobs: list[Job]) -> None:
+    """Encode every job that isn't complete, in one Ray Data job that reads each block of counts once.
+
+    Ray must be running. A job that was cut short goes on where it stopped; parts that are there are not made again.
+    """
+    pending = {str(job.folder): job for job in jobs if not job.is_complete()}
+    if not pending:
+        return
+    by_cells: dict[str, list[Job]] = {}
+    for job in pending.values():
+        _drop_damaged(job)
+        _write_cells(job)
+        by_cells.setdefault(job.cells.digest, []).append(job)
+    _run(list(by_cells.values()))
+    for job in pending.values():
+        _finish(job)
+
+
+def _drop_damaged(job: Job) -> None:
+    """Remove the parts whose bytes are not what their note says, so that they are encoded again."""
+    for note in job.folder.glob("part-*.json"):
+        try:
+            is_whole = file_sha256(note.with_suffix(".arrow")) == json.loads(note.read_text())["sha256"]
+        except (OSError, ValueError, KeyError):
+            is_whole = False
+        if not is_whole:
+            note.unlink()
+
+
+def _missing_blocks(group: list[Job]) -> list[int]:
+    starts = range(0, group[0].cells.num_cells, BLOCK)
+    return [s for s in starts if not all((job.folder / f"part-{s:09d}.json").exists() for job in group)]
+
+
+def _run(groups: list[list[Job]]) -> None:
+    from data_pipeline.shards.datasource import for_each_block
+
+    writers = [[job.writer for job in group] for group in groups]
+    readers = [group[0].reader for group in groups]
+
+    def encode(index: int, start: int, counts: Any) -> None:
+        for writer in writers[index]:
+            writer.write(start, counts)
+
+    tasks = [(index, start) for index, group in enumerate(groups) for start in _missing_blocks(group)]
+    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, encode)
