@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
+from sweeps.commands import running
 
 SWEEP = """
 name: small
@@ -50,9 +53,14 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
     said = inside("--help")
-    for command in ("run", "resume", "plan", "promote", "status", "results", "datasets", "check"):
-        assert f" {command} " in said
-    assert "Exit codes" in said
+    listed = [line.split()[1] for line in said.splitlines() if re.match("│ [a-z]", line)]
+    order = "check plan run resume status results compare report predict promote datasets"
+    assert listed == order.split() == list(cli.COMMANDS), "in the order of use"
+    assert "Exit codes" in said and said == inside("-h")
+
+
+def test_the_version_is_told():
+    assert inside("--version") == f"cellskew {version('cellskew')}\n"
 
 
 def test_plan_waits_for_neither_torch_nor_ray(sweep, tmp_path):
@@ -74,8 +82,9 @@ def test_help_answers_at_once():
 
 
 def test_every_command_has_an_example():
-    for command in ("run", "resume", "plan", "promote", "status", "results", "datasets", "check"):
-        assert f"cellskew {command}" in inside(command, "--help")
+    for command in cli.COMMANDS:
+        said = inside(command, "-h")
+        assert f"Example: cellskew {command}" in said and said == inside(command, "--help")
 
 
 def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path):
@@ -109,7 +118,7 @@ def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(swee
     monkeypatch.setattr(
         "sweeps.drive.converge.converge", lambda spec, request, screen: asked.append(request) or Outcome(0)
     )
-    monkeypatch.setattr(cli, "_conclude", lambda *given: None)
+    monkeypatch.setattr(running, "_conclude", lambda *given: None)
     (tmp_path / "moved" / "sweeps").mkdir(parents=True)
     (tmp_path / "moved" / "mlflow.db").touch()
     sweep.rename(tmp_path / "moved" / "sweeps" / "small.yaml")

@@ -1,0 +1,65 @@
+"""`cellskew check`, `datasets`: what there is to train on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.commands.options import (
+    STORAGE,
+    AsJson,
+    Base,
+    Duplicates,
+    Empty,
+    GeneNames,
+    Kind,
+    Layer,
+    Storage,
+    Target,
+    of_values,
+)
+
+
+def check(
+    data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
+    label: Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")] = None,
+    layer: Layer = None,
+    values: Kind = "counts",
+    base: Base = "e",
+    target_sum: Target = 1e4,
+    gene_names: GeneNames = None,
+    donor: Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")] = None,
+    duplicates: Duplicates = None,
+    empty_cells: Empty = None,
+    unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+) -> None:
+    """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
+
+    Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
+    Exit code 2 if the file or the folder of weights can't be used as it is.
+    """
+    from sweeps.answers import checking
+
+    given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
+    given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
+    entry = {key: value for key, value in given.items() if value is not None}
+    entry |= of_values(values, base, target_sum)
+    found = checking.check(data, entry, model, weights, storage)
+    checking.show(found, as_json)
+    if "weights" in found and not found["weights"]["complete"]:
+        raise typer.Exit(2)
+
+
+def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
+    """The catalog of datasets, and which of them are on this machine.
+
+    Example: `cellskew datasets --json`
+    """
+    from data_pipeline.reading import catalog
+    from sweeps.answers import listing
+
+    listing.show([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)

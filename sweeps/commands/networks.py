@@ -1,0 +1,72 @@
+"""`cellskew predict`, `promote`: what a trained network is used for."""
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipeline.errors import RequestError
+from sweeps.commands.options import (
+    STORAGE,
+    Base,
+    Duplicates,
+    Empty,
+    GeneNames,
+    Kind,
+    Layer,
+    Storage,
+    Target,
+    Uri,
+    of_values,
+)
+
+
+def predict(
+    data: Annotated[str, typer.Argument(help="An h5ad file with the cells to annotate.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .parquet or .csv.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="Id of a finished trial's run in MLflow.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run's folder `checkpoint`, in place of --run.")] = None,
+    layer: Layer = None,
+    values: Kind = "counts",
+    base: Base = "e",
+    target_sum: Target = 1e4,
+    gene_names: GeneNames = None,
+    duplicates: Duplicates = None,
+    empty_cells: Empty = None,
+    min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Annotate new cells with a trained network.
+
+    Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
+    """
+    from sweeps.answers import predicting
+    from sweeps.drive.progress import Progress, console
+
+    if (run is None) == (checkpoint is None):
+        raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
+    given = {"layer": layer, "gene_names": gene_names, "duplicates": duplicates, "empty_cells": empty_cells}
+    options = {key: value for key, value in given.items() if value is not None} | of_values(values, base, target_sum)
+    place = nullcontext(checkpoint) if run is None else predicting.checkpoint_of(run, storage, tracking_uri)
+    screen = Progress(console())
+    with place as folder:
+        annotating = partial(screen.count, "annotating")
+        predicting.show(predicting.predict(folder, data, options, out, min_genes, annotating))
+
+
+def promote(
+    run_id: Annotated[str, typer.Argument(help="Id of a finished trial's run in MLflow.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What the model is called in MLflow's registry.", show_default=False)],
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Register a trained model in MLflow: the best checkpoint of a finished run. Again: the same version.
+
+    Example: `cellskew promote 0123456789abcdef0123456789abcdef --name pbmc-annotator`
+    """
+    from sweeps.answers import promote
+
+    promote.show(promote.promote(run_id, name, storage, tracking_uri))

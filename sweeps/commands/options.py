@@ -1,0 +1,53 @@
+"""Options that several commands have."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_pipeline.errors import RequestError
+
+METRICS = "test_macro_f1,test_balanced_accuracy,test_recall_tail"
+STORAGE = Path("cellskew-runs")
+Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
+Uri = Annotated[str | None, typer.Option(help="MLflow server; default: the store kept in --storage.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
+Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, HOST:6379 or ray://HOST:10001.")]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
+Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
+Layer = Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')]
+Kind = Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")]
+Base = Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")]
+Target = Annotated[float, typer.Option(help="What a cell's scaled counts add up to.")]
+GeneNames = Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")]
+Duplicates = Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")]
+Empty = Annotated[str | None, typer.Option(help="Cells without a single count: drop.")]
+Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
+
+
+class Format(StrEnum):
+    """How `results` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
+    """Return the options of a file whose numbers are not counts."""
+    if kind == "counts":
+        return {}
+    try:
+        number = base if base == "e" else float(base)
+    except ValueError:
+        raise RequestError(f"--base {base!r} is neither e nor a number above 1") from None
+    return {"values": {"kind": kind, "base": number, "target_sum": target_sum}}
+
+
+def words(listed: str) -> list[str]:
+    """Return the words of a list with commas."""
+    return [word.strip() for word in listed.split(",") if word.strip()]

@@ -1,0 +1,137 @@
+"""`cellskew plan`, `run`, `resume`, `status`: what a sweep does."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from data_pipeline.errors import RequestError
+from sweeps.commands.options import STORAGE, Address, AsJson, Concurrent, Name, Retry, Scratch, Storage, Sweep, Uri
+
+if TYPE_CHECKING:
+    from sweeps.drive.outcome import Outcome
+    from sweeps.file.config import SweepSpec
+
+
+def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> None:
+    """What a sweep would do: trials, class counts per skew and strategy, disk, time. Touches nothing.
+
+    Example: `cellskew plan sweeps/configs/quickstart.yaml`
+    """
+    from sweeps.drive import planning
+    from sweeps.file import config
+
+    planning.show(planning.plan(config.load(sweep, check_files=False), storage), as_json)
+
+
+def run(
+    sweep: Sweep,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+    address: Address = None,
+    max_concurrent: Concurrent = None,
+    retry_failed: Retry = False,
+    from_scratch: Scratch = False,
+) -> None:
+    """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
+
+    Example: `cellskew run sweeps/configs/quickstart.yaml`
+    """
+    from sweeps.file import config
+
+    spec = config.load(sweep)
+    _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch)
+
+
+def resume(
+    name: Name,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+    address: Address = None,
+    max_concurrent: Concurrent = None,
+    retry_failed: Retry = False,
+    from_scratch: Scratch = False,
+) -> None:
+    """Go on with a sweep by its name, as its file was when it last ran.
+
+    Example: `cellskew resume quickstart --retry-failed`
+    """
+    from sweeps.answers.results import tracking_uri as remembered
+    from sweeps.file import config
+    from sweeps.tracking.uris import default_uri
+
+    path = _stored(storage, name)
+    uri = remembered(storage, tracking_uri, name)
+    uri = None if uri == default_uri(storage) else uri  # the folder's own store goes where the folder goes
+    _converge(config.load(path), storage, uri, address, max_concurrent, retry_failed, from_scratch)
+
+
+def _stored(storage: Path, name: str) -> Path:
+    from sweeps.file.plugins import unknown
+
+    path = storage / "sweeps" / f"{name}.yaml"
+    if "/" in name or not path.exists():
+        known = sorted(found.stem for found in (storage / "sweeps").glob("*.yaml"))
+        raise RequestError(f"{unknown('sweep', name, known)} in {storage}; choose another folder with --storage")
+    return path
+
+
+def _converge(
+    spec: "SweepSpec",
+    storage: Path,
+    uri: str | None,
+    address: str | None,
+    most: int | None,
+    retry: bool,
+    scratch: bool,
+) -> None:
+    _check_storage(storage)
+    from sweeps.drive.converge import Request, converge
+    from sweeps.drive.progress import Progress, console
+
+    request = Request(
+        storage=storage.absolute(),
+        tracking_uri=uri,
+        address=address,
+        max_concurrent=most,
+        retry_failed=retry,
+        from_scratch=scratch,
+    )
+    screen = Progress(console())
+    try:
+        outcome = converge(spec, request, screen)
+    except KeyboardInterrupt:  # before the training, which heeds Ctrl-C itself; typer would end without a word
+        print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _conclude(spec.name, storage, uri, outcome, screen)
+    if not outcome.is_complete:
+        raise typer.Exit(1)
+
+
+def _check_storage(storage: Path) -> None:
+    if "://" in str(storage) or ":/" in str(storage):
+        raise RequestError(f"--storage {storage}: give a folder that every node sees (a shared file system), not a URI")
+    if storage.exists() and not storage.is_dir():
+        raise RequestError(f"--storage {storage} is a file; give a folder")
+
+
+def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
+    from sweeps.answers import results
+    from sweeps.drive.outcome import tell
+
+    store = results.tracking_uri(storage, uri, name)
+    if not outcome.undelivered:
+        results.show_final(results.fetch(store, name))
+    tell(name, storage, uri, store, outcome, screen.say)
+
+
+def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, tracking_uri: Uri = None) -> None:
+    """How far a sweep is: scheduled, running, finished, failed, the last errors, the time left.
+
+    Example: `cellskew status quickstart`
+    """
+    from sweeps.answers import results, state
+
+    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    state.show(state.summary(name, storage, runs), as_json)
