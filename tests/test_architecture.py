@@ -27,6 +27,22 @@ DOORS = {  # outside system -> the only files that may import it
     "flash_attn": {"trainables/networks/attention.py"},
     "scvi": {"data_pipeline/rows/synthesize.py"},
 }
+ROOMS = {  # a folder -> the folders of its package that its files may import; files beside the folders are open to all
+    "data_pipeline.reading": {},
+    "data_pipeline.rows": {"reading"},
+    "data_pipeline.shards": {},
+    "trainables.networks": {},
+    "trainables.models": {"networks"},
+    "trainables.training": {},
+    "trainables.trial": {"training"},
+    "sweeps.file": {},
+    "sweeps.cluster": {"file"},
+    "sweeps.tracking": {"file"},
+    "sweeps.drive": {"file", "cluster", "tracking"},
+    "sweeps.answers": {"file", "cluster", "tracking"},
+    "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},
+}
+DOORSTEPS = {"sweeps", "sweeps.cli"}  # import every folder of sweeps, and are imported by none
 PICKLE = {"trainables/weights.py"}  # a restricted unpickler
 
 
@@ -46,6 +62,55 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sources()}
+
+
+def ours(node: ast.stmt) -> set[str]:
+    """Return the modules of ours that an import statement needs; of `from a import b` that is a.b where that is one."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names} & set(MODULES)
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    named = {f"{node.module}.{alias.name}" for alias in node.names}
+    return named & set(MODULES) | ({node.module} & set(MODULES) if named - set(MODULES) else set())
+
+
+def on_import(body: list[ast.stmt]) -> set[str]:
+    """Return the modules of ours that are imported together with one that has this body: not those of functions."""
+    found = set()
+    for node in body:
+        found |= ours(node)
+        if isinstance(node, ast.If | ast.Try | ast.With) and "TYPE_CHECKING" not in ast.unparse(node):
+            found |= on_import(node.body)
+    return found
+
+
+def room_of(module: str) -> str:
+    """Return the folder of a file, as `package.folder`; a file beside the folders stands for itself."""
+    return module if module in DOORSTEPS else ".".join(module.split(".")[:2])
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return names that lead back to where they began, or [] if there are none."""
+    state: dict[str, str] = {}
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if state.get(name) == "left":
+            return []
+        if state.get(name) == "entered":
+            return [*path[path.index(name) :], name]
+        state[name] = "entered"
+        found = next(filter(None, (visit(other, [*path, name]) for other in sorted(graph.get(name, ())))), [])
+        state[name] = "left"
+        return found
+
+    return next(filter(None, (visit(name, []) for name in sorted(graph))), [])
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -55,6 +120,36 @@ def test_arrows_point_from_sweeps_to_trainables_to_data_pipeline(path):
     allowed = PACKAGES[: PACKAGES.index(path.relative_to(ROOT).parts[0]) + 1]
     ours = {name.split(".")[0] for name in imports(path)} & {*PACKAGES, "tests", "benchmarks"}
     assert ours <= set(allowed)
+
+
+def test_no_circle_of_modules_that_import_each_other():
+    graph = {module: on_import(ast.parse(path.read_text()).body) - {module} for module, path in MODULES.items()}
+    assert circle(graph) == []
+
+
+def test_arrows_between_folders_are_those_declared_and_make_no_circle():
+    """Those of functions too: that an import happens late makes no circle right."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        needed = {room_of(one) for node in ast.walk(ast.parse(path.read_text())) for one in ours(node)}
+        graph.setdefault(room_of(module), set()).update(needed - {room_of(module)})
+    assert circle(graph) == []
+    folders = {room for room in graph if (ROOT / room.replace(".", "/")).is_dir()} - {*PACKAGES}
+    assert folders == set(ROOMS)
+    for room in set(graph) - DOORSTEPS:
+        package = room.split(".")[0]
+        allowed = {f"{package}.{name}" for name in ROOMS.get(room, ())}
+        inside = {other for other in graph[room] & (folders | DOORSTEPS) if other.split(".")[0] == package}
+        assert inside <= allowed, room
+
+
+def test_circles_are_seen():
+    """The premise of the two above."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert on_import(ast.parse("import sweeps.cli\ndef f():\n    from sweeps.file import strict").body) == {
+        "sweeps.cli"
+    }
 
 
 @pytest.mark.parametrize("system", DOORS)
