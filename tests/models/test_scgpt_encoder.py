@@ -35,7 +35,7 @@ def test_golden_bins_bit_for_bit(inputs, case, prepare):
     wanted, counts = inputs[case], sparse.csr_matrix(inputs["counts"].numpy())
     offsets = counts.indptr.astype(np.int64)
     generator = np.random.RandomState(wanted["np_random_seed"])
-    bins = encoding.bin_values(prepare(counts.data, offsets), offsets, wanted["n_bins"], generator)
+    bins = encoding.bin_values(prepare(counts.data, offsets), offsets, wanted["n_bins"], generator.random)
     np.testing.assert_array_equal(bins, wanted["binned"].numpy()[counts.nonzero()])
     assert generator.rand() == wanted["next_rand"]  # as many draws as upstream, none for the empty cell
 
@@ -79,7 +79,7 @@ def test_whole_encoder_is_binning_then_tokens(inputs):
 def test_bins_stay_between_the_edges_they_equal(rng):
     """For any generator: upstream's deterministic bound, and a value that equals no edge has but one bin."""
     values = np.log1p(rng.integers(1, 5, 300)).astype(np.float32)
-    bins = encoding.bin_values(values, np.array([0, 300]), 51, rng)
+    bins = encoding.bin_values(values, np.array([0, 300]), 51, rng.random)
     edges = np.quantile(values, np.linspace(0, 1, 50))
     assert (np.digitize(values, edges, right=True) + 1 <= bins).all() and (bins <= np.digitize(values, edges)).all()
     assert bins.min() >= 1 and bins.max() <= 50 and len(set(bins[values == values.min()])) > 1
@@ -91,6 +91,52 @@ def test_edges_equal_numpy_quantile_for_any_row(rng):
     edges = encoding.edges_of(np.concatenate([np.sort(row) for row in rows]), offsets, 51)
     for row, found in zip(rows, edges, strict=True):
         np.testing.assert_array_equal(found, np.quantile(row, np.linspace(0, 1, 50)))
+
+
+def cells_with_ties(num_cells: int = 600, num_genes: int = 80, seed: int = 0) -> sparse.csr_matrix:
+    """Return counts of which most are 1, so that most bins are drawn."""
+    return sparse.csr_matrix(np.random.default_rng(seed).poisson(0.7, (num_cells, num_genes)).astype(np.float32))
+
+
+def test_a_cells_tokens_are_its_own_wherever_it_stands(rng):
+    """Bins were drawn by position: a file in another order, or other blocks, gave its cells other inputs."""
+    counts, encoder = cells_with_ties(), SPEC.encoder([f"g{n}" for n in range(80)], max_length=30)
+    whole = encoder(counts, np.random.default_rng(0))
+    assert (whole.lengths == 30).any() and (whole.lengths < 30).any()
+    order = rng.permutation(counts.shape[0])
+    shuffled = encoder(counts[order], np.random.default_rng(1)).take(np.argsort(order))
+    alone = [encoder(counts[cell]) for cell in range(counts.shape[0])]
+    for found in (shuffled, encoding.concatenate(alone)):
+        assert np.array_equal(found.ids, whole.ids) and np.array_equal(found.values, whole.values)
+
+
+def test_the_order_of_the_genes_in_the_file_changes_no_bin(tmp_path, rng):
+    genes = [f"g{n}" for n in range(80)]
+    counts, folder, order = cells_with_ties(50), write_folder(tmp_path, genes), rng.permutation(80)
+    one, other = SPEC.encoder(genes, folder)(counts), SPEC.encoder([genes[n] for n in order], folder)(counts[:, order])
+    for cell in range(50):
+        here = slice(*one.offsets[cell : cell + 2])
+        assert dict(zip(one.ids[here], one.values[here], strict=True)) == dict(
+            zip(other.ids[here], other.values[here], strict=True)
+        )
+
+
+def test_draws_are_even_independent_and_new_for_another_cell_or_draw():
+    counts, encoder = cells_with_ties(4000), SPEC.encoder([f"g{n}" for n in range(80)])
+    shares = encoder._shares(counts, counts.indptr.astype(np.int64))
+    assert shares.min() >= 0 and shares.max() < 1
+    found = np.histogram(shares, 50, (0, 1))[0]
+    assert ((found - found.mean()) ** 2 / found.mean()).sum() < 90  # chi-square, 49 degrees of freedom: 1 in 3,000
+    by_gene = np.zeros((4000, 80))
+    by_gene[counts.nonzero()] = shares - 0.5
+    assert np.abs(np.corrcoef(by_gene.T) - np.eye(80)).max() < 0.12  # 0.016 is the standard error
+    changed = counts[:1].copy()
+    changed.data[0] += 1
+    again = encoder._shares(changed, changed.indptr.astype(np.int64))
+    assert (again != shares[: len(again)]).mean() > 0.99
+    first, second = encoder(counts[:100]), encoder.redrawn(1)(counts[:100])
+    assert np.array_equal(first.ids, second.ids) and (first.values != second.values).mean() > 0.3
+    assert encoder.redrawn(1).identity != encoder.identity == encoder.redrawn(0).identity
 
 
 def test_unknown_genes_are_left_out_before_totals(tmp_path):

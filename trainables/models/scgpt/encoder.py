@@ -1,12 +1,16 @@
 """Raw counts -> scGPT's tokens: each expressed gene with its bin of 1..50 within the cell, `<cls>` first.
 
 As scgpt.preprocess.Preprocessor and scgpt.tokenizer.tokenize_and_pad_batch of github.com/bowang-lab/scGPT (MIT),
-worked on whole blocks of cells, with the same use of the legacy generator: one draw per expressed gene.
+worked on whole blocks of cells. What is drawn there (into which of several bins an equal count falls, which genes an
+over-long cell keeps) follows here from the cell's own counts, see ties.py, so that a cell's input is the same wherever
+it stands. With numpy's legacy generator it is drawn as upstream does: one number per expressed gene, then the cuts.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,21 +18,23 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.encoded import Encoded, concatenate
+from trainables.models.scgpt import ties
 
 CHUNK = 256  # cells worked on at once: arrays that stay in the processor's cache, and in memory that isn't given back
 SMALL = 64  # counts below are told apart by counting
 MOST = 65535  # above, two whole numbers may have the same float32 logarithm
-VERSION = 1  # raise it when the same counts and generator give other tokens
+VERSION = 2  # raise it when the same counts and generator give other tokens
 TARGET_SUM = np.float32(1e4)
 Rng = np.random.Generator | np.random.RandomState
 
 
 @dataclass(frozen=True)
 class ScgptEncoder:
-    """Call it with raw counts (CSR [n, G]) and a generator; `totals` isn't used: totals are over the known genes.
+    """Call it with raw counts (CSR [n, G]); `totals` isn't used: totals are over the known genes.
 
     columns: known genes' columns, ascending; ids: their tokens; cls: the token each cell begins with;
-    max_length: tokens per cell at most, `<cls>` included: longer cells keep a random part, in the order drawn.
+    max_length: tokens per cell at most, `<cls>` included: longer cells keep a random part, in the order drawn;
+    draw: which of the cell's draws, see `redrawn`.
     """
 
     columns: np.ndarray
@@ -40,27 +46,44 @@ class ScgptEncoder:
     include_zero: bool
     network_options: dict[str, Any]
     coverage: dict[str, Any]
+    draw: int = 0
     identity: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         vocabulary = [self.columns.tolist(), self.ids.tolist(), self.cls, self.num_genes]
         identity = {"encoder": "scgpt", "version": VERSION, "n_bins": self.n_bins, "max_length": self.max_length}
-        identity |= {"include_zero": self.include_zero, **self.network_options}
+        identity |= {"include_zero": self.include_zero, "draw": self.draw, **self.network_options}
         identity["vocabulary"] = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
         object.__setattr__(self, "identity", identity)
 
-    def __call__(self, counts: sparse.csr_matrix, rng: Rng, totals: np.ndarray | None = None) -> Encoded:
+    def redrawn(self, draw: int) -> "ScgptEncoder":
+        """Return the encoder that gives every cell another draw of its ties; 0 is this one's."""
+        return replace(self, draw=draw)
+
+    def __call__(self, counts: sparse.csr_matrix, rng: Rng | None = None, totals: np.ndarray | None = None) -> Encoded:
+        """Return the tokens; a legacy RandomState is drawn from as upstream does, a Generator isn't."""
         counts = sparse.csr_matrix(counts)
         starts = range(0, max(1, counts.shape[0]), CHUNK)
         binned = [self._binned(self._known(counts[start : start + CHUNK]), rng) for start in starts]
         return concatenate([self.tokens(part, rng) for part in binned])  # upstream cuts cells after all are binned
 
-    def _binned(self, known: sparse.csr_matrix, rng: Rng) -> sparse.csr_matrix:
+    def _binned(self, known: sparse.csr_matrix, rng: Rng | None) -> sparse.csr_matrix:
         """Return the bins of the known genes' counts, in their places."""
         offsets = known.indptr.astype(np.int64)
         values, whole = log_normalised(known.data, offsets), whole_numbers(known.data)
-        bins = bin_values(values, offsets, self.n_bins, rng, whole)
+        draw = rng.random if is_upstreams(rng) else lambda size: self._shares(known, offsets)
+        bins = bin_values(values, offsets, self.n_bins, draw, whole)
         return sparse.csr_matrix((bins, known.indices, known.indptr), known.shape)
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return ties.keys_of(self.ids)
+
+    def _shares(self, known: sparse.csr_matrix, offsets: np.ndarray) -> np.ndarray:
+        """Return a number in [0, 1) for each of the counts, float32 [T], that follows from its cell's counts."""
+        keys = np.take(self._keys, known.indices)
+        seeds = ties.seeds_of(keys, known.data, offsets, self.draw)
+        return (ties.numbers_of(keys, seeds, offsets) >> np.uint32(8)) * np.float32(2**-24)
 
     def _known(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return the known genes' counts, worked on in place, without stored zeros, genes in column order."""
@@ -74,7 +97,7 @@ class ScgptEncoder:
             raise RequestError("the counts hold negative or missing values; scGPT's bins are defined for counts only")
         return known
 
-    def tokens(self, bins: sparse.csr_matrix, rng: Rng) -> Encoded:
+    def tokens(self, bins: sparse.csr_matrix, rng: Rng | None = None) -> Encoded:
         """Return `<cls>` (value 0) and the genes of each cell with their bins, over-long cells cut."""
         num_cells, num_known = bins.shape
         if self.include_zero:
@@ -89,7 +112,12 @@ class ScgptEncoder:
         ids[is_gene] = self.ids[columns]
         levels = np.zeros(offsets[-1], dtype=np.float32)
         levels[is_gene] = values
-        return cut(Encoded(ids, levels, offsets), self.max_length, rng)
+        return cut(Encoded(ids, levels, offsets), self.max_length, rng, self.draw)
+
+
+def is_upstreams(rng: Rng | None) -> bool:
+    """Tell whether it is numpy's legacy generator, from which upstream draws."""
+    return isinstance(rng, np.random.RandomState)
 
 
 def log_normalised(counts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -115,13 +143,18 @@ def whole_numbers(counts: np.ndarray) -> np.ndarray | None:
 
 
 def bin_values(
-    values: np.ndarray, offsets: np.ndarray, n_bins: int, rng: Rng, counts: np.ndarray | None = None
+    values: np.ndarray,
+    offsets: np.ndarray,
+    n_bins: int,
+    draw: Callable[[int], np.ndarray],
+    counts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return each value's bin within its row, int64 [T] in 1..n_bins-1, for ragged rows of positive float32 values.
 
     The edges are the row's quantiles at n_bins - 1 even steps, repeats included. A value that equals k edges gets a
-    uniformly drawn bin of the last k; one number is drawn per value, whether needed or not, as upstream does.
-    counts: the whole numbers that the values grow with, if there are any: equal ones are then found by counting.
+    uniformly drawn bin of the last k; draw(T) gives a number in [0, 1) per value, whether needed or not, as upstream
+    draws them. counts: the whole numbers that the values grow with, if there are any: equal ones are then found by
+    counting.
     """
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     if counts is None:
@@ -135,7 +168,7 @@ def bin_values(
     edges = edges_of(np.repeat(distinct, repeats), offsets, n_bins)
     reached, passed = _edges_below(distinct, keys >> 32, edges)
     upper, lower = reached[inverse], passed[inverse]
-    return np.ceil(rng.random(len(values)) * (lower - upper) + upper).astype(np.int64)
+    return np.ceil(draw(len(values)) * (lower - upper) + upper).astype(np.int64)
 
 
 def distinct_counts(rows: np.ndarray, counts: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,7 +220,7 @@ def _edges_below(values: np.ndarray, rows: np.ndarray, edges: np.ndarray) -> tup
     return at_most, below
 
 
-def cut(encoded: Encoded, max_length: int, rng: Rng) -> Encoded:
+def cut(encoded: Encoded, max_length: int, rng: Rng | None, draw: int = 0) -> Encoded:
     """Return the cells with at most `max_length` tokens: `<cls>` and a random part of the genes, in the order drawn."""
     lengths = encoded.lengths
     long = np.flatnonzero(lengths > max_length)
@@ -197,6 +230,16 @@ def cut(encoded: Encoded, max_length: int, rng: Rng) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(kept)])
     source = np.arange(offsets[-1]) + np.repeat(encoded.offsets[:-1] - offsets[:-1], kept)
     for cell in long:
-        drawn = rng.choice(lengths[cell] - 1, max_length - 1, replace=False) + 1
-        source[offsets[cell] + 1 : offsets[cell + 1]] = encoded.offsets[cell] + drawn
+        genes = slice(encoded.offsets[cell] + 1, encoded.offsets[cell + 1])
+        if is_upstreams(rng):
+            drawn = rng.choice(lengths[cell] - 1, max_length - 1, replace=False)
+        else:
+            drawn = _own_order(encoded.ids[genes], encoded.values[genes], draw)[: max_length - 1]
+        source[offsets[cell] + 1 : offsets[cell + 1]] = genes.start + drawn
     return Encoded(encoded.ids[source], encoded.values[source], offsets)
+
+
+def _own_order(ids: np.ndarray, bins: np.ndarray, draw: int) -> np.ndarray:
+    """Return a random order of one cell's genes that follows from their tokens and bins."""
+    keys, whole = ties.keys_of(ids), np.array([0, len(ids)])
+    return np.argsort(ties.numbers_of(keys, ties.seeds_of(keys, bins, whole, draw), whole), kind="stable")
