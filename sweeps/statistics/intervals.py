@@ -1,0 +1,109 @@
+"""How sure a mean over splits is. Pure numbers: no runs, no MLflow.
+
+The unit of replication is the split: trial seeds within a split are averaged before anything here is called. Splits of
+one dataset share cells, so that their spread alone makes a mean look surer than it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes a second to import
+
+LEAST = 3  # splits, below which there is no interval, p or effect
+FEW = 5  # splits, below which a table warns
+BOUNDED = ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "gmean", "ece")  # what lies in 0..1, by name
+SPANS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}
+
+
+@dataclass(frozen=True)
+class Error:
+    """Standard error of a mean and its degrees of freedom; NaN: there can be none."""
+
+    size: float
+    freedom: float
+
+
+NONE = Error(np.nan, np.nan)
+
+
+def redrawn(values: np.ndarray, ratio: float) -> Error:
+    """Return the error of the mean of `values`, float [n splits], each of which drew its test cells anew.
+
+    ratio: test cells per training cell of a split, before any skew: the variance is enlarged by it for the cells that
+    splits share (Nadeau & Bengio 2003, Machine Learning 52, eq. 9). NONE under three splits, or without any spread.
+    """
+    if len(values) < LEAST or not np.isfinite(ratio) or (sd := values.std(ddof=1)) <= 1e-12:
+        return NONE
+    return Error(float(sd * np.sqrt(1 / len(values) + ratio)), len(values) - 1.0)
+
+
+def resampled(values: np.ndarray, drawn: Error) -> Error:
+    """Return the error of the mean of `values`, float [n splits], all of which were tested on the same cells or donors.
+
+    drawn: the error of that mean when those are drawn again, see resampling. To it is added what training again changes
+    (the splits' own variance / n). NONE under three splits, or where neither varies.
+    """
+    if len(values) < LEAST or not np.isfinite(drawn.size):
+        return NONE
+    again = Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
+    return _sum([drawn, again])
+
+
+def pooled(errors: Sequence[Error]) -> Error:
+    """Return the error of the mean of independent means with these errors: of these datasets, not of datasets at large.
+
+    NONE if one of them is.
+    """
+    return _sum([Error(error.size / len(errors), error.freedom) for error in errors])
+
+
+def _sum(errors: Sequence[Error]) -> Error:
+    """Return the error of a sum of independent parts; degrees of freedom by Welch and Satterthwaite."""
+    parts, freedom = np.array([error.size for error in errors]) ** 2, np.array([error.freedom for error in errors])
+    total = parts.sum()
+    if not total > 1e-24:
+        return NONE
+    return Error(float(np.sqrt(total)), float(total**2 / (parts**2 / freedom).sum()))
+
+
+def span(metric: str) -> tuple[float, float] | None:
+    """Return the least and the largest value that a metric can have, None where there is no such."""
+    words = metric.removeprefix("test_").removeprefix("val_").split(".")[0].split("_")
+    if set(words) & set(BOUNDED):
+        return 0.0, 1.0
+    return next((SPANS[word] for word in words if word in SPANS), None)
+
+
+def interval(mean: float, error: Error, within: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Return the 95 % confidence interval (low, high) of a mean, NaN where there is none.
+
+    within: the ends of the metric's scale; the interval is then made on that scale's logit, so that it stays inside.
+    """
+    reach = float(stdtrit(error.freedom, 0.975)) * error.size if error.size > 0 else np.nan
+    if within is None or np.isnan(reach):
+        return mean - reach, mean + reach
+    low, high = within
+    share = (mean - low) / (high - low)
+    if not 0 < share < 1:
+        return np.nan, np.nan
+    half = reach / (high - low) / (share * (1 - share))
+    ends = expit(logit(share) + np.array([-half, half]))
+    return tuple(float(low + (high - low) * end) for end in ends)
+
+
+def p_value(mean: float, error: Error) -> float:
+    """Return the two-sided p of a mean of differences against 0, by Student's t; NaN where there is no error."""
+    return float(2 * stdtr(error.freedom, -abs(mean) / error.size)) if error.size > 0 else np.nan
+
+
+def effect(values: np.ndarray) -> float:
+    """Return the mean of differences in units of their sd over splits, with Hedges' correction for few of them.
+
+    Hedges 1981, J. Educ. Stat. 6, 107-128: Cohen's d of paired samples is too large by about 1 / (1 - 3 / (4 n - 5)).
+    NaN under three splits or without spread.
+    """
+    n = len(values)
+    if n < LEAST or (sd := values.std(ddof=1)) <= 1e-12:
+        return np.nan
+    return float(values.mean() / sd * (1 - 3 / (4 * (n - 1) - 1)))
