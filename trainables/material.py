@@ -36,6 +36,11 @@ class Material:
     def labels(self) -> np.ndarray:
         return self.shards.labels
 
+    @property
+    def real(self) -> Shards:
+        """The dataset's own cells, without made ones: their donors and fixed test cells; rows are numbered alike."""
+        return self.shards.real if isinstance(self.shards, Joined) else self.shards
+
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Return cells per class among `rows`, int64 [C]."""
         return np.bincount(self.labels[rows], minlength=len(self.classes))

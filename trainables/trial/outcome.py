@@ -45,8 +45,20 @@ def conclude(
         numbers |= _posthoc(config, material, prior, validation_logits, test_logits)
     if config["distances"] is not None:
         numbers |= _generated(Path(config["distances"]), directory)
+    numbers |= _tested_on(material)
     _write_tables(directory, material, probabilities, truth)
     publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
+    return numbers
+
+
+def _tested_on(material: Material) -> dict[str, int]:
+    """Return what the numbers rest on, which tells how sure they are: see docs/metrics.md."""
+    shards = material.real
+    numbers = {"test_cells": len(material.test), "natural_cells": len(material.natural)}
+    numbers["fixed_test"] = int(shards.fixed_test is not None)
+    if shards.donors is not None:
+        parts = {"test_donors": material.test, "natural_donors": material.natural}
+        numbers |= {name: len(np.unique(shards.donors[rows])) for name, rows in parts.items()}
     return numbers
 
 
@@ -106,6 +118,8 @@ def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarra
         "truth": names[truth],
         "prediction": names[probabilities.argmax(1)],
     }
+    if material.real.donors is not None:
+        columns["donor"] = material.real.donors[material.test]
     scores = pd.DataFrame(probabilities.astype(np.float32), columns=[f"p_{name}" for name in material.classes])
     return pd.concat([pd.DataFrame(columns), scores], axis=1).to_parquet(index=False)
 
