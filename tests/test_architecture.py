@@ -39,7 +39,8 @@ ROOMS = {  # a folder -> the folders of its package that its files may import; f
     "sweeps.cluster": {"file"},
     "sweeps.tracking": {"file"},
     "sweeps.drive": {"file", "cluster", "tracking"},
-    "sweeps.answers": {"file", "cluster", "tracking"},
+    "sweeps.statistics": {},
+    "sweeps.answers": {"file", "cluster", "tracking", "statistics"},
     "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},
 }
 DOORSTEPS = {"sweeps", "sweeps.cli"}  # import every folder of sweeps, and are imported by none
