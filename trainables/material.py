@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,16 @@ class Material:
     def _resampled(self, epoch: int) -> np.ndarray:
         if self.fixed_rows is not None:
             return self.fixed_rows
-        per_epoch = getattr(STRATEGIES[self.strategy["kind"]], PER_EPOCH, False)
-        seed = (self.seeds[0], "strategy", self.seeds[1], epoch if per_epoch else 0)
+        if getattr(STRATEGIES[self.strategy["kind"]], PER_EPOCH, False):
+            return self._drawn(epoch)
+        return self._drawn_once
+
+    @cached_property
+    def _drawn_once(self) -> np.ndarray:
+        return self._drawn(0)
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        seed = (self.seeds[0], "strategy", self.seeds[1], epoch)
         return choice.resample(self.labels, self.kept, self.strategy, seed, classes=self.classes)
 
 

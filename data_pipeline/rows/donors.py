@@ -1,22 +1,35 @@
 """Which donors are for training, which for validation, which for testing: whole donors, classes covered, sizes met."""
 
 import numpy as np
+import pandas as pd
 
 TRIES = 300  # random allotments compared
 WORK = 30_000  # donors allotted in all tries together: about a second
 CLOSE = 0.1  # allotments this near the best score count as equally good, so that seeds differ
 NO_DONOR, NO_TRAINING, NO_TEST, NO_VALIDATION = 1000.0, 100.0, 2.0, 1.0  # what a lacking part or class costs
 
+Coded = tuple[np.ndarray, np.ndarray]  # names of donors, sorted; each cell's as a number among them
+
+
+def coded(donors: np.ndarray | pd.Categorical) -> Coded:
+    """Return (the donors that occur, sorted by name; each cell's number among them, int64 [n])."""
+    if not isinstance(donors, pd.Categorical):
+        return np.unique(np.asarray(donors), return_inverse=True)
+    there, who = np.unique(donors.codes, return_inverse=True)
+    names = np.asarray(donors.categories.astype(str), dtype=object)[there]
+    order = np.argsort(names, kind="stable")
+    return names[order], np.argsort(order)[who]
+
 
 def split_donors(
-    labels: np.ndarray, donors: np.ndarray, rng: np.random.Generator, test: float, validation: float
+    labels: np.ndarray, who: np.ndarray, rng: np.random.Generator, test: float, validation: float
 ) -> list[np.ndarray]:
     """Return rows of [train, validation, test], every donor's cells in one of them.
 
-    Needs as many donors as parts asked for. Of many random allotments the first is taken that is as good as the best:
-    every class in training, then in test and validation where its donors allow, and the cells in the fractions asked.
+    who: each cell's donor as a number from 0 on. Needs as many donors as parts asked for. Of many random allotments the
+    first is taken that is as good as the best: every class in training, then in test and validation where its donors
+    allow, and the cells in the fractions asked.
     """
-    _, who = np.unique(donors, return_inverse=True)
     table_DC = np.zeros((int(who.max()) + 1, int(labels.max()) + 1))
     np.add.at(table_DC, (who, labels), 1)
     shares = np.array([1 - test - validation, validation, test])

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from data_pipeline.errors import RequestError
-from data_pipeline.rows.donors import split_donors
+from data_pipeline.rows.donors import Coded, coded, split_donors
 from data_pipeline.seeds import generator
 
 
@@ -25,21 +26,21 @@ def split(
     seed: int,
     test: float = 0.2,
     validation: float = 0.1,
-    donors: np.ndarray | None = None,
+    donors: np.ndarray | pd.Categorical | None = None,
     fixed_test: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
 ) -> Split:
     """Return the three parts, each class in the same proportions.
 
-    labels: int64 [n]. donors: str [n], then whole donors go to a part. fixed_test: bool [n], then those cells are the
-    test part and `validation` is a fraction of the others. A class too small for three parts goes to train first, then
-    test, then validation, and a note says so. classes: names for the notes. RequestError: impossible fractions, a
-    single donor, donors that the fixed test set has and the other cells too.
+    labels: int64 [n]. donors: str [n] (or a Categorical of them), then whole donors go to a part. fixed_test: bool [n],
+    then those cells are the test part and `validation` is a fraction of the others. A class too small for three parts
+    goes to train first, then test, then validation, and a note says so. classes: names for the notes. RequestError:
+    impossible fractions, a single donor, donors that the fixed test set has and the other cells too.
     """
     labels = np.asarray(labels, dtype=np.int64)
     _check_fractions(test, validation)
     if donors is not None and fixed_test is not None:
-        _check_donors(np.asarray(donors), fixed_test)
+        _check_donors(coded(donors), fixed_test)
     rng = generator(seed, "split")
     notes: list[str] = []
     free = np.arange(len(labels)) if fixed_test is None else np.flatnonzero(~fixed_test)
@@ -47,7 +48,7 @@ def split(
     if donors is None:
         parts = stratify(labels[free], rng, *fractions)
     else:
-        parts = _by_donor(labels[free], np.asarray(donors)[free], rng, fractions, notes)
+        parts = _by_donor(labels[free], coded(donors[free]), rng, fractions, notes)
     train, held, tested = (free[part] for part in parts)
     if fixed_test is not None:
         tested = np.flatnonzero(fixed_test)
@@ -68,10 +69,11 @@ def _check_fractions(test: float, validation: float) -> None:
         raise RequestError(*problems)
 
 
-def _check_donors(donors: np.ndarray, fixed_test: np.ndarray) -> None:
+def _check_donors(donors: Coded, fixed_test: np.ndarray) -> None:
     """RequestError if a donor has cells on both sides: a test on cells of training donors says nothing of new ones."""
-    tested = np.unique(donors[fixed_test])
-    both = np.intersect1d(tested, donors[~fixed_test])
+    names, who = donors
+    tested = np.unique(who[fixed_test])
+    both = names[np.intersect1d(tested, who[~fixed_test])]
     if len(both):
         names = ", ".join(map(str, both[:10])) + (f" and {len(both) - 10} more" if len(both) > 10 else "")
         raise RequestError(
@@ -111,19 +113,19 @@ def quota(counts: np.ndarray, fraction: float, spare: int | np.ndarray) -> np.nd
 
 
 def _by_donor(
-    labels: np.ndarray, donors: np.ndarray, rng: np.random.Generator, fractions: tuple[float, float], notes: list[str]
+    labels: np.ndarray, donors: Coded, rng: np.random.Generator, fractions: tuple[float, float], notes: list[str]
 ) -> list[np.ndarray]:
     """Return rows of [train, validation, test] with whole donors in each, as far as there are enough of them."""
     test, validation = fractions
-    names = np.unique(donors)
+    names, who = donors
     if len(names) < 2 and test > 0:
         raise RequestError(
             f"split: all cells are of one donor ({str(names[0])!r}), so none can be held out as test; leave "
             "out `donor:` to split by cells."
         )
     if len(names) > (test > 0) + (validation > 0):
-        return _named(donors, split_donors(labels, donors, rng, test, validation), notes)
-    parts = _named(donors, split_donors(labels, donors, rng, test, 0.0), notes)
+        return _named(donors, split_donors(labels, who, rng, test, validation), notes)
+    parts = _named(donors, split_donors(labels, who, rng, test, 0.0), notes)
     if validation > 0:
         notes.append(f"validation cells are of training donors: there are only {len(names)} donors to split")
         inside = stratify(labels[parts[0]], rng, 0.0, min(validation / (1 - test), 0.5))
@@ -131,10 +133,11 @@ def _by_donor(
     return parts
 
 
-def _named(donors: np.ndarray, parts: list[np.ndarray], notes: list[str]) -> list[np.ndarray]:
+def _named(donors: Coded, parts: list[np.ndarray], notes: list[str]) -> list[np.ndarray]:
+    names, who = donors
     for role, part in zip(("validation", "test"), parts[1:], strict=True):
         if len(part):
-            notes.append(f"{role} donors: {', '.join(map(str, np.unique(donors[part])))}")
+            notes.append(f"{role} donors: {', '.join(map(str, names[np.unique(who[part])]))}")
     return parts
 
 

@@ -2,7 +2,9 @@
 
     <root>/<dataset digest>/cells.arrow                     label, cell id, donor, fixed_test: one row per cell
     <root>/<dataset digest>/<encoding key>/part-*.arrow     the encoded cells of one block of rows
+    <root>/<dataset digest>/<encoding key>/lengths.npy      tokens per cell
     <root>/<dataset digest>/<encoding key>/manifest.json    written last: its existence means complete
+    <root>/<dataset digest>/<encoding key>/checked.json     which of these files have been hashed since they changed
 
 Content-addressed: the key is the hash of everything that fixes the bytes, so two sweeps that prepare the same
 encoding at once write the same files, and every file appears by rename.
@@ -10,6 +12,7 @@ encoding at once write the same files, and every file appears by rename.
 
 import functools
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +24,11 @@ import pyarrow as pa
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import file_sha256, identity_hash
 from data_pipeline.seeds import generator
-from data_pipeline.shards.shards import CELLS
+from data_pipeline.shards.parts import lengths_of, serialise
+from data_pipeline.shards.shards import CELLS, LENGTHS
 
 BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,11 @@ class Job:
         """Tell whether the manifest is there, the cells it was made with are, and every part has the size it names."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text())
-            is_whole = (self.dataset_folder / CELLS).exists() and bool(manifest["cells_sha256"])
+            is_whole = all((self.folder / name).exists() for name in (CELLS, LENGTHS))
             parts = manifest["parts"]
             return is_whole and all((self.folder / part["file"]).stat().st_size == part["bytes"] for part in parts)
         except (OSError, ValueError, KeyError):
             return False
-
-
-def _smallest(values: np.ndarray) -> np.ndarray:
-    """Return `values` in the narrowest type that holds them exactly: whole numbers from 0 to 65,535 in 1 or 2 bytes."""
-    top = values.max(initial=0)
-    in_range = values.min(initial=0) >= 0 and top < 65536
-    if not (in_range and (values.dtype.kind in "iu" or np.all(values == np.rint(values)))):
-        return values.astype(np.float32 if values.dtype.kind == "f" else np.int32, copy=False)
-    return values.astype(np.uint8 if top < 256 else np.uint16)
-
-
-def _ragged(flat: np.ndarray, offsets: np.ndarray) -> pa.LargeListArray:
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(_smallest(flat)))
-
-
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
 
 
 @dataclass(frozen=True)
@@ -98,25 +82,26 @@ class Writer:
             return
         rng, totals = generator(0, "encode", self.folder.name, start), self.totals[start : start + counts.shape[0]]
         encoded = self.encoder(counts, rng, totals=totals)
-        columns = {"ids": _ragged(encoded.ids, encoded.offsets)}
-        if encoded.values is not None:
-            columns["values"] = _ragged(encoded.values, encoded.offsets)
-        data = _ipc(pa.table(columns))
+        data, columns = serialise(encoded)
         part = {"file": path.name, "start": start, "stop": start + len(encoded), "tokens": int(encoded.offsets[-1])}
-        part |= {"longest": int(encoded.lengths.max(initial=0)), "bytes": len(data)}
-        publish(path, data)
-        publish(path.with_suffix(".json"), json.dumps(part | {"sha256": hashlib.sha256(data).hexdigest()}).encode())
+        part |= {"longest": int(encoded.lengths.max(initial=0)), "bytes": len(data), "columns": columns}
+        note = json.dumps(part | {"sha256": hashlib.sha256(data).hexdigest()})
+        publish(path, data, durable=False)  # a loss of power shows in the hash, and the part is made again
+        publish(path.with_suffix(".json"), note.encode(), durable=False)
 
 
 def _finish(job: Job) -> None:
-    """Publish the manifest of a job whose parts are all there."""
-    stats = sorted(job.folder.glob("part-*.json"))
-    parts = [json.loads(path.read_text()) for path in stats]
+    """Publish the tokens per cell, and the manifest, of a job whose parts are all there."""
+    parts = [json.loads(path.read_text()) for path in sorted(job.folder.glob("part-*.json"))]
+    lengths = io.BytesIO()
+    np.save(lengths, np.concatenate([lengths_of(job.folder / part["file"]) for part in parts]), allow_pickle=False)
+    publish(job.folder / LENGTHS, lengths.getvalue())
     manifest = {
         "version": VERSION,
         "dataset": job.cells.digest,
         "num_cells": job.cells.num_cells,
-        "cells_sha256": file_sha256(job.dataset_folder / CELLS),
+        "cells_sha256": file_sha256(job.folder / CELLS),
+        "lengths_sha256": file_sha256(job.folder / LENGTHS),
         "classes": job.cells.classes,
         "identity": job.encoder.identity,
         "network_options": job.encoder.network_options,
@@ -129,7 +114,7 @@ def _finish(job: Job) -> None:
 
 
 def _write_cells(job: Job) -> None:
-    path = job.dataset_folder / CELLS
+    path = job.dataset_folder / Path(CELLS).name
     if path.exists():
         return
     cells = job.cells
@@ -137,7 +122,10 @@ def _write_cells(job: Job) -> None:
     for name in ("donors", "fixed_test"):
         if getattr(cells, name) is not None:
             columns[name] = pa.array(list(getattr(cells, name)))
-    publish(path, _ipc(pa.table(columns)))
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    publish(path, sink.getvalue().to_pybytes())
 
 
 def write_shards(jobs: list[Job]) -> None:

@@ -1,6 +1,7 @@
 """Splits are disjoint, complete, stratified and seeded; small classes and donors are treated as documented."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +134,16 @@ def test_donors_are_never_shared_between_parts():
         assert f"test donors: {', '.join(sorted(kinds[2]))}" in made.notes
         tested.add(tuple(sorted(kinds[2])))
     assert len(tested) > 2  # seeds differ
+
+
+def test_donors_may_be_categories():
+    """In whatever order these are listed, and with some that have no cell."""
+    labels, donors = made_donors(10)
+    as_categories = pd.Categorical(donors, categories=["none", *sorted(set(donors), reverse=True)])
+    for seed in range(3):
+        plain, coded = split(labels, seed, donors=donors), split(labels, seed, donors=as_categories)
+        assert all(np.array_equal(getattr(plain, part), getattr(coded, part)) for part in ("train", "test"))
+        assert plain.notes == coded.notes
 
 
 def test_donors_that_alone_have_a_class_train_it():

@@ -1,19 +1,31 @@
 """Shards: what is read back is what was encoded, half-made ones never look complete, damage is found and mended."""
 
 import json
-import re
+import os
+import resource
+import subprocess
+import sys
 import threading
+import time
+import tracemalloc
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import made_up_cells, make_shards
 
 from data_pipeline.errors import RequestError
+from data_pipeline.hashes import file_sha256
+from data_pipeline.shards import parts
+from data_pipeline.shards import shards as shards_module
 from data_pipeline.shards import writing as module
 from data_pipeline.shards.encoded import Encoded, concatenate
 from data_pipeline.shards.shards import Joined, ShardError, Shards
 from data_pipeline.shards.writing import Job, write_shards
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Ragged:
@@ -50,28 +62,109 @@ def test_take_returns_the_cells_asked_for_in_their_order_across_parts(tmp_path, 
     assert np.array_equal(shards.labels, cells.labels)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages are mapped")
-def test_pages_that_were_read_are_let_go(tmp_path):
-    shards = Shards(make_shards(made_up_cells(600, 200), Ragged(), tmp_path))
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_take_is_right_for_any_rows_in_any_order(tmp_path, small_blocks, monkeypatch, kind):
+    """Runs are joined over short gaps and cut at long ones; neither shows."""
+    monkeypatch.setattr(parts, "GAP", 40)  # a cell has about 30 tokens
+    cells, rng = made_up_cells(300), np.random.default_rng(0)
+    shards = Shards(make_shards(cells, Ragged(), tmp_path))
+    wanted = [np.sort(rng.choice(300, number, replace=False)) for number in (1, 20, 150, 300)]
+    wanted += [rng.integers(0, 300, 500), np.array([5, 5, 5, 6]), np.arange(299, -1, -1)]
+    for rows in wanted:
+        taken, expected = shards.take(rows, kind), cells.counts[rows]
+        assert taken.ids.dtype == kind and np.array_equal(taken.ids, expected.indices)
+        assert np.array_equal(np.floor(taken.values), expected.data)
+        assert np.array_equal(taken.offsets, expected.indptr)
 
-    def resident() -> int:
-        """Return kB of the parts that count as this process's memory."""
-        mappings = Path("/proc/self/smaps").read_text().split("VmFlags")
-        return sum(int(re.search(r"Rss: *(\d+)", m)[1]) for m in mappings if f"{shards.folder}/part" in m)
 
-    assert resident() == 0
-    assert shards._parts[0].ids.sum() > 0 and resident() > 0  # reading behind its back is seen
-    first = shards.take(np.arange(100))
-    assert resident() == 0
-    assert np.array_equal(shards.take(np.arange(100)).values, first.values)
+def limited(files: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+MANY = """
+import sys, numpy as np
+from pathlib import Path
+from data_pipeline.shards.shards import Shards
+shards = Shards(Path(sys.argv[1]))
+rows = np.arange(len(shards))[::-7]
+print(len(shards._parts), shards.take(rows).ids.sum())
+"""
+
+
+def test_more_parts_than_a_process_may_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 1)
+    cells = made_up_cells(1100, 20)
+    folder = make_shards(cells, Ragged(), tmp_path)
+    run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = run([sys.executable, "-c", MANY, folder], preexec_fn=partial(limited, 256))
+    assert done.stdout.split() == ["1100", str(cells.counts[np.arange(1100)[::-7]].indices.sum())], done.stderr
+
+
+def test_the_time_that_take_needs_grows_with_the_cells_alone(tmp_path, monkeypatch):
+    """Twice the cells in twice the parts: about twice the time, where it was four times."""
+    seconds = {}
+    monkeypatch.setattr(module, "BLOCK", 4)
+    for number in (1000, 4000):
+        shards = Shards(make_shards(made_up_cells(number, 10), Ragged(), tmp_path / str(number)))
+        rows = np.random.default_rng(0).permutation(number)
+        times = []
+        for _ in range(3):
+            begin = time.process_time()
+            shards.take(rows)
+            times.append(time.process_time() - begin)
+        seconds[number] = min(times)
+    assert seconds[4000] < 8 * seconds[1000]  # 16 were it quadratic
+
+
+def test_taking_cells_holds_little_more_than_the_cells(tmp_path):
+    """Four bytes for an id and four for a value are returned; 37 were held on the way."""
+    shards = Shards(make_shards(made_up_cells(20_000, 200), Ragged(), tmp_path))
+    rows = np.flatnonzero(np.random.default_rng(0).random(20_000) < 0.7)
+    tracemalloc.start()
+    taken = shards.take(rows, np.int32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(taken.ids) > 500_000 and peak < 14 * len(taken.ids)
+
+
+def test_what_was_hashed_is_not_hashed_again_until_it_changes(tmp_path, small_blocks, monkeypatch):
+    folder = make_shards(made_up_cells(200), Ragged(), tmp_path)
+    hashed = []
+    monkeypatch.setattr(shards_module, "file_sha256", lambda path: hashed.append(path.name) or file_sha256(path))
+    Shards(folder)
+    assert len(hashed) == 6  # four parts, lengths, cells
+    Shards(folder)
+    assert len(hashed) == 6
+    os.utime(folder / "part-000000064.arrow")
+    Shards(folder)
+    assert hashed[6:] == ["part-000000064.arrow"]
+
+
+def test_a_folder_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    def refuses(*about, **options) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    folder = make_shards(made_up_cells(20), Ragged(), tmp_path)
+    monkeypatch.setattr(shards_module, "publish", refuses)
+    assert len(Shards(folder)) == 20
+
+
+def test_donors_and_test_cells_come_back_as_they_were(tmp_path):
+    cells = made_up_cells(60)
+    donors, tested = np.array(["d2", "d10", "d1"] * 20, dtype=object), np.arange(60) >= 50
+    known = ("digest", "counts", "labels", "classes", "num_cells", "totals", "cell_ids", "read")
+    known = {name: getattr(cells, name) for name in known} | {"donors": donors, "fixed_test": tested}
+    shards = Shards(make_shards(SimpleNamespace(**known), Ragged(), tmp_path))
+    assert np.array_equal(np.asarray(shards.donors), donors) and np.array_equal(shards.fixed_test, tested)
+    assert Shards(make_shards(cells, Ragged(2), tmp_path / "none")).donors is None
 
 
 def test_whole_numbers_are_stored_in_one_byte_and_read_back_as_they_were():
-    assert module._smallest(np.array([0.0, 255.0], np.float32)).dtype == np.uint8
-    assert module._smallest(np.array([256.0], np.float32)).dtype == np.uint16
-    assert module._smallest(np.array([0.5], np.float32)).dtype == np.float32
-    assert module._smallest(np.array([-1, 5])).dtype == np.int32
-    assert module._smallest(np.array([70000])).dtype == np.int32
+    assert parts.smallest(np.array([0.0, 255.0], np.float32)).dtype == np.uint8
+    assert parts.smallest(np.array([256.0], np.float32)).dtype == np.uint16
+    assert parts.smallest(np.array([0.5], np.float32)).dtype == np.float32
+    assert parts.smallest(np.array([-1, 5])).dtype == np.int32
+    assert parts.smallest(np.array([70000])).dtype == np.int32
 
 
 def test_the_key_depends_on_data_and_encoder(tmp_path):

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.atomic import publish
 from data_pipeline.seeds import generator
+from data_pipeline.shards.shards import iterate
 from trainables import protocol
 from trainables import spec as registry
 from trainables.losses import loss_of
@@ -82,8 +85,8 @@ def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Rep
     options = spec.options(**options).model_dump()
     shards, labels = material.shards, material.labels
     rows, validation = material.training_rows(0), material.validation
-    held = (shards.take(validation), labels[validation]) if len(validation) else None
-    encoded = shards.take(rows)
+    held = (shards.take(validation, np.int32), labels[validation]) if len(validation) else None
+    encoded = shards.take(rows, np.int32)  # as scipy keeps columns, so that nothing is copied
     loss = loss_of(config["loss"], material.counts(rows))
     rng = generator(config["seed"], "fit", config["split"]["seed"])
     options |= shards.network_options
@@ -92,6 +95,12 @@ def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Rep
         encoded, labels[rows], len(material.classes), rng, validation=held, class_weight=loss.weights, **options
     )
     seconds = time.perf_counter() - begin
-    logits = [outcome.logits_of(model.predict_proba(shards.take(part))) for part in (validation, material.test)]
+    logits = [_baseline_logits(model, material, part) for part in (validation, material.test)]
     numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
     return loss, [], numbers, *logits
+
+
+def _baseline_logits(model: Any, material: Material, rows: np.ndarray) -> np.ndarray:
+    """Return logits, float64 [n, C], some thousand cells at a time."""
+    parts = [outcome.logits_of(model.predict_proba(cells)) for cells in iterate(material.shards, rows)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(material.classes)))
