@@ -188,6 +188,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch):
     monkeypatch.setattr(attention, "on_cpu", lambda x: False)
+    monkeypatch.setattr(attention, "has_flash_instructions", lambda: True)
     return Kernel()
 
 
@@ -202,14 +203,37 @@ def test_flash_attention_is_taken_where_it_is_installed(cells, kernel, monkeypat
     assert torch.equal(out[cells.offsets_B1[:-1]], first) and out.dtype == torch.bfloat16
 
 
-def test_torchs_varlen_kernel_is_taken_without_flash_attention(cells, kernel, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+class TorchsKernel:
+    """Stands for torch's flash kernel, which takes widths of whole eights alone and scales as it is told."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def __call__(self, q, k, v, offsets_q, offsets_k, longest_q, longest_k, dropout, causal, debug, *, scale):
+        assert q.shape[-1] % 8 == 0 and q.dtype in attention.HALF and not causal and not debug
+        self.calls.append((longest_q, dropout))
+        lengths = offsets_q.diff().tolist(), offsets_k.diff().tolist()
+        scaled = q.float() * scale * q.shape[-1] ** 0.5
+        return reference(scaled, k.float(), v.float(), *lengths).to(q.dtype), None, None, None, None
+
+
+@pytest.mark.parametrize("width", [8, 12])
+def test_torchs_varlen_kernel_is_taken_without_flash_attention(cells, kernel, monkeypatch, width):
+    torchs = TorchsKernel()
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", torchs)
     monkeypatch.setattr(attention, "flash_varlen", lambda: None)
-    qkv = packed(dtype=torch.float16)
+    qkv = torch.randn(sum(LENGTHS), 3, 2, width, dtype=torch.float16)
     wanted = reference(*qkv.float().unbind(1), LENGTHS, LENGTHS).half()
-    torch.testing.assert_close(attend(qkv, cells), wanted)
-    assert attend_first(qkv[cells.offsets_B1[:-1], 0], qkv[:, 1:], cells).shape == (4, 2, 8)
-    assert kernel.calls == [(40, 0.0), (1, 0.0)]
+    torch.testing.assert_close(attend(qkv, cells, 0.2), wanted)
+    assert attend_first(qkv[cells.offsets_B1[:-1], 0], qkv[:, 1:], cells).shape == (4, 2, width)
+    assert torchs.calls == [(40, 0.2), (1, 0.0)]
+
+
+def test_the_flash_kernel_of_this_torch_takes_what_it_is_given():
+    names = [argument.name for argument in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    lengths = ["cum_seq_q", "cum_seq_k", "max_q", "max_k"]
+    assert names[:10] == ["query", "key", "value", *lengths, "dropout_p", "is_causal", "return_debug_mask"]
+    assert "scale" in names
 
 
 @pytest.mark.parametrize(
@@ -217,15 +241,33 @@ def test_torchs_varlen_kernel_is_taken_without_flash_attention(cells, kernel, mo
     [
         (torch.bfloat16, 0.2, True, "_flash"),
         (torch.bfloat16, 0.0, True, "_flash"),
-        (torch.float32, 0.2, True, "_nested"),  # no varlen kernel takes 32 bits
+        (torch.float32, 0.2, True, "_cell_by_cell"),  # no varlen kernel takes 32 bits
         (torch.bfloat16, 0.0, False, "_varlen"),
-        (torch.bfloat16, 0.2, False, "_nested"),  # torch's varlen kernel has no dropout
+        (torch.bfloat16, 0.2, False, "_varlen"),
         (torch.float32, 0.0, False, "_nested"),
     ],
 )
-def test_the_kernel_suits_the_numbers(monkeypatch, dtype, dropout, flash, chosen):
+def test_the_kernel_suits_the_numbers(kernel, monkeypatch, dtype, dropout, flash, chosen):
     monkeypatch.setattr(attention, "flash_varlen", lambda: print if flash else None)
     assert attention.cuda_kernel(dtype, dropout) is getattr(attention, chosen)
+
+
+@pytest.mark.parametrize(("dropout", "chosen"), [(0.0, "_nested"), (0.2, "_cell_by_cell")])
+def test_a_card_before_ampere_gets_no_varlen_kernel(kernel, monkeypatch, dropout, chosen):
+    monkeypatch.setattr(attention, "has_flash_instructions", lambda: False)
+    monkeypatch.setattr(attention, "flash_varlen", lambda: print)
+    assert attention.cuda_kernel(torch.float16, dropout) is getattr(attention, chosen)
+
+
+def test_cell_by_cell_is_the_same_attention_and_drops_alike_forward_and_backward(cells):
+    qkv = packed().requires_grad_()
+    offsets, longest = cells.cumulative_B1, cells.longest
+    out = attention._cell_by_cell(*qkv.unbind(1), offsets, offsets, longest, longest, 0.0)
+    torch.testing.assert_close(out, reference(*qkv.unbind(1), LENGTHS, LENGTHS), atol=1e-6, rtol=1e-5)
+    out = attention._cell_by_cell(*qkv.unbind(1), offsets, offsets, longest, longest, 0.5)
+    grad = torch.randn_like(out)
+    out.backward(grad)  # the output is linear in v
+    torch.testing.assert_close((grad * out).sum(), (qkv.grad[:, 2] * qkv[:, 2]).sum(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # from torch's own CPU path

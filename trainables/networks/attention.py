@@ -1,8 +1,9 @@
 """Attention within each cell over packed tokens: the only place that knows kernels.
 
-On CUDA: flash-attn's varlen kernel if it is installed and the numbers are of 16 bits, else torch's varlen kernel (it
-has no dropout), else SDPA over nested tensors. On a CPU: SDPA per cell, and with dropout a blocked softmax of our own,
-as SDPA would fall back to whole L x L matrices there, kept for the backward pass.
+On CUDA, numbers of 16 bits on Ampere or newer: flash-attn's varlen kernel if it is installed, else torch's own build of
+it. Other numbers and cards: SDPA over nested tensors, or with dropout cell by cell (over nested tensors torch 2.11's
+backward pass has another mask than its forward pass; seen on an H100 in float32). On a CPU: SDPA per cell, and with
+dropout a blocked softmax of our own, as SDPA would fall back to whole L x L matrices there, kept for the backward pass.
 
 Shapes: T tokens of all cells, B cells, L tokens of one cell, Q queries of a block, H heads, D width of a head.
 """
@@ -86,10 +87,16 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def cuda_kernel(dtype: torch.dtype, dropout: float) -> Callable[..., Tensor]:
-    """Return the fastest kernel that is there for these numbers."""
-    if dtype in HALF and flash_varlen() is not None:
-        return _flash
-    return _varlen if dtype in HALF and dropout == 0 else _nested
+    """Return the fastest right kernel that is there for these numbers on this card."""
+    if dtype in HALF and has_flash_instructions():
+        return _varlen if flash_varlen() is None else _flash
+    return _nested if dropout == 0 else _cell_by_cell
+
+
+@cache
+def has_flash_instructions() -> bool:
+    """Tell whether varlen kernels run on this card: compute capability 8.0 (Ampere) or newer."""
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 @cache
@@ -107,9 +114,22 @@ def _flash(q, k, v, offsets_q, offsets_k, longest_q: int, longest_k: int, dropou
 
 
 def _varlen(q, k, v, offsets_q, offsets_k, longest_q: int, longest_k: int, dropout: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
+    """torch's flash kernel, as torch.nn.attention.varlen calls it, which has no dropout and costs seconds to import.
 
-    return varlen_attn(q, k, v, offsets_q, offsets_k, longest_q, longest_k)
+    It takes widths that are multiples of 8; others are filled up with zeros, which change no product.
+    """
+    width = q.shape[-1]
+    q, k, v = (functional.pad(x, (0, -width % 8)) if width % 8 else x for x in (q, k, v))
+    lengths, options = (offsets_q, offsets_k, longest_q, longest_k), (dropout, False, False)  # not causal, no debugging
+    return torch.ops.aten._flash_attention_forward(q, k, v, *lengths, *options, scale=width**-0.5)[0][..., :width]
+
+
+def _cell_by_cell(q, k, v, offsets_q, offsets_k, longest_q: int, longest_k: int, dropout: float) -> Tensor:
+    """SDPA of one cell after the other: slow, right everywhere. Asks the device for the cells' lengths."""
+    lengths = (offsets_q.diff().tolist(), offsets_k.diff().tolist(), offsets_k.diff().tolist())
+    parts = (x.transpose(0, 1).unsqueeze(0).split(of, 2) for x, of in zip((q, k, v), lengths, strict=True))
+    out = [functional.scaled_dot_product_attention(*cell, dropout_p=dropout) for cell in zip(*parts, strict=True)]
+    return torch.cat(out, 2)[0].transpose(0, 1)
 
 
 def _nested(q, k, v, offsets_q, offsets_k, longest_q: int, longest_k: int, dropout: float) -> Tensor:
