@@ -187,7 +187,7 @@ def one_trial(folder: Path, model: str) -> None:
     kept.shards = Shards(folder)
     feed = Feed(kept.shards, kept.shards.labels, spec.collate, 32)
     rows = np.random.default_rng(0).permutation(len(kept.shards))[:ROWS]
-    for batch in feed.training(rows, 0, 0):
+    for batch in feed.batches(feed.order(rows, 0, 0)):
         kept.batch = batch
     print("ready", flush=True)
     sys.stdin.readline()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import trial_config
 
+from trainables.config import read
 from trainables.material import open_material
 from trainables.protocol import DEFECTS, apply, defects_of
 from trainables.spec import get, names
@@ -12,9 +13,7 @@ SKEWED = {"kind": "natural"}
 
 
 def material(tmp_path, model: str, *defects: str, **changes):
-    return open_material(
-        {"generated": None, "rows": None, "seed": 0} | trial_config(tmp_path, model, defects=list(defects), **changes)
-    )
+    return open_material(read(trial_config(tmp_path, model, defects=list(defects), **changes)))
 
 
 def test_every_defect_says_where_it_stands_and_names_real_models():
@@ -40,6 +39,7 @@ def test_corrected_has_none_paper_all_and_a_list_just_those():
     assert defects_of("scgpt", "none", "corrected", []) == []
     assert set(defects_of("geneformer", "scvi", "paper", [])) == {
         "resample_before_split",
+        "epoch_budget",
         "select_on_test",
         "select_by_loss",
         "geneformer_column_tokens",
@@ -74,7 +74,7 @@ def test_an_unstratified_validation_cell_is_not_among_rows_that_were_fixed_befor
     sound = material(tmp_path / "sound", "scgpt")
     np.save(tmp_path / "rows.npy", np.repeat(sound.kept, 2))
     config = trial_config(tmp_path, "scgpt", defects=["unstratified_validation"], rows=str(tmp_path / "rows.npy"))
-    flawed = open_material({"generated": None, "seed": 0} | config)
+    flawed = open_material(read(config))
     trained = flawed.training_rows(0)
     assert np.isin(flawed.validation, sound.kept).any() and not np.isin(flawed.validation, trained).any()
     assert set(trained) == set(flawed.kept)

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from data_pipeline.shards.shards import Joined, Shards
+from trainables.config import TrialConfig
 from trainables.spec import ModelSpec
 
 PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch
@@ -47,10 +47,10 @@ class Material:
         return np.bincount(self.labels[rows], minlength=len(self.classes))
 
     def training_rows(self, epoch: int) -> np.ndarray:
-        """Return the rows of one epoch; they differ between epochs only where the strategy says so."""
+        """Return the rows of one pass; they differ between passes only where the strategy says so."""
         rows = self._resampled(epoch)
         if self.bootstrap:
-            rows = generator(self.seeds[1], "bootstrap", epoch).choice(rows, len(rows))
+            rows = generator(self.seeds[0], "bootstrap", self.seeds[1], epoch).choice(rows, len(rows))
         return rows
 
     def balanced_rows(self, epoch: int) -> np.ndarray:
@@ -86,12 +86,10 @@ class Material:
         return choice.resample(self.labels, self.kept, self.strategy, seed, classes=self.classes)
 
 
-def open_material(config: dict[str, Any]) -> Material:
+def open_material(config: TrialConfig) -> Material:
     """Map the shards and choose the rows that the trial's split, skew, strategy and defects ask for."""
-    shards = Shards(Path(config["shards"]))
-    rows = choice.choose(
-        shards.labels, shards.classes, config["split"], config["skew"], shards.donors, shards.fixed_test
-    )
+    shards = Shards(config.shards)
+    rows = choice.choose(shards.labels, shards.classes, config.split, config.skew, shards.donors, shards.fixed_test)
     material = Material(
         shards=shards,
         classes=shards.classes,
@@ -100,28 +98,28 @@ def open_material(config: dict[str, Any]) -> Material:
         fixed_rows=None,
         validation=rows.split.validation,
         test=rows.split.test,
-        strategy=config["strategy"],
-        seeds=(config["split"]["seed"], config["seed"]),
-        bootstrap="scbert_bootstrap_items" in config["defects"],
+        strategy=config.strategy,
+        seeds=(config.split["seed"], config.seed),
+        bootstrap="scbert_bootstrap_items" in config.defects,
     )
     material = _with_made_rows(material, config)
-    return _with_defects(material, config["defects"], config["split"]["validation"])
+    return _with_defects(material, config.defects, config.split["validation"])
 
 
-def _with_made_rows(material: Material, config: dict[str, Any]) -> Material:
+def _with_made_rows(material: Material, config: TrialConfig) -> Material:
     """Add what the preparation made for this trial: generated cells (if any were wanting), or rows chosen by counts."""
-    if config["strategy"]["kind"] not in STRATEGIES:
+    if config.strategy["kind"] not in STRATEGIES:
         material = dataclasses.replace(material, fixed_rows=material.kept)
-    if config.get("generated"):
-        joined = Joined(material.shards, Shards(Path(config["generated"])))
+    if config.generated is not None:
+        joined = Joined(material.shards, Shards(config.generated))
         made = np.arange(len(material.shards), len(joined))
         return dataclasses.replace(material, shards=joined, fixed_rows=np.concatenate([material.kept, made]))
-    if config.get("rows"):
-        return dataclasses.replace(material, fixed_rows=np.load(config["rows"], allow_pickle=False))
+    if config.rows is not None:
+        return dataclasses.replace(material, fixed_rows=np.load(config.rows, allow_pickle=False))
     return material
 
 
-def _with_defects(material: Material, defects: list[str], share: float) -> Material:
+def _with_defects(material: Material, defects: tuple[str, ...], share: float) -> Material:
     """Return the material as the published notebooks would have drawn it (trainables/protocol.py)."""
     rng = generator(material.seeds[0], "defects", material.seeds[1])
     if "resample_before_split" in defects:

@@ -15,6 +15,7 @@ What else is wrong there is no switch, because it
   (`values: counts` is checked; refused here).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ class Defect:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
+EPOCHS = {"budget": "epochs", "steps": None}
 DEFECTS: dict[str, Defect] = {
     "resample_before_split": Defect(
         "preprocessing.ipynb cells 4 and 10; scGPT.ipynb cell 13; scBERT.ipynb cell 9",
@@ -65,6 +67,12 @@ DEFECTS: dict[str, Defect] = {
         "the function that should evaluate the test cells reads the training and validation cells instead",
         ("scgpt",),
     ),
+    "epoch_budget": Defect(
+        "scGPT.ipynb cell 24; scBERT.ipynb cell 9; Geneformer.ipynb cell 13",
+        "all train for as many epochs: copying cells lengthens the training, leaving cells out shortens it",
+        ("scgpt", "scbert", "geneformer"),
+        recipe=EPOCHS,
+    ),
     "scgpt_unshuffled": Defect(
         "scGPT.ipynb cell 24",
         "the training cells are seen in the same order in every epoch",
@@ -91,7 +99,7 @@ DEFECTS: dict[str, Defect] = {
         "scBERT.ipynb cell 9",
         "gradients of an epoch's last partial accumulation are neither stepped nor cleared",
         ("scbert",),
-        recipe={"carry_accumulation": True},
+        recipe=EPOCHS | {"carry_accumulation": True},
     ),
     "scbert_hasty_stop": Defect(
         "scBERT.ipynb cell 9",
@@ -135,7 +143,9 @@ def _touches(defect: Defect, model: str, strategy: str) -> bool:
     return (defect.models is None or model in defect.models) and defect.strategy in (None, strategy)
 
 
-def apply(defects: list[str], options: dict[str, Any], recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def apply(
+    defects: Iterable[str], options: dict[str, Any], recipe: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return options and recipe overrides with those of the defects on top."""
     for name in defects:
         options, recipe = options | DEFECTS[name].options, recipe | DEFECTS[name].recipe

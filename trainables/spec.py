@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from scipy import sparse
 
 from data_pipeline.names import did_you_mean
@@ -26,28 +26,55 @@ class Options(BaseModel):
 
 
 class Recipe(BaseModel):
-    """How a network is trained. Steps are optimiser steps; one step sees `batch_size * accumulate` cells."""
+    """How a network is trained. Steps are optimiser steps; one step sees `batch_size * accumulate` cells.
+
+    The budget of steps is that of `epochs` passes over the split's training cells, before skew and strategy, or
+    `steps`; it is spent in `epochs` rounds. With the budget of epochs a round is a pass over the rows, however many
+    skew and strategy have made of them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    epochs: int = Field(10, ge=1)
+    budget: Literal["steps", "epochs"] = "steps"
+    epochs: int = Field(10, ge=1, description="rounds, after each of which the validation cells are evaluated")
+    steps: int | None = Field(None, ge=1, description="optimiser steps in all; default: those of `epochs` passes")
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
-    carry_accumulation: bool = Field(False, description="carry an epoch's last partial accumulation into the next")
+    carry_accumulation: bool = Field(
+        False, description="with a budget of epochs: carry the last partial accumulation into the next"
+    )
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(1e-4, gt=0)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "step", "linear", "cosine_restarts"] = "constant"
     gamma: float = Field(
-        0.9, gt=0, le=1, description="step: factor per epoch; cosine_restarts: of the maximum per cycle"
+        0.9, gt=0, le=1, description="step: factor per round; cosine_restarts: of the maximum per cycle"
     )
-    warmup: float = Field(0, ge=0, description="linear: steps, or a share of all steps if < 1; cosine_restarts: epochs")
+    warmup: float = Field(0, ge=0, description="linear: steps, or a share of all steps if < 1; cosine_restarts: rounds")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
     length_aware: bool = Field(False, description="batches of cells of like length")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better selection metric")
+    patience: int | None = Field(None, ge=1, description="stop after so many rounds without a better selection metric")
     select: Literal["val_macro_f1", "val_loss", "val_accuracy"] = "val_macro_f1"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    crt_epochs: int = Field(0, ge=0, description="epochs in which only the head is retrained on class-balanced rows")
+    crt_epochs: int = Field(0, ge=0, description="rounds in which only the head is retrained on class-balanced rows")
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_are_the_budget(cls, steps: int | None, given: ValidationInfo) -> int | None:
+        if steps is not None and given.data.get("budget") == "epochs":
+            raise ValueError("contradicts `budget: epochs`; leave one of them out")
+        return steps
+
+    @field_validator("carry_accumulation")
+    @classmethod
+    def _epochs_can_owe_steps(cls, carried: bool, given: ValidationInfo) -> bool:
+        if carried and given.data.get("budget") == "steps":
+            raise ValueError("has no meaning with `budget: steps`, which leaves no partial accumulation")
+        return carried
+
+    @property
+    def cells_per_step(self) -> int:
+        return self.batch_size * self.accumulate
 
 
 class Encoder(Protocol):

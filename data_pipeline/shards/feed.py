@@ -1,4 +1,4 @@
-"""Shards and row numbers -> batches, in an order that depends on (seed, epoch) alone: any epoch can be redone."""
+"""Shards and row numbers -> batches, in an order that depends on (seed, pass) alone: any pass can be redone."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,22 +29,20 @@ class Feed:
     collate: Callable[..., dict[str, Any]]
     batch_size: int
 
-    def training(
-        self, rows: np.ndarray, seed: int, epoch: int, length_aware: bool = False, shuffle: bool = True
-    ) -> Iterator[Batch]:
-        """Yield every row once; `length_aware` keeps cells of like length together within pools.
+    def order(
+        self, rows: np.ndarray, seed: int, number: int, length_aware: bool = False, shuffle: bool = True
+    ) -> np.ndarray:
+        """Return the rows in the order of pass `number`; `length_aware` keeps cells of like length together in pools.
 
-        `shuffle=False` is there for the published defect: the same order in every epoch.
+        `shuffle=False` is there for the published defect: the same order in every pass.
         """
-        rng = generator(seed, "order", epoch if shuffle else 0)
+        rng = generator(seed, "order", number if shuffle else 0)
         order = rows[rng.permutation(len(rows))]
-        if length_aware:
-            order = self._by_length(order, rng)
-        yield from self._batches(order)
+        return self._by_length(order, rng) if length_aware else order
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
         """Yield every row once, longest cells first, so that a batch that doesn't fit fails at once."""
-        yield from self._batches(rows[np.argsort(-self.shards.lengths[rows], kind="stable")])
+        yield from self.batches(rows[np.argsort(-self.shards.lengths[rows], kind="stable")])
 
     def num_batches(self, num_rows: int) -> int:
         return -(-num_rows // self.batch_size)
@@ -58,7 +56,8 @@ class Feed:
         shuffled = rng.permutation(order[:full].reshape(-1, self.batch_size))
         return np.concatenate([shuffled.ravel(), order[full:]])
 
-    def _batches(self, order: np.ndarray) -> Iterator[Batch]:
+    def batches(self, order: np.ndarray) -> Iterator[Batch]:
+        """Yield the rows cut to batches, the last as long as is left."""
         for start in range(0, len(order), self.batch_size):
             yield self.batch(order[start : start + self.batch_size])
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from sweeps.drive.shapes import Shape
 from sweeps.file.trials import Trial
+from trainables.budget import total_steps
+from trainables.spec import Recipe
 
 SECONDS = {  # of one CPU core per million tokens trained on
     "scgpt": {"tiny": 4.0, "small": 13.0, "official": 3500.0},
@@ -27,12 +29,22 @@ def costs(trials: list[Trial], shapes: dict[str, Shape], cells: dict[str, Any]) 
 
 
 def cost(trial: Trial, shape: Shape, tokens_per_cell: float) -> float:
-    """Return roughly the seconds that a trial takes on one CPU core: training, an evaluation per epoch, the test."""
+    """Return roughly the seconds that a trial takes on one CPU core: training, an evaluation per round, the test."""
     if trial.described["recipe"] is None:
         return FIXED_SECONDS + BASELINE_SECONDS * shape.num_rows / 1000
-    rows = trial.epochs * (shape.num_rows + PREDICTION * shape.validation.sum()) + PREDICTION * shape.test.sum()
+    recipe = Recipe(**trial.described["recipe"])
+    evaluated = (recipe.epochs + recipe.crt_epochs) * shape.validation.sum() + shape.test.sum()
+    rows = steps(trial, shape) * recipe.cells_per_step + PREDICTION * evaluated
     size = trial.described["options"].get("size", "small")
     return FIXED_SECONDS + SECONDS[trial.model][size] * rows * tokens_per_cell / 1e6
+
+
+def steps(trial: Trial, shape: Shape) -> int:
+    """Return the optimiser steps of a network's trial, unless patience ends it earlier; 0 for a baseline."""
+    if trial.described["recipe"] is None:
+        return 0
+    recipe = Recipe(**trial.described["recipe"])
+    return total_steps(recipe, shape.num_natural, int(shape.kept.sum()), shape.num_rows)
 
 
 def tokens(trial: Trial, cells: Any) -> float:

@@ -19,13 +19,18 @@ from sweeps.drive.shapes import Shape, shapes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from trainables.protocol import DEFECTS
+from trainables.spec import Recipe
 
 BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together."""
+    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together.
+
+    budgets: a row per dataset, split and network: rounds, optimizer_steps (fewest and most over skews and strategies),
+    cells_per_step.
+    """
 
     name: str
     trials: list[Trial]
@@ -33,6 +38,7 @@ class Plan:
     left_out: list[str]
     datasets: dict[str, str]
     shapes: dict[tuple[str, str, str, str], Shape]
+    budgets: list[dict[str, Any]]
     seconds: float
     disk_gb: float
     notes: list[str]
@@ -63,10 +69,27 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         left_out=spec.impossible(),
         datasets=origin,
         shapes=by_axes,
+        budgets=_budgets(trials, found),
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
         notes=_notes(by_axes) + _weights(spec) + _defects(trials) + _shares(trials),
     )
+
+
+def _budgets(trials: list[Trial], found: dict[str, Shape]) -> list[dict[str, Any]]:
+    steps: dict[tuple[str, str, str], list[int]] = {}
+    recipes: dict[str, Recipe] = {}
+    for trial in trials:
+        if trial.described["recipe"] is not None:
+            recipes[trial.model] = Recipe(**trial.described["recipe"])
+            place = (trial.dataset, trial.labels["split"], trial.model)
+            steps.setdefault(place, []).append(estimate.steps(trial, found[trial.key]))
+    return [
+        dict(zip(("dataset", "split", "model"), place, strict=True))
+        | {"rounds": recipes[place[2]].epochs + recipes[place[2]].crt_epochs}
+        | {"optimizer_steps": [min(all_steps), max(all_steps)], "cells_per_step": recipes[place[2]].cells_per_step}
+        for place, all_steps in steps.items()
+    ]
 
 
 def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
@@ -147,6 +170,7 @@ def show(found: Plan, as_json: bool) -> None:
         out.print(f"\n[bold]{dataset}[/bold] ({origin}), split {first}")
         _by_class(inside)
         _by_strategy(inside)
+        _by_network([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
     for note in [*found.notes, *found.left_out]:
         out.print(f"note: {note}", markup=False)
     cpus = own_cpus()
@@ -176,9 +200,20 @@ def _by_strategy(inside: dict[tuple[str, str], Shape]) -> None:
             (skew, strategy, f"{most}{counts.sum():,}", seen.max(), seen.min(), f"{seen.max() / seen.min():.1f}")
         )
     print()
-    tables.draw(
-        pd.DataFrame(rows, columns=["skew", "strategy", "rows per epoch", "largest", "smallest", "ratio"]), left=2
-    )
+    tables.draw(pd.DataFrame(rows, columns=["skew", "strategy", "rows", "largest", "smallest", "ratio"]), left=2)
+
+
+def _by_network(budgets: list[dict[str, Any]]) -> None:
+    """Print how long each network trains, whatever the skew and strategy; a range where these decide."""
+    if not budgets:
+        return
+    rows = []
+    for row in budgets:
+        least, most = row["optimizer_steps"]
+        steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        rows.append((row["model"], row["rounds"], steps, row["cells_per_step"]))
+    print()
+    tables.draw(pd.DataFrame(rows, columns=["network", "rounds", "optimiser steps", "cells per step"]))
 
 
 def _as_json(found: Plan) -> dict[str, Any]:
@@ -197,6 +232,7 @@ def _as_json(found: Plan) -> dict[str, Any]:
         "models": found.models,
         "datasets": found.datasets,
         "class_counts": shapes,
+        "budgets": found.budgets,
         "cpu_seconds": found.seconds,
         "disk_gb": found.disk_gb,
         "notes": [*found.notes, *found.left_out],

@@ -29,8 +29,13 @@ class Shape:
     notes: list[str]
 
     @property
+    def num_natural(self) -> int:
+        """Training cells before skew and strategy: what a budget of steps follows from."""
+        return int(self.train.sum())
+
+    @property
     def num_rows(self) -> int:
-        """Rows of a training epoch, at most."""
+        """Rows of a pass over what is trained on, at most."""
         return int((self.kept if self.trained is None else self.trained).sum())
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-IDENTITY = 2  # raise it when the same description comes to mean another computation
+IDENTITY = 3  # raise it when the same description comes to mean another computation
 SEPARATOR = "·"
 AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
 
@@ -49,12 +49,6 @@ class Trial:
     @property
     def dataset(self) -> str:
         return self.labels["dataset"]
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of training, 1 for a model that has none."""
-        recipe = self.described["recipe"]
-        return recipe["epochs"] + recipe["crt_epochs"] if recipe else 1
 
     @property
     def has_checkpoint(self) -> bool:

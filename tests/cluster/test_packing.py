@@ -11,11 +11,12 @@ from conftest import trial_config
 
 from sweeps.cluster import packing
 from sweeps.drive import converge, launch
+from trainables.config import read
 from trainables.material import open_material
 from trainables.spec import get, names
 from trainables.training import training
 from trainables.trial import memory, profile
-from trainables.trial.trial import DEFAULTS, run_trial
+from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
 GPU_NODE = {"CPU": 4.0, "GPU": 4.0}
@@ -42,7 +43,7 @@ def notes(tmp_path) -> Path:
 
 
 def config_of(folder: Path, model: str = "scgpt", **recipe) -> dict:
-    config = DEFAULTS | trial_config(folder, model)
+    config = trial_config(folder, model) | {"weights": None}
     return config | {"recipe": {"batch_size": 8, "precision": "auto", "optimizer": "adam", "epochs": 3} | recipe}
 
 
@@ -140,9 +141,9 @@ def test_a_sweep_gives_its_trials_what_was_measured(ray_with_gpus, tmp_path, not
 @pytest.mark.parametrize("model", NETWORKS)
 def test_the_rehearsal_takes_two_steps_on_the_longest_cells(tmp_path, model):
     config = config_of(tmp_path, model)
-    material, seen = open_material(config), []
-    config["recipe"] = {"batch_size": 4, "accumulate": 50, "carry_accumulation": True}
-    trainer = training.rehearse(get(model), config, material)
+    material, seen = open_material(read(config)), []
+    config["recipe"] = {"budget": "epochs", "batch_size": 4, "accumulate": 50, "carry_accumulation": True}
+    trainer = training.rehearse(get(model), read(config), material)
     assert trainer.steps == 2, "whatever the recipe accumulates"
     seen = trainer.feed.shards.lengths
     assert np.sort(seen)[-4:].sum() > 0 and not (tmp_path / "trials").exists(), "nothing is left behind"

@@ -14,7 +14,7 @@ SWEEP = """
 name: small
 datasets: [pbmc68k_reduced]
 genes: {select: hvg, n: 200}
-models: {scgpt: {epochs: 10}, scbert: {epochs: 10}, geneformer: {epochs: 10}, majority: {}}
+models: {scgpt: {epochs: 10, batch_size: 10}, scbert: {epochs: 10}, geneformer: {epochs: 10}, majority: {}}
 """
 CELLS = SimpleNamespace(num_genes=5000, labels=np.zeros(100), facts={"nonzero": 50_000})  # 500 genes a cell
 
@@ -36,7 +36,7 @@ def test_scbert_reads_every_gene_and_the_others_those_that_are_expressed():
     assert estimate.tokens(every["scgpt"], unseen) == 500
 
 
-def test_time_grows_with_rows_epochs_and_what_is_evaluated():
+def test_time_grows_with_steps_rounds_and_what_is_evaluated():
     one = trials()["scgpt"]
     seconds = estimate.cost(one, shape(1000), 60)
     assert seconds == pytest.approx(0.3 + 13 * 0.6)  # 10 epochs of 60,000 tokens

@@ -13,7 +13,8 @@ from data_pipeline.shards.encoded import Encoded
 from trainables.models.geneformer.model import IGNORED
 from trainables.networks.bert import Bert
 from trainables.spec import get
-from trainables.training.loop import learning_rate, make_optimizer
+from trainables.training.loop import make_optimizer
+from trainables.training.schedule import learning_rate
 
 SPEC = get("geneformer")
 GOLDEN = Path(__file__).parents[1] / "golden"

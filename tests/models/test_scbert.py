@@ -15,7 +15,8 @@ from data_pipeline.shards.feed import Batch
 from trainables.networks import performer
 from trainables.networks.performer import CellHead, PerformerLM, freeze
 from trainables.spec import get
-from trainables.training.loop import Trainer, learning_rate
+from trainables.training.loop import Trainer
+from trainables.training.schedule import learning_rate
 
 SPEC = get("scbert")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -158,8 +159,8 @@ def test_golden_training_trace_with_carried_accumulation(large):
     feed = SimpleNamespace(
         batch_size=1,
         batch=batch,
-        num_batches=lambda num_rows: num_rows,
-        training=lambda rows, *_: (batch(rows[i : i + 1]) for i in range(len(rows))),
+        order=lambda rows, *_: rows,
+        batches=lambda rows: (batch(rows[i : i + 1]) for i in range(len(rows))),
     )
     network = network_of(large["small_depth3_heads2"], "batch")
     trainer = Trainer(network, recipe, loss, feed, 0, torch.device("cpu"))

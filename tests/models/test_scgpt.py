@@ -19,7 +19,8 @@ from data_pipeline.shards.encoded import Encoded
 from trainables.models.scgpt.model import DROPPED
 from trainables.networks.scgpt import ScGPT
 from trainables.spec import get
-from trainables.training.loop import learning_rate, make_optimizer
+from trainables.training.loop import make_optimizer
+from trainables.training.schedule import learning_rate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SPEC = get("scgpt")

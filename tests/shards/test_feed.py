@@ -1,4 +1,4 @@
-"""The feed: every row once, an order that depends on (seed, epoch) alone, like lengths together where asked."""
+"""The feed: every row once, an order that depends on (seed, pass) alone, like lengths together where asked."""
 
 import numpy as np
 
@@ -23,32 +23,32 @@ def make_feed(num_cells: int = 5000, batch_size: int = 32) -> Feed:
 
 
 def order(feed: Feed, **options) -> np.ndarray:
-    return np.concatenate([batch.rows for batch in feed.training(np.arange(5000), **options)])
+    return feed.order(np.arange(5000), **options)
 
 
 def test_every_row_once_and_labels_follow():
     feed = make_feed()
     for length_aware in (False, True):
-        assert np.array_equal(np.sort(order(feed, seed=1, epoch=0, length_aware=length_aware)), np.arange(5000))
-    for batch in feed.training(np.arange(100), seed=1, epoch=0):
+        assert np.array_equal(np.sort(order(feed, seed=1, number=0, length_aware=length_aware)), np.arange(5000))
+    for batch in feed.batches(feed.order(np.arange(100), seed=1, number=0)):
         assert np.array_equal(batch.labels, batch.rows % 7)
         assert np.array_equal(batch.inputs["lengths"], feed.shards.lengths[batch.rows])
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_on_seed_and_pass_alone():
     feed = make_feed()
-    first = order(feed, seed=1, epoch=3)
-    assert np.array_equal(first, order(make_feed(), seed=1, epoch=3))
-    assert not np.array_equal(first, order(feed, seed=1, epoch=4))
-    assert not np.array_equal(first, order(feed, seed=2, epoch=3))
-    assert np.array_equal(order(feed, seed=1, epoch=3, shuffle=False), order(feed, seed=1, epoch=4, shuffle=False))
+    first = order(feed, seed=1, number=3)
+    assert np.array_equal(first, order(make_feed(), seed=1, number=3))
+    assert not np.array_equal(first, order(feed, seed=1, number=4))
+    assert not np.array_equal(first, order(feed, seed=2, number=3))
+    assert np.array_equal(order(feed, seed=1, number=3, shuffle=False), order(feed, seed=1, number=4, shuffle=False))
 
 
 def test_length_aware_batches_pad_far_less():
     feed = make_feed()
 
     def padding(length_aware: bool) -> float:
-        batches = [batch.inputs["lengths"] for batch in feed.training(np.arange(5000), 1, 0, length_aware)]
+        batches = [batch.inputs["lengths"] for batch in feed.batches(feed.order(np.arange(5000), 1, 0, length_aware))]
         return sum(len(lengths) * lengths.max() for lengths in batches) / feed.shards.lengths.sum()
 
     assert POOL * 32 < 5000

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.feed import Feed
 from trainables.spec import Recipe
-from trainables.training.loop import MIN_COSINE, NonFiniteLoss, Trainer, choose_device, learning_rate
+from trainables.training.loop import NonFiniteLoss, Trainer, choose_device
+from trainables.training.schedule import MIN_COSINE, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -96,7 +97,7 @@ def test_accumulated_gradients_are_summed_not_averaged():
 
 
 def test_an_owed_partial_accumulation_is_carried_into_the_next_epoch():
-    trainer = make_trainer(Recipe(batch_size=16, accumulate=3, carry_accumulation=True))
+    trainer = make_trainer(Recipe(budget="epochs", batch_size=16, accumulate=3, carry_accumulation=True))
     trainer.train(np.arange(64), 0)
     assert (trainer.steps, [len(rows) for rows in trainer.carry]) == (1, [16])
     trainer.train(np.arange(64), 1)

@@ -1,5 +1,6 @@
 """A whole trial: what it leaves behind, the same result for the same seed, and bit for bit the same after a kill."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 import torch
 from conftest import trial_config
 
+from trainables.config import read
 from trainables.material import open_material
 from trainables.spec import get, names
 from trainables.training import checkpoint as checkpoints
-from trainables.training.training import _Run
+from trainables.training.training import _Run, build
 from trainables.trial.outcome import FILES
-from trainables.trial.trial import DEFAULTS, run_trial
+from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
 TIMES = ("seconds", "cells_per_second", "memory", "checkpoint")
@@ -122,7 +124,8 @@ def test_epochs_in_which_the_sweep_was_asked_to_stop_are_saved(tmp_path):
     assert saved == [None, None, "epoch-0003", None, None, None]
 
 
-def test_a_short_trial_spends_nothing_on_checkpoints(tmp_path):
+def test_a_short_trial_spends_nothing_on_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FIXED_COST", 10.0)  # however busy the machine is
     final, reports = run(trial_config(tmp_path, "scgpt", checkpoint_every="auto"))
     assert not reports.saved and final["checkpoint_share"] == 0 and final["epochs_run"] == 3
 
@@ -140,7 +143,7 @@ def test_a_finished_trial_keeps_its_best_weights_alone(tmp_path):
     assert not list(directory.glob("*epoch*"))
     described = json.loads((directory / "checkpoint" / "model.json").read_text())
     assert described["sha256"] == checkpoints.sha256(directory / "checkpoint" / "model.safetensors")
-    if described["best_epoch"] <= 2:
+    if described["best_round"] <= 2:
         kept = checkpoints.tensors(directory / "checkpoint", "model.safetensors")
         assert all(torch.equal(best[name], kept[name]) for name in best)
 
@@ -244,10 +247,10 @@ def test_on_balanced_rows_the_second_stage_weighs_classes_alike(tmp_path):
     losses = []
     for kind in ("cross_entropy", "logit_adjusted"):
         config = trial_config(tmp_path / kind, "scgpt", loss={"kind": kind}, **changes)
-        trained = _Run(get("scgpt"), DEFAULTS | config, open_material(DEFAULTS | config))
+        trained = _Run(get("scgpt"), read(config), open_material(read(config)))
         first = trained.trainer.loss
-        trained.one_epoch()
-        trained.one_epoch()
+        while trained.goes_on():
+            trained.one_round()
         logits, labels = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
         losses.append([float(loss(logits, labels, 1.0)) for loss in (first, trained.trainer.loss)])
     assert losses[0][0] == losses[0][1] == pytest.approx(losses[1][1])
@@ -285,3 +288,56 @@ def test_the_commonest_mistakes_are_a_table(tmp_path):
     table = pd.read_csv(Path(config["directory"]) / "most_confused.csv")
     assert list(table) == ["truth", "predicted", "cells", "share"]
     assert len(table) == 3 and table["predicted"].nunique() == 1 and (table["share"] == 1).all()
+
+
+SKEWS = [{"kind": "natural"}, {"kind": "exponential", "ratio": 20}, {"kind": "natural", "total": 60}]
+STRATEGIES = ["none", "oversample", "undersample", "class_balanced_batches"]
+
+
+def test_every_skew_and_strategy_takes_the_same_optimiser_steps_on_as_many_cells(tmp_path):
+    found, recipe = set(), {"epochs": 1, "crt_epochs": 1, "batch_size": 16, "accumulate": 3}
+    for number, (skew, strategy) in enumerate(itertools.product(SKEWS, STRATEGIES)):
+        config = trial_config(tmp_path / str(number), "scgpt", skew=skew, strategy={"kind": strategy}, recipe=recipe)
+        final, _ = run(config)
+        found.add((final["optimizer_steps"], final["cells_seen"], final["epochs_run"]))
+    assert len(found) == 1
+
+
+def test_with_a_budget_of_epochs_the_rows_decide(tmp_path):
+    recipe = {"budget": "epochs", "epochs": 2, "batch_size": 8}
+    rows = {"none": None, "oversample": None}
+    for strategy in rows:
+        skew = {"kind": "exponential", "ratio": 20}
+        config = trial_config(tmp_path / strategy, "scgpt", strategy={"kind": strategy}, skew=skew, recipe=recipe)
+        rows[strategy], _ = run(config)
+        assert rows[strategy]["cells_seen"] == 2 * rows[strategy]["train_rows"]
+    assert rows["oversample"]["optimizer_steps"] > 1.5 * rows["none"]["optimizer_steps"]
+
+
+@pytest.mark.parametrize("strategy", ["undersample", "class_balanced_batches"])
+def test_a_trial_killed_in_the_middle_of_a_pass_ends_bit_identical(tmp_path, strategy):
+    """30 rows of 210 natural ones: seven passes a round, at whose end a pass is always under way."""
+    changes = {"skew": {"kind": "natural", "total": 31}, "strategy": {"kind": strategy}}
+    changes["recipe"] = {"epochs": 3, "crt_epochs": 2, "batch_size": 8, "steps": 22}
+    expected, whole = run(trial_config(tmp_path / "a", "scgpt", **changes))
+    config = trial_config(tmp_path / "b", "scgpt", **changes)
+    for _ in range(4):
+        assert run(config, die_after=1)[0] is None
+        place = checkpoints.load(checkpoints.newest(Path(config["directory"])))["at"]["passes"]
+        assert place[0] > 0 and place[1] > 0, "within a pass"
+    final, reports = run(config)
+    assert [numbers(m) for m in reports] == [numbers(m) for m in whole]
+    assert numbers(final) == numbers(expected) and final["optimizer_steps"] == 22 + 15
+    same = [pd.read_parquet(tmp_path / leg / "trials" / "scgpt" / "predictions.parquet") for leg in "ab"]
+    pd.testing.assert_frame_equal(*same, check_exact=True)
+
+
+def test_every_split_starts_from_weights_of_its_own(tmp_path):
+    config = trial_config(tmp_path, "scgpt")
+    drawn = []
+    for split, skew in ((0, "natural"), (0, "exponential"), (1, "natural")):
+        told = read(config | {"split": config["split"] | {"seed": split}, "skew": {"kind": skew}})
+        _, network = build(get("scgpt"), told, open_material(told))
+        drawn.append(torch.cat([parameter.detach().ravel() for parameter in network.parameters()]))
+    assert torch.equal(drawn[0], drawn[1]), "what is compared within a split starts alike"
+    assert not torch.equal(drawn[0], drawn[2])

@@ -1,11 +1,11 @@
-"""Train a network for an epoch, predict with it: device, precision, schedule, out-of-memory retreat, stop at NaN.
+"""Train a network for a round, predict with it: device, precision, out-of-memory retreat, stop at NaN.
 
-The only file that seeds torch. Everything random in epoch e follows from (seed, e), so an epoch redone is the same.
+The only file that seeds torch. Everything random in round r follows from (seed, r), so a round redone is the same. A
+round is a number of optimiser steps, or an epoch: one pass over the rows.
 """
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +18,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from data_pipeline.seeds import derive
 from data_pipeline.shards.feed import Batch, Feed
+from trainables.budget import Budget, steps_per_pass
 from trainables.spec import Recipe
+from trainables.training import checkpoint
+from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
+from trainables.training.schedule import learning_rate
 
 RETREATS = 3  # how often a micro-batch may be halved after running out of memory
-MIN_COSINE = 1e-6  # the lowest learning rate of cosine_restarts (scBERT)
-CYCLE_EPOCHS = 15  # first cycle of cosine_restarts; each next one has twice the cosine part (scBERT)
 LABELS = "labels"  # travel to the device with a batch's inputs
 CHECK_EVERY = 64  # steps between looks at the device's not-a-number flag on CUDA, where each look waits for the GPU
 
@@ -42,33 +44,6 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
 
 
-def learning_rate(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of optimiser step `step` (counted from 0 over all epochs) in `epoch` (from 0).
-
-    linear: Hugging Face's, from 0 over `warmup` steps and down to 0. step: x gamma each epoch. cosine_restarts:
-    scBERT's CosineAnnealingWarmupRestarts, stepped per epoch.
-    """
-    if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.gamma**epoch
-    if recipe.schedule == "linear":
-        total = steps_per_epoch * recipe.epochs
-        warmup = recipe.warmup * total if recipe.warmup < 1 else recipe.warmup
-        up, down = step / max(1.0, warmup), (total - step) / max(1.0, total - warmup)
-        return recipe.learning_rate * (up if step < warmup else max(0.0, down))
-    if recipe.schedule == "cosine_restarts":
-        return _cosine_restarts(recipe, epoch)
-    return recipe.learning_rate
-
-
-def _cosine_restarts(recipe: Recipe, epoch: int) -> float:
-    length, top, warmup = CYCLE_EPOCHS, recipe.learning_rate, int(recipe.warmup)
-    while epoch >= length:
-        epoch, length, top = epoch - length, (length - warmup) * 2 + warmup, top * recipe.gamma
-    if epoch < warmup:
-        return MIN_COSINE + (top - MIN_COSINE) * epoch / warmup
-    return MIN_COSINE + (top - MIN_COSINE) * (1 + math.cos(math.pi * (epoch - warmup) / (length - warmup))) / 2
-
-
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return Adam or AdamW over the trainable parameters; weight decay spares biases and norms (1-d), as upstream."""
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -82,7 +57,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 @dataclass
 class Progress:
-    """What one epoch of training yields: mean loss per cell, cells, seconds in steps (loading and evaluation apart)."""
+    """What one round of training yields: mean loss per cell, cells, seconds in steps (loading and evaluation apart)."""
 
     loss: float
     cells: int
@@ -114,27 +89,53 @@ class Trainer:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def start(self, recipe: Recipe) -> None:
-        """Begin anew with a fresh optimiser over the parameters that are trainable now."""
-        self.recipe = recipe
+    def start(self, recipe: Recipe, seed: int | None = None) -> None:
+        """Begin anew with a fresh optimiser over the parameters that are trainable now, and with another seed."""
+        self.recipe, self.seed = recipe, self.seed if seed is None else seed
         self.network.zero_grad(set_to_none=True)  # or gradients of what is frozen now would count in the clipping
         self.optimizer = make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype() is torch.float16)
 
+    def state(self) -> dict[str, Any]:
+        """Return what, with the tensors of weights and optimiser, fixes how the training goes on; JSON-able."""
+        carry = [rows.tolist() for rows in self.carry]
+        counts = {"steps": self.steps, "micro_batch": self.micro_batch}
+        return counts | {"carry": carry, "scaler": self.scaler.state_dict()}
+
+    def restore(self, state: dict[str, Any], optimizer: dict[str, Tensor]) -> None:
+        """Put back what `state` gave, and the optimiser's tensors; after `start`, the weights in place."""
+        checkpoint.restore_optimizer(self.network, self.optimizer, optimizer)
+        self.scaler.load_state_dict(state["scaler"])
+        self.steps, self.micro_batch = state["steps"], state["micro_batch"]
+        self.carry = [np.array(rows, dtype=np.int64) for rows in state["carry"]]
+
+    def order(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """Return the rows of a pass in the order in which they are trained on."""
+        return self.feed.order(rows, self.seed, number, self.recipe.length_aware, self.shuffle)
+
     def train(self, rows: np.ndarray, epoch: int) -> Progress:
         """Train on `rows` once; `epoch` counts from 0."""
-        seed_torch(self.seed, "epoch", epoch)
+        batches = self.feed.batches(self.order(rows, epoch))
+        return self._round(batches, epoch, steps_per_pass(self.recipe, len(rows)))
+
+    def train_steps(self, passes: Passes, budget: Budget, number: int) -> Progress:
+        """Take the steps of a round (counted from 0) on the rows that come next."""
+        size, num_batches = self.recipe.batch_size, budget.steps_in(number) * self.recipe.accumulate
+        batches = (self.feed.batch(passes.take(size)) for _ in range(num_batches))
+        return self._round(batches, number, budget.per_round)
+
+    def _round(self, batches: Iterable[Batch], number: int, steps_per_round: float) -> Progress:
+        seed_torch(self.seed, "round", number)
         self.network.train()
-        steps_per_epoch = max(1, -(-self.feed.num_batches(len(rows)) // self.recipe.accumulate))
         total = torch.zeros((), device=self.device)
         cells, start, loading = 0, time.perf_counter(), 0.0
-        for window in self._windows(rows, epoch):
+        for window in self._windows(batches):
             loading += window.load_seconds
-            rate = learning_rate(self.recipe, epoch, self.steps, steps_per_epoch)
-            total += self._step(window.batches, rate, epoch)
+            rate = learning_rate(self.recipe, number, self.steps, steps_per_round)
+            total += self._step(window.batches, rate, number)
             cells += sum(len(batch.rows) for batch in window.batches)
         loss = float(total) / max(1, cells)  # waits for the device
-        self._raise_if_flagged(epoch)
+        self._raise_if_flagged(number)
         return Progress(loss, cells, time.perf_counter() - start - loading, loading)
 
     @torch.no_grad()
@@ -149,14 +150,13 @@ class Trainer:
         logits = torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)
         return logits[np.argsort(order, kind="stable")]
 
-    def _windows(self, rows: np.ndarray, epoch: int) -> Iterator["_Window"]:
-        """Yield the batches of each optimiser step. A last partial one is stepped or, as scBERT has it, carried over.
+    def _windows(self, batches: Iterable[Batch]) -> Iterator["_Window"]:
+        """Yield the batches of each optimiser step. An epoch's last partial one is stepped or, as scBERT has it, owed.
 
-        What is carried adds to the first step of the next epoch, which still waits for `accumulate` batches of its own.
+        What is owed adds to the first step of the next epoch, which still waits for `accumulate` batches of its own.
         """
         window, num_carried = _Window([self.feed.batch(owed) for owed in self.carry]), len(self.carry)
         self.carry = []
-        batches = self.feed.training(rows, self.seed, epoch, self.recipe.length_aware, self.shuffle)
         clock = time.perf_counter()
         for batch in self._ready(batches):
             window.batches.append(batch)

@@ -1,8 +1,9 @@
-"""A network from its first epoch, or its last checkpoint, to the logits of its best epoch."""
+"""A network from its first round, or its last checkpoint, to the logits of its best round."""
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +13,50 @@ from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
 from trainables import protocol
+from trainables.config import TrialConfig
 from trainables.losses import Loss, loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
-from trainables.training.loop import Trainer, choose_device, seed_torch
+from trainables.training.loop import Progress, Trainer, choose_device, seed_torch
+from trainables.training.passes import Passes
+from trainables.training.stages import Stage, stages_of
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Logits float [n, C] of the best epoch, as the loss reads the outputs, and the numbers of the training."""
+    """Logits float [n, C] of the best round (from 1 on), as the loss reads the outputs; numbers of the training."""
 
     validation_logits: np.ndarray
     test_logits: np.ndarray
     numbers: dict[str, float]
     history: list[dict[str, Any]]
-    best: dict[str, torch.Tensor]  # trained parameters and buffers of the best epoch
-    best_epoch: int
+    best: dict[str, torch.Tensor]  # trained parameters and buffers of the best round
+    best_round: int
     base: str  # hash of the frozen parameters
     loss: Loss  # of the last stage: what the logits have learnt
 
 
-def train_network(spec: ModelSpec, config: dict[str, Any], material: Material, report: Report, start: Path | None):
-    """Train `spec`'s network on the material, reporting every epoch; go on from checkpoint `start`.
+def train_network(
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, start: Path | None
+) -> Trained:
+    """Train `spec`'s network on the material, reporting every round; go on from checkpoint `start`.
 
-    Which epochs are saved, `checkpoint_every` says (see checkpoint.Spacing).
+    Which rounds are saved, `checkpoint_every` says (see checkpoint.Spacing).
     """
     run = _Run(spec, config, material)
     if start is not None:
         run.restore(start)
-    for numbers in run.history:
+    for numbers in run.at.history:
         report(numbers | {"replayed": 1}, None)
-    while not run.is_over():
-        numbers, path = run.one_epoch()
-        report(numbers, path)
+    while run.goes_on():
+        report(*run.one_round())
     return run.result()
 
 
-def rehearse(spec: ModelSpec, config: dict[str, Any], material: Material) -> Trainer:
+def rehearse(spec: ModelSpec, config: TrialConfig, material: Material) -> Trainer:
     """Take two steps, and predict, with the longest cells there are; returns the trainer, for the memory it took."""
     trainer = _Run(spec, config, material).trainer
     trainer.recipe = trainer.recipe.model_copy(update={"accumulate": 1, "carry_accumulation": False})
@@ -62,53 +67,65 @@ def rehearse(spec: ModelSpec, config: dict[str, Any], material: Material) -> Tra
     return trainer
 
 
-class _Run:
-    """One network in training: `epochs`, or until patience ends; then crt_epochs in which only the head is trained."""
+@dataclass
+class _Place:
+    """Where a training is, all that a checkpoint holds beside tensors and the trainer's own numbers.
 
-    def __init__(self, spec: ModelSpec, config: dict[str, Any], material: Material) -> None:
-        self.spec, self.config, self.material = spec, config, material
-        self.directory = Path(config["directory"])
-        self.recipe, network = build(spec, config, material)
+    stage, round: index of the stage, rounds of it that are over; passes: see Passes.place; best: of the selection
+    metric in this stage, None before its first round; since_best: rounds since.
+    """
+
+    stage: int = 0
+    round: int = 0
+    passes: tuple[int, int] = (0, 0)
+    best: float | None = None
+    since_best: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Run:
+    """One network in training: stage after stage, each until its budget is spent or its patience at an end."""
+
+    def __init__(self, spec: ModelSpec, config: TrialConfig, material: Material) -> None:
+        self.config, self.material = config, material
+        recipe, network = build(spec, config, material)
+        self.stages = stages_of(recipe, material, spec.head)
         self.trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        self.total = self.recipe.epochs + self.recipe.crt_epochs
-        feed = material.feed(spec, self.recipe.batch_size)
-        device = choose_device(config["device"])
-        shuffle = "scgpt_unshuffled" not in config["defects"]
-        loss = loss_of(config["loss"], material.counts(material.training_rows(0)))
-        self.trainer = Trainer(network, self.recipe, loss, feed, config["seed"], device, shuffle)
         self.base = checkpoints.frozen_hash(network, self.trained)
         size = sum(parameter.nbytes for name, parameter in network.named_parameters() if name in self.trained)
-        self.spacing = checkpoints.Spacing(config["checkpoint_every"], num_bytes=4 * size)  # weights, best, two moments
-        self.epoch, self.since_best, self.best = 0, 0, -np.inf
-        self.head_since: int | None = None  # the epoch from which the head alone is retrained
-        self.history: list[dict[str, Any]] = []
-        self.best_tensors: dict[str, torch.Tensor] | None = None
+        self.spacing = checkpoints.Spacing(config.checkpoint_every, num_bytes=4 * size)  # weights, best, two moments
+        device, feed = choose_device(config.device), material.feed(spec, recipe.batch_size)
+        shuffle = "scgpt_unshuffled" not in config.defects
+        self.trainer = Trainer(network, recipe, None, feed, 0, device, shuffle)
+        self.at, self.best_tensors = _Place(), None
+        self._begin(self.stages[0])
 
-    def is_over(self) -> bool:
-        """Tell whether the last stage has ended."""
-        return self._stage_is_over() and (self.head_since is not None or not self.recipe.crt_epochs)
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.at.stage]
+
+    def goes_on(self) -> bool:
+        """Tell whether there is a round to come; begins the next stage where one has ended."""
+        if self._stage_is_over() and self.at.stage + 1 < len(self.stages):
+            checkpoints.restore_weights(self.trainer.network, self.best_tensors)
+            self.at, self.best_tensors = _Place(stage=self.at.stage + 1, history=self.at.history), None
+            self._make_head_anew()
+            self._begin(self.stage)
+        return not self._stage_is_over()
 
     def _stage_is_over(self) -> bool:
-        """Tell whether all epochs of this stage are done, or `patience` of them went by without a better one."""
-        recipe, since = self.recipe, self.head_since
-        end = recipe.epochs if since is None else since + recipe.crt_epochs
-        return self.epoch >= end or (recipe.patience is not None and self.since_best >= recipe.patience)
+        """Tell whether the stage's budget is spent, or `patience` of its rounds went by without a better one."""
+        recipe = self.stage.recipe
+        return self.at.round >= recipe.epochs or (recipe.patience is not None and self.at.since_best >= recipe.patience)
 
-    def one_epoch(self) -> tuple[dict[str, Any], Path | None]:
-        """Train, evaluate, remember the best, save if it is time; returns the epoch's numbers and its checkpoint."""
-        if self.head_since is None and self._stage_is_over():
-            self._start_head()
-        balanced = self.head_since is not None
-        rows = self.material.balanced_rows(self.epoch) if balanced else self.material.training_rows(self.epoch)
-        progress = self.trainer.train(rows, self.epoch)
-        self.epoch += 1
-        numbers = {"epoch": self.epoch, "epochs": self.total, "train_loss": progress.loss} | self._validate()
-        numbers |= {"seconds_per_epoch": progress.seconds, "load_seconds": progress.load_seconds}
-        numbers |= {"micro_batch": self.trainer.micro_batch}
-        numbers |= {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
+    def one_round(self) -> tuple[dict[str, Any], Path | None]:
+        """Train, evaluate, remember the best, save if it is time; returns the round's numbers and its checkpoint."""
+        progress = self._train()
+        self.at.round += 1
+        numbers = self._numbers(progress) | self._validate()
         self._remember(numbers)
-        self.history.append(numbers)
-        is_due = self.spacing.is_due(self.epoch, progress.seconds)
+        self.at.history.append(numbers)
+        is_due = self.spacing.is_due(numbers["epoch"], progress.seconds)
         if not (is_due or self._must_stop()):
             return numbers, None
         path = self._save()
@@ -116,54 +133,70 @@ class _Run:
         self.spacing.saved(numbers["checkpoint_seconds"])
         return numbers, path
 
+    def _train(self) -> Progress:
+        """Train for a round: its steps, or with the budget of epochs a pass."""
+        if self.stage.recipe.budget == "epochs":
+            return self.trainer.train(self.stage.rows(self.at.round), self.at.round)
+        passes = Passes(self._order, self.at.passes)
+        progress = self.trainer.train_steps(passes, self.stage.budget, self.at.round)
+        self.at.passes = passes.place
+        return progress
+
+    def _order(self, number: int) -> np.ndarray:
+        return self.trainer.order(self.stage.rows(number), number)
+
+    def _numbers(self, progress: Progress) -> dict[str, Any]:
+        """Return what is reported of a round: `epoch` is its number over all stages, from 1."""
+        rounds = sum(stage.budget.rounds for stage in self.stages)
+        numbers = {"epoch": len(self.at.history) + 1, "epochs": rounds, "train_loss": progress.loss}
+        numbers |= {"seconds_per_epoch": progress.seconds, "load_seconds": progress.load_seconds}
+        numbers |= {"micro_batch": self.trainer.micro_batch, "optimizer_steps": self.trainer.steps}
+        return numbers | {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
+
     def _must_stop(self) -> bool:
         """Tell whether the sweep was asked to stop, which it does for each trial once its state is saved."""
-        mark = self.config["stop_file"]
-        return mark is not None and Path(mark).exists()
+        return self.config.stop_file is not None and self.config.stop_file.exists()
 
     def restore(self, path: Path) -> None:
         """Put back the state of a checkpoint; refuses one whose frozen base is another."""
         state = checkpoints.load(path)
         if state["base"] != self.base:
             raise checkpoints.CheckpointError(
-                f"{path}: was trained on other frozen weights than those in {self.config['weights']}; "
+                f"{path}: was trained on other frozen weights than those in {self.config.weights}; "
                 "put the first weights back, or start the trial from scratch (--retry-failed --from-scratch)"
             )
-        self.head_since = state["head_since"]
-        if self.head_since is not None:
-            self._freeze_all_but_head()
-        trainer = self.trainer
-        checkpoints.restore_weights(trainer.network, checkpoints.tensors(path, "weights.safetensors"))
-        optimizer = checkpoints.tensors(path, "optimizer.safetensors")
-        checkpoints.restore_optimizer(trainer.network, trainer.optimizer, optimizer)
-        trainer.scaler.load_state_dict(state["scaler"])
-        trainer.steps, trainer.micro_batch = state["steps"], state["micro_batch"]
-        trainer.carry = [np.array(rows, dtype=np.int64) for rows in state["carry"]]
-        self.epoch, self.history = state["epoch"], state["history"]
-        self.history[-1] |= state["cost"]  # known only once the epoch's numbers were in the checkpoint
+        self.at = _Place(**state["at"])
+        self.at.history[-1] |= state["cost"]  # known only once the round's numbers were in the checkpoint
+        self._begin(self.stage)
+        network = self.trainer.network
+        checkpoints.restore_weights(network, checkpoints.tensors(path, "weights.safetensors"))
+        self.trainer.restore(state["trainer"], checkpoints.tensors(path, "optimizer.safetensors"))
         self.spacing.saved(state["cost"]["checkpoint_seconds"])
-        self.best, self.since_best = state["best"] if state["best"] is not None else -np.inf, state["since_best"]
         self.best_tensors = checkpoints.tensors(path, "best.safetensors")
 
     def result(self) -> Trained:
-        """Return the logits of the best epoch on validation and test cells."""
+        """Return the logits of the best round on validation and test cells."""
         checkpoints.restore_weights(self.trainer.network, self.best_tensors)
         begin = time.perf_counter()
         validation = self._predict(self.material.validation)
         test = self._predict(self.material.test)
-        seconds = sum(numbers["seconds_per_epoch"] for numbers in self.history)
-        cells = sum(numbers["cells"] for numbers in self.history)
+        history = self.at.history
+        seconds = sum(numbers["seconds_per_epoch"] for numbers in history)
+        cells = sum(numbers["cells"] for numbers in history)
+        best_round = len(history) - self.at.since_best
         numbers = {
-            "seconds_per_epoch": seconds / len(self.history),
+            "seconds_per_epoch": seconds / len(history),
             "cells_per_second": cells / max(seconds, 1e-9),
             "predict_seconds": time.perf_counter() - begin,
-            "epochs_run": len(self.history),
-            "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in self.history) / max(seconds, 1e-9),
+            "epochs_run": len(history),
+            "best_round": best_round,
+            "optimizer_steps": self.trainer.steps,
+            "cells_seen": cells,
+            "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
-        best_epoch = self.epoch - self.since_best
         loss = self.trainer.loss
-        return Trained(validation, test, numbers, self.history, self.best_tensors, best_epoch, self.base, loss)
+        return Trained(validation, test, numbers, history, self.best_tensors, best_round, self.base, loss)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, float [n, C], as the loss reads the network's outputs."""
@@ -171,17 +204,18 @@ class _Run:
         return self.trainer.loss.logits(outputs)
 
     def _validate(self) -> dict[str, float]:
-        on_test = "select_on_test" in self.config["defects"]
+        on_test = "select_on_test" in self.config.defects
         rows = self.material.test if on_test else self.material.validation
         return validation_numbers(self._predict(rows), self.material.labels[rows]) if len(rows) else {}
 
     def _remember(self, numbers: dict[str, Any]) -> None:
-        """Keep the weights if this epoch is the best by the recipe's measure; without validation cells, the last is."""
-        value = numbers.get(self.recipe.select, float(self.epoch))
-        value = -value if self.recipe.select == "val_loss" and self.recipe.select in numbers else value
-        self.since_best += 1
-        if value > self.best or self.best_tensors is None:
-            self.best, self.since_best = value, 0
+        """Keep the weights if this round is the best by the recipe's measure; without validation cells, the last is."""
+        measure = self.stage.recipe.select
+        value = numbers.get(measure, float(self.at.round))
+        value = -value if measure == "val_loss" and measure in numbers else value
+        self.at.since_best += 1
+        if self.best_tensors is None or self.at.best is None or value > self.at.best:
+            self.at.best, self.at.since_best = value, 0
             tensors = checkpoints.trained_tensors(self.trainer.network, self.trained)
             self.best_tensors = {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -192,47 +226,33 @@ class _Run:
             "optimizer.safetensors": checkpoints.optimizer_tensors(trainer.network, trainer.optimizer),
             "best.safetensors": self.best_tensors,
         }
-        state = {
-            "base": self.base,
-            "history": self.history,
-            "best": None if np.isinf(self.best) else self.best,
-            "since_best": self.since_best,
-            "head_since": self.head_since,
-            "steps": trainer.steps,
-            "micro_batch": trainer.micro_batch,
-            "carry": [rows.tolist() for rows in trainer.carry],
-            "scaler": trainer.scaler.state_dict(),
-        }
-        return checkpoints.save(self.directory, self.epoch, files, state)
+        state = {"base": self.base, "at": dataclasses.asdict(self.at), "trainer": trainer.state()}
+        return checkpoints.save(self.config.directory, len(self.at.history), files, state)
 
-    def _start_head(self) -> None:
-        """Begin the second stage: the best weights so far, a fresh head, everything else frozen (cRT, Kang 2020)."""
-        network = self.trainer.network
-        checkpoints.restore_weights(network, self.best_tensors)
-        seed_torch(self.config["seed"], "head")
-        for name, module in network.named_modules():
-            if f"{name}.".startswith(self.spec.head) and hasattr(module, "reset_parameters"):
+    def _make_head_anew(self) -> None:
+        """Draw the weights of the stage's head, which learns on top of the best weights so far (cRT, Kang 2020)."""
+        seed_torch(self.config.stage_seed(self.stage.name), "init")
+        for name, module in self.trainer.network.named_modules():
+            if f"{name}.".startswith(self.stage.head) and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        self.best, self.since_best, self.best_tensors = -np.inf, 0, None
-        self.head_since = self.epoch
-        self._freeze_all_but_head()
 
-    def _freeze_all_but_head(self) -> None:
-        for name, parameter in self.trainer.network.named_parameters():
-            parameter.requires_grad_(name.startswith(self.spec.head))
-        loss = loss_of(self.config["loss"], self.material.balanced_counts)  # balanced rows: no loss need do it again
-        self.trainer.loss = loss
-        self.trainer.start(self.recipe.model_copy(update={"schedule": "constant"}))
+    def _begin(self, stage: Stage) -> None:
+        """Give the trainer what the stage trains, by which loss, with which random numbers."""
+        if stage.head is not None:
+            for name, parameter in self.trainer.network.named_parameters():
+                parameter.requires_grad_(name.startswith(stage.head))
+        self.trainer.loss = loss_of(self.config.loss, stage.class_counts)
+        self.trainer.start(stage.recipe, self.config.stage_seed(stage.name))
 
 
-def build(spec: ModelSpec, config: dict[str, Any], material: Material) -> tuple[Recipe, torch.nn.Module]:
-    """Return the resolved recipe and the network, its fresh weights drawn from the trial's seed."""
-    options, overrides = protocol.apply(config["defects"], config["options"], config["recipe"])
+def build(spec: ModelSpec, config: TrialConfig, material: Material) -> tuple[Recipe, torch.nn.Module]:
+    """Return the resolved recipe and the network, its fresh weights drawn from the seeds of split and trial."""
+    options, overrides = protocol.apply(config.defects, config.options, config.recipe)
     options = spec.options(**options).model_dump()
-    weights = None if config["weights"] is None else Path(config["weights"])
-    recipe = protocol.resolve_recipe(spec.recipe(weights is not None, options["size"]), overrides)
-    seed_torch(config["seed"], "init")
-    return recipe, spec.build(len(material.classes), weights=weights, **(options | material.shards.network_options))
+    recipe = protocol.resolve_recipe(spec.recipe(config.weights is not None, options["size"]), overrides)
+    seed_torch(config.stage_seed("init"))
+    network_options = options | material.shards.network_options
+    return recipe, spec.build(len(material.classes), weights=config.weights, **network_options)
 
 
 def validation_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

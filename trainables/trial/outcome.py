@@ -11,6 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from data_pipeline.atomic import publish
 from trainables import metrics
+from trainables.config import TrialConfig
 from trainables.material import Material
 
 MODEL_FOLDER = "checkpoint"  # in a trial's directory and among its run's artifacts, see trainables.trial.package
@@ -27,7 +28,7 @@ def finished(directory: Path) -> dict[str, Any] | None:
 
 
 def conclude(
-    config: dict[str, Any],
+    config: TrialConfig,
     material: Material,
     prior: np.ndarray,
     validation_logits: np.ndarray,
@@ -37,17 +38,16 @@ def conclude(
 
     Logits are float [n, C] that softmax makes probabilities of, under the class mix `prior` (see losses.Loss).
     """
-    directory = Path(config["directory"])
     truth = material.labels[material.test]
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
-    if config["posthoc"]:
+    if config.posthoc:
         numbers |= _posthoc(config, material, prior, validation_logits, test_logits)
-    if config["distances"] is not None:
-        numbers |= _generated(Path(config["distances"]), directory)
+    if config.distances is not None:
+        numbers |= _generated(config.distances, config.directory)
     numbers |= _tested_on(material)
-    _write_tables(directory, material, probabilities, truth)
-    publish(directory / "config.yaml", yaml.safe_dump(_public(config), sort_keys=True).encode())
+    _write_tables(config.directory, material, probabilities, truth)
+    publish(config.directory / "config.yaml", yaml.safe_dump(config.public(), sort_keys=True).encode())
     return numbers
 
 
@@ -62,29 +62,25 @@ def _tested_on(material: Material) -> dict[str, int]:
     return numbers
 
 
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "stop_file"}
-
-
-def _evaluate(config: dict[str, Any], material: Material, probabilities: np.ndarray) -> dict[str, float]:
+def _evaluate(config: TrialConfig, material: Material, probabilities: np.ndarray) -> dict[str, float]:
     """Return the metrics on test cells; beside them *_rarefied, of the class that the skew `rarefy` has thinned."""
     truth = material.labels[material.test]
     numbers = metrics.evaluate(probabilities, truth, material.counts(material.natural), material.counts(material.kept))
-    if config["skew"]["kind"] == "rarefy":
-        thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config["skew"]["class_name"])))
+    if config.skew["kind"] == "rarefy":
+        thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config.skew["class_name"])))
         numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}
     return numbers
 
 
 def _posthoc(
-    config: dict[str, Any], material: Material, prior: np.ndarray, validation: np.ndarray, test: np.ndarray
+    config: TrialConfig, material: Material, prior: np.ndarray, validation: np.ndarray, test: np.ndarray
 ) -> dict[str, float]:
     """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
     from trainables.posthoc import POSTHOC
 
     labels = material.labels[material.validation]
     numbers = {}
-    for name in config["posthoc"]:
+    for name in config.posthoc:
         adjusted = POSTHOC[name](validation, labels, prior, test)
         numbers |= {f"test_{key}.{name}": value for key, value in _evaluate(config, material, adjusted).items()}
     return numbers

@@ -19,6 +19,7 @@ from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from trainables import protocol
 from trainables import spec as registry
+from trainables.config import TrialConfig
 from trainables.losses import loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec
@@ -28,13 +29,13 @@ from trainables.training.loop import Trainer, choose_device, seed_torch
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
 
-VERSION = 2
+VERSION = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> Path:
+def publish_model(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> Path:
     """Make the folder of a trial, by rename; returns it."""
-    folder = Path(config["directory"]) / MODEL_FOLDER
+    folder = config.directory / MODEL_FOLDER
     with replacing(folder, alone=True) as part:
         part.mkdir()
         write_tensors(part / WEIGHTS, trained.best)
@@ -44,23 +45,23 @@ def publish_model(spec: ModelSpec, config: dict[str, Any], material: Material, t
     return folder
 
 
-def _describe(spec: ModelSpec, config: dict[str, Any], material: Material, trained: Trained) -> dict[str, Any]:
+def _describe(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> dict[str, Any]:
     """Return everything but the weights; frozen parameters come from `weights`, or were drawn from `seed`."""
-    options, _ = protocol.apply(config["defects"], config["options"], {})
-    encoding = {} if config["encoding"] is None else json.loads(Path(config["encoding"]).read_text(encoding="utf-8"))
+    options, _ = protocol.apply(config.defects, config.options, {})
+    encoding = {} if config.encoding is None else json.loads(config.encoding.read_text(encoding="utf-8"))
     return {
         "version": VERSION,
         "model": spec.name,
         "options": spec.options(**options).model_dump() | material.shards.network_options,
         "classes": material.classes,
         "encoding": encoding,
-        "weights": config["weights"],
+        "weights": None if config.weights is None else str(config.weights),
         "base": trained.base,
-        "loss": config["loss"],
+        "loss": config.loss,
         "loss_counts": trained.loss.counts_C.tolist(),
-        "seed": config["seed"],
-        "best_epoch": trained.best_epoch,
-        "trial": config["key"],
+        "seed": config.stage_seed("init"),
+        "best_round": trained.best_round,
+        "trial": config.key,
     }
 
 
@@ -104,7 +105,7 @@ def open_model(folder: Path) -> Annotator:
     options = {name: value for name, value in described["options"].items() if name in spec.options.model_fields}
     network_options = {name: value for name, value in described["options"].items() if name not in options}
     encoder = spec.encoder(described["encoding"]["genes"], weights, **options, **described["encoding"]["learned"])
-    seed_torch(described["seed"], "init")
+    seed_torch(described["seed"])
     network = spec.build(len(described["classes"]), weights=weights, **options, **network_options)
     tensors = checkpoint.tensors(folder, WEIGHTS)
     checkpoint.restore_weights(network, tensors)

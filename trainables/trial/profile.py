@@ -3,8 +3,8 @@
 from typing import Any
 
 from trainables import spec as registry
+from trainables.config import read
 from trainables.material import open_material
-from trainables.trial.trial import DEFAULTS
 
 
 def peak_memory(config: dict[str, Any]) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def peak_memory(config: dict[str, Any]) -> dict[str, Any]:
     from trainables.training.training import rehearse
     from trainables.trial import memory
 
-    config = DEFAULTS | config
     meter = memory.GpuMeter()
-    rehearse(registry.get(config["model"]), config, open_material(config))
+    told = read(config)
+    rehearse(registry.get(told.model), told, open_material(told))
     return {"peak": meter.peak(), "total": meter.total, "gpu": meter.name}

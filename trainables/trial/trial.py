@@ -13,39 +13,34 @@ from data_pipeline.seeds import generator
 from data_pipeline.shards.shards import iterate
 from trainables import protocol
 from trainables import spec as registry
+from trainables.config import TrialConfig, read
 from trainables.losses import loss_of
 from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
 from trainables.trial import outcome
 
 Report = Callable[[dict[str, Any], Path | None], None]
-DEFAULTS = dict.fromkeys(["weights", "generated", "distances", "rows", "encoding"])
-DEFAULTS |= {"recipe": {}, "options": {}, "defects": [], "posthoc": [], "loss": {"kind": "cross_entropy"}}
-DEFAULTS |= {"seed": 0, "threads": 1, "device": "auto", "gpu_share": 1.0, "checkpoint_every": 1, "stop_file": None}
 
 
 def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -> dict[str, Any]:
     """Run one trial to its end and return its final metrics.
 
-    config: key, directory (the trial's own folder), shards (folder), encoding, generated, distances and rows (made by
-    the preparation, or None), model, options, weights, recipe, split, skew, strategy, loss, seed, defects, posthoc,
-    threads, device, gpu_share (of one GPU's memory, which it keeps to), checkpoint_every (epochs, or "auto"), stop_file
-    (while it exists every epoch is saved; or None).
-    report(metrics, checkpoint folder | None) is called after each epoch and, with "final": 1, at the end; epochs that
-    a resumed or finished trial has behind it are reported again first, with "replayed": 1, so that gaps can be filled.
+    config: the fields of trainables.config.TrialConfig; what is left out has its default there.
+    report(metrics, checkpoint folder | None) is called after each round, whose number is "epoch", and, with "final": 1,
+    at the end; rounds that a resumed or finished trial has behind it are reported again first, with "replayed": 1, so
+    that gaps can be filled.
     checkpoint: where to go on from, see trainables.training.checkpoint.newest. A trial that is finished only reports.
     """
-    config = DEFAULTS | config
-    directory = Path(config["directory"])
-    if (result := outcome.finished(directory)) is not None:
+    told = read(config)
+    if (result := outcome.finished(told.directory)) is not None:
         for numbers in result["history"]:
             report(numbers | {"replayed": 1}, None)
         report(result["final"] | {"replayed": 1}, None)
         return result["final"]
-    return _run(config, directory, report, checkpoint)
+    return _run(told, report, checkpoint)
 
 
-def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Path | None) -> dict[str, Any]:
+def _run(config: TrialConfig, report: Report, checkpoint: Path | None) -> dict[str, Any]:
     import torch
 
     from trainables.training.checkpoint import discard
@@ -53,10 +48,10 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
     from trainables.trial import memory
 
     begin = time.perf_counter()
-    torch.set_num_threads(config["threads"])
-    spec = registry.get(config["model"])
-    on_gpu = spec.kind == "network" and choose_device(config["device"]).type == "cuda"
-    memory.begin(on_gpu, config["gpu_share"])
+    torch.set_num_threads(config.threads)
+    spec = registry.get(config.model)
+    on_gpu = spec.kind == "network" and choose_device(config.device).type == "cuda"
+    memory.begin(on_gpu, config.gpu_share)
     material = open_material(config)
     train = _train_network if spec.kind == "network" else _fit_baseline
     loss, history, numbers, validation, test = train(spec, config, material, report, checkpoint)
@@ -64,13 +59,15 @@ def _run(config: dict[str, Any], directory: Path, report: Report, checkpoint: Pa
     numbers |= {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
     numbers |= {"peak_memory_gb": memory.peak_gb(on_gpu), "trial_seconds": time.perf_counter() - begin, "final": 1}
     numbers["epoch"] = len(history)
-    publish(directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
-    discard(directory)
+    publish(config.directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
+    discard(config.directory)
     report(numbers, None)
     return numbers
 
 
-def _train_network(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
+def _train_network(
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None
+) -> tuple:
     from trainables.training.training import train_network
     from trainables.trial.package import publish_model
 
@@ -79,16 +76,18 @@ def _train_network(spec: ModelSpec, config: dict, material: Material, report: Re
     return trained.loss, trained.history, trained.numbers, trained.validation_logits, trained.test_logits
 
 
-def _fit_baseline(spec: ModelSpec, config: dict, material: Material, report: Report, checkpoint: Path | None) -> tuple:
+def _fit_baseline(
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None
+) -> tuple:
     """Fit a model that has no epochs; its time is that of the fit alone, as a network's is that of its steps."""
-    options, _ = protocol.apply(config["defects"], config["options"], {})
+    options, _ = protocol.apply(config.defects, config.options, {})
     options = spec.options(**options).model_dump()
     shards, labels = material.shards, material.labels
     rows, validation = material.training_rows(0), material.validation
     held = (shards.take(validation, np.int32), labels[validation]) if len(validation) else None
     encoded = shards.take(rows, np.int32)  # as scipy keeps columns, so that nothing is copied
-    loss = loss_of(config["loss"], material.counts(rows))
-    rng = generator(config["seed"], "fit", config["split"]["seed"])
+    loss = loss_of(config.loss, material.counts(rows))
+    rng = generator(config.seed, "fit", config.split["seed"])
     options |= shards.network_options
     begin = time.perf_counter()
     model = spec.fit(

@@ -1,0 +1,81 @@
+"""What a trial is told: read once from a plain dictionary, checked and typed. The only place with its defaults."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_pipeline.errors import RequestError
+from data_pipeline.seeds import derive
+
+Entry = dict[str, Any]  # a plug-in and its parameters: {"kind": name, **parameters}
+
+
+class TrialConfig(BaseModel):
+    """One trial. split: seed, test, validation; skew, strategy, loss: see Entry; seed: the trial's own.
+
+    encoding, generated, distances, rows: files and folders made by the preparation, None where there is nothing to
+    make. gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
+    training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
+    where the trial comes from; nothing in it depends on them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: str
+    directory: Path
+    shards: Path
+    model: str
+    split: dict[str, Any]
+    skew: Entry
+    strategy: Entry
+    loss: Entry = Field({"kind": "cross_entropy"})
+    seed: int = 0
+    options: dict[str, Any] = Field({})
+    recipe: dict[str, Any] = Field({})
+    weights: Path | None = None
+    defects: tuple[str, ...] = ()
+    posthoc: tuple[str, ...] = ()
+    encoding: Path | None = None
+    generated: Path | None = None
+    distances: Path | None = None
+    rows: Path | None = None
+    threads: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu_share: float = Field(1.0, ge=0, le=1)
+    checkpoint_every: int | Literal["auto"] = 1
+    stop_file: Path | None = None
+    name: str = ""
+    dataset: str = ""
+    protocol: str = "corrected"
+    genes: dict[str, Any] = Field({})
+
+    def stage_seed(self, stage: str) -> int:
+        """Return the seed of a stage of the training ("init", "whole", "head"): of the split's seed and the trial's.
+
+        Splits are replicates, so each draws its own weights, orders of cells and dropout. Trials of one split that
+        differ in skew, strategy or loss share these draws, so that their differences are those of what is compared.
+        """
+        return derive(self.split["seed"], stage, self.seed)
+
+    def public(self) -> dict[str, Any]:
+        """Return everything that a reader of the trial's config.yaml may want to know, plain."""
+        return self.model_dump(mode="json", exclude={"stop_file"})
+
+
+def read(given: dict[str, Any]) -> TrialConfig:
+    """Return what a trial is told; RequestError lists every key that is unknown, missing or of the wrong kind."""
+    unknown = [name for name in given if name not in TrialConfig.model_fields]
+    problems = [_unknown(name) for name in unknown]
+    try:
+        return TrialConfig.model_validate(given)
+    except ValidationError as error:
+        wrong = [one for one in error.errors() if one["type"] != "extra_forbidden"]
+        problems += [f"run_trial: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong]
+    raise RequestError(*problems)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, TrialConfig.model_fields, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(TrialConfig.model_fields)}"
+    return f"run_trial: unknown key {name!r}; {hint}"
