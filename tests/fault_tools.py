@@ -128,7 +128,8 @@ def _keep_weights(checkpoint: Path) -> None:
 
 
 def _gate_worker() -> None:
-    from sweeps.drive import artifacts, worker
+    from sweeps.drive import worker
+    from sweeps.tracking import artifacts
     from trainables.training import checkpoint
     from trainables.training.loop import Trainer
 
@@ -165,6 +166,7 @@ def _gate_driver() -> None:
 
     from data_pipeline.shards import datasource
     from sweeps.drive import converge
+    from sweeps.tracking.delivery import Delivery
     from sweeps.tracking.store import Tracker
 
     for_each = datasource.for_each_block
@@ -175,7 +177,7 @@ def _gate_driver() -> None:
     second = "epoch"
     before(Tracker, "report", "noted", lambda tracker, run_id, numbers: numbers.get(second) == 2)
     before(Tracker, "finish", "closing", lambda tracker, run_id, status, tags: status == "FINISHED")
-    after(Tracker, "_deliver", "delivered", lambda tracker, records: any(one.get("step") == 2 for one in records))
+    after(Delivery, "deliver", "delivered", lambda delivery, records: any(one.get("step") == 2 for one in records))
     if os.environ.get(CLOCK):
         before(Tracker, "report", "", lambda *a: bool(turn_clock(float(os.environ[CLOCK]))))
     parts = dataclasses.replace(converge.real_parts(), run_trial=trial)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import results
 from sweeps.cluster import environment
+from sweeps.tracking.uris import shown_uri, stores
 from trainables import spec
 from trainables.trial.outcome import MODEL_FOLDER
 
 if TYPE_CHECKING:
     from sweeps.tracking.registry import Registry
-    from sweeps.tracking.store import RunState
+    from sweeps.tracking.runs import RunState
 
 assert environment.DEFAULTS  # imported first: MLflow, imported below, reads them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
@@ -55,9 +55,8 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
 def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
     """Return the finished run of a network, and the MLflow that has it; RequestError if there is none."""
     from sweeps.tracking.registry import Registry
-    from sweeps.tracking.store import shown_uri
 
-    uris = results.stores(storage, given_uri)
+    uris = stores(storage, given_uri)
     for registry in map(Registry, uris):
         run = registry.run(run_id)
         if run is not None:

@@ -1,7 +1,5 @@
 """MLflow -> a tidy table of runs; groups with mean, spread and confidence interval over seeds."""
 
-import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,8 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from sweeps import tables
 from sweeps.file.plugins import unknown
-from sweeps.tracking.database import NoSuchSweep, read_runs
+from sweeps.tracking.database import NoSuchSweep, StoredRun
+from sweeps.tracking.runs import runs_of
 
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
@@ -23,8 +22,6 @@ TITLES = {
 }
 NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES, "test_per_train"]
-PAGE = 1000
-OURS = "tags.`cellskew.trial` != ''"
 
 
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
@@ -35,35 +32,11 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     directly, which takes a tenth of the time.
     """
     try:
-        stored = read_runs(uri, sweep)
+        rows = [_row(run) for run in runs_of(uri, sweep)]
     except NoSuchSweep as missing:
         raise _no_sweep(sweep, list(missing.args)) from None
-    if stored is None:
-        rows = _rows_of_server(uri, sweep)
-    else:
-        rows = [_row(run.run_id, run.status, run.name, run.started, run.ended, run) for run in stored]
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
     return frame.sort_values(["started", "run_id"], ignore_index=True)
-
-
-def _rows_of_server(uri: str, sweep: str) -> list[dict[str, Any]]:
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(sweep)
-    if experiment is None:
-        raise _no_sweep(sweep, [found.name for found in client.search_experiments()])
-    rows, token = [], None
-    while True:
-        page = client.search_runs([experiment.experiment_id], OURS, max_results=PAGE, page_token=token)
-        for run in page:
-            info = run.info
-            rows.append(_row(info.run_id, info.status, info.run_name, info.start_time, info.end_time, run.data))
-        token = page.token
-        if not token:
-            return rows
 
 
 def _no_sweep(sweep: str, names: list[str]) -> RequestError:
@@ -71,13 +44,13 @@ def _no_sweep(sweep: str, names: list[str]) -> RequestError:
     return RequestError(f"{unknown('sweep', sweep, known)}; `cellskew run SWEEP.yaml` makes one")
 
 
-def _row(run_id: str, status: str, name: str, started: int, ended: int | None, data: Any) -> dict[str, Any]:
-    """Return a row of `fetch`; data: anything with tags, params and metrics."""
-    row = {"run_id": run_id, "status": status, "key": data.tags["cellskew.trial"], "name": name}
-    row |= {"started": started, "ended": ended}
-    row |= {name: data.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
-    test, validation = (float(data.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
-    return row | {"test_per_train": test / (1 - test - validation)} | data.metrics
+def _row(run: StoredRun) -> dict[str, Any]:
+    """Return a row of `fetch`."""
+    row = {"run_id": run.run_id, "status": run.status, "key": run.tags["cellskew.trial"], "name": run.name}
+    row |= {"started": run.started, "ended": run.ended}
+    row |= {name: run.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
+    test, validation = (float(run.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
+    return row | {"test_per_train": test / (1 - test - validation)} | run.metrics
 
 
 def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
@@ -138,34 +111,6 @@ def warning(runs: pd.DataFrame) -> str | None:
         return None
     names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
     return f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
-
-
-def stores(storage: Path, given: str | None) -> list[str]:
-    """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
-    if given is not None:
-        return [given]
-    kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
-    embedded = [f"sqlite:///{storage.absolute()}/mlflow.db"] if (storage / "mlflow.db").exists() else []
-    if not kept and not embedded:
-        raise _nothing_run_in(storage)
-    return [*embedded, *sorted(kept)]
-
-
-def _nothing_run_in(storage: Path) -> RequestError:
-    where = "say where with --storage, or which server with --tracking-uri"
-    return RequestError(f"no sweep has been run in {storage}; {where}")
-
-
-def tracking_uri(storage: Path, given: str | None, sweep: str) -> str:
-    """Return the tracking store of a sweep: the one given, the one it was run with, else the storage's own."""
-    if given is not None:
-        return given
-    kept = storage / "sweeps" / f"{sweep}.tracking"
-    if kept.exists():
-        return kept.read_text().strip()
-    if not (storage / "mlflow.db").exists():
-        raise _nothing_run_in(storage)
-    return f"sqlite:///{storage.absolute()}/mlflow.db"
 
 
 def show_final(runs: pd.DataFrame) -> None:

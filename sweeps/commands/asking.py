@@ -80,6 +80,7 @@ def report(
 def _runs(name: str, storage: Path, uri: str | None, where: str | None) -> Any:
     """Return the runs of a sweep that an expression keeps, see results.fetch."""
     from sweeps.answers import results, selection
+    from sweeps.tracking.uris import of_sweep
 
-    runs = results.fetch(results.tracking_uri(storage, uri, name), name)
+    runs = results.fetch(of_sweep(storage, uri, name), name)
     return runs if where is None else selection.where(runs, where)

@@ -57,13 +57,12 @@ def resume(
 
     Example: `cellskew resume quickstart --retry-failed`
     """
-    from sweeps.answers.results import tracking_uri as remembered
     from sweeps.file import config
-    from sweeps.tracking.uris import default_uri
+    from sweeps.tracking import uris
 
     path = _stored(storage, name)
-    uri = remembered(storage, tracking_uri, name)
-    uri = None if uri == default_uri(storage) else uri  # the folder's own store goes where the folder goes
+    uri = uris.of_sweep(storage, tracking_uri, name)
+    uri = None if uri == uris.default_uri(storage) else uri  # the folder's own store goes where the folder goes
     _converge(config.load(path), storage, uri, address, max_concurrent, retry_failed, from_scratch)
 
 
@@ -119,8 +118,9 @@ def _check_storage(storage: Path) -> None:
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
     from sweeps.answers import results
     from sweeps.drive.outcome import tell
+    from sweeps.tracking.uris import of_sweep
 
-    store = results.tracking_uri(storage, uri, name)
+    store = of_sweep(storage, uri, name)
     if not outcome.undelivered:
         results.show_final(results.fetch(store, name))
     tell(name, storage, uri, store, outcome, screen.say)
@@ -132,6 +132,7 @@ def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, trac
     Example: `cellskew status quickstart`
     """
     from sweeps.answers import results, state
+    from sweeps.tracking.uris import of_sweep
 
-    runs = results.fetch(results.tracking_uri(storage, tracking_uri, name), name)
+    runs = results.fetch(of_sweep(storage, tracking_uri, name), name)
     state.show(state.summary(name, storage, runs), as_json)

@@ -21,6 +21,7 @@ from sweeps.drive.stopping import Stop, heeding_signals
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.lock import SweepLock
+from sweeps.tracking.uris import default_uri, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
@@ -114,13 +115,13 @@ class _Drive:
     """One launch of a sweep, its lock held."""
 
     def __init__(self, spec: SweepSpec, request: Request, screen: Screen, parts: Parts, stop: Stop) -> None:
-        from sweeps.tracking import store as tracking
+        from sweeps.tracking.store import Tracker
 
         self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
         self.storage = request.storage.absolute()
-        uri = tracking.default_uri(self.storage) if request.tracking_uri is None else request.tracking_uri
-        screen.say(f"tracking: {tracking.shown_uri(uri)}")
-        self.tracker = tracking.Tracker(uri, spec.name, self.storage)
+        uri = default_uri(self.storage) if request.tracking_uri is None else request.tracking_uri
+        screen.say(f"tracking: {shown_uri(uri)}")
+        self.tracker = Tracker(uri, spec.name, self.storage)
 
     def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
         begin, outcome, self.costs = time.monotonic(), Outcome(len(trials)), costs

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
-from sweeps.drive.artifacts import upload
+from sweeps.tracking.artifacts import upload
 from sweeps.tracking.lock import file_lock
 from sweeps.tracking.uris import without_secrets
 

@@ -1,16 +1,13 @@
 """MLflow as the keeper of finished runs, their artifacts and registered models."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from data_pipeline.errors import RequestError
-from sweeps.tracking.outbox import Undeliverable
-from sweeps.tracking.store import RunState, reaching, state_of
-from sweeps.tracking.uris import harmless, shown_uri, take_credentials
+from sweeps.tracking.connection import asking
+from sweeps.tracking.runs import RunState, state_of, stored
+from sweeps.tracking.uris import take_credentials
 
 
 class Registry:
@@ -20,39 +17,30 @@ class Registry:
         self.uri = take_credentials(uri)
         self.client = MlflowClient(self.uri)
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        try:
-            with reaching(self.uri):
-                yield
-        except (MlflowException, Undeliverable) as error:
-            said = harmless(str(error), self.uri)
-            raise RequestError(f"MLflow at {shown_uri(self.uri)} can't do that: {said}") from None
-
     def run(self, run_id: str) -> RunState | None:
         """Return the run of a trial by its id; None if MLflow has none of that id, or it is not a trial's."""
-        with self._asking():
+        with asking(self.uri):
             try:
                 run = self.client.get_run(run_id)
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
-        return state_of(run) if "cellskew.trial" in run.data.tags else None
+        return state_of(stored(run)) if "cellskew.trial" in run.data.tags else None
 
     def has_artifact(self, run_id: str, name: str) -> bool:
         """Tell whether a run has an artifact, file or folder, of that name at its top."""
-        with self._asking():
+        with asking(self.uri):
             return any(found.path == name for found in self.client.list_artifacts(run_id))
 
     def fetch_artifact(self, run_id: str, name: str, into: Path) -> Path:
         """Return the place of a run's artifact, copied to the folder `into` unless it lies on this machine."""
-        with self._asking():
+        with asking(self.uri):
             return Path(self.client.download_artifacts(run_id, name, str(into)))
 
     def add_artifact(self, run_id: str, file: Path, folder: str) -> None:
         """Put a file into a folder of a run's artifacts."""
-        with self._asking():
+        with asking(self.uri):
             self.client.log_artifact(run_id, str(file), folder)
 
     def register(self, name: str, run_id: str, folder: str, tags: dict[str, str]) -> tuple[str, bool]:
@@ -60,7 +48,7 @@ class Registry:
 
         A run has one version of a name, however often this is called.
         """
-        with self._asking():
+        with asking(self.uri):
             try:
                 self.client.create_registered_model(name)
             except MlflowException as error:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from data_pipeline.errors import RequestError
+
 SECRET = re.compile(r"(PASSWORD|TOKEN|SECRET|SECRET_ACCESS_KEY|API_KEY)$")  # ends of names of environment variables
 IN_ADDRESS = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 
@@ -12,6 +14,34 @@ IN_ADDRESS = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 def default_uri(storage: Path) -> str:
     """Return the embedded store of a storage folder."""
     return f"sqlite:///{storage.absolute()}/mlflow.db"
+
+
+def stores(storage: Path, given: str | None) -> list[str]:
+    """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
+    if given is not None:
+        return [given]
+    kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
+    embedded = [default_uri(storage)] if (storage / "mlflow.db").exists() else []
+    if not kept and not embedded:
+        raise _nothing_run_in(storage)
+    return [*embedded, *sorted(kept)]
+
+
+def of_sweep(storage: Path, given: str | None, sweep: str) -> str:
+    """Return the tracking store of a sweep: the one given, the one it was run with, else the storage's own."""
+    if given is not None:
+        return given
+    kept = storage / "sweeps" / f"{sweep}.tracking"
+    if kept.exists():
+        return kept.read_text().strip()
+    if not (storage / "mlflow.db").exists():
+        raise _nothing_run_in(storage)
+    return default_uri(storage)
+
+
+def _nothing_run_in(storage: Path) -> RequestError:
+    where = "say where with --storage, or which server with --tracking-uri"
+    return RequestError(f"no sweep has been run in {storage}; {where}")
 
 
 def take_credentials(uri: str) -> str:

@@ -18,9 +18,9 @@ from data_pipeline.errors import RequestError
 from data_pipeline.genes import columns_of
 from sweeps import cli
 from sweeps.answers import predicting
-from sweeps.drive.artifacts import upload
 from sweeps.drive.prepare import open_datasets, prepare
 from sweeps.file.config import parse
+from sweeps.tracking.artifacts import upload
 from trainables.spec import get, names
 from trainables.trial.trial import run_trial
 

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import Shards
 from sweeps.answers.promote import promote
-from sweeps.drive.artifacts import upload
-from sweeps.tracking.store import Tracker, create_database, default_uri
+from sweeps.tracking.artifacts import upload
+from sweeps.tracking.connection import create_database
+from sweeps.tracking.store import Tracker
+from sweeps.tracking.uris import default_uri
 from trainables.spec import get, names
 from trainables.training import checkpoint
 from trainables.trial.trial import run_trial

@@ -11,7 +11,9 @@ from fake_trials import spec
 from data_pipeline.errors import RequestError
 from sweeps.answers import results, selection, state
 from sweeps.tracking import database as database_of_mlflow
+from sweeps.tracking import runs as reading
 from sweeps.tracking import store as tracking
+from sweeps.tracking import uris
 
 
 @pytest.fixture
@@ -154,10 +156,8 @@ def test_no_finished_trial_is_said_so(runs, capsys):
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep of eight registered trials: one finished, one failed, one running, one interrupted."""
-    from sweeps.tracking import store as tracking
-
     (tmp_path / "sweeps").mkdir()
-    tracker = tracking.Tracker(tracking.default_uri(tmp_path), "small", tmp_path)
+    tracker = tracking.Tracker(uris.default_uri(tmp_path), "small", tmp_path)
     trials = spec().trials()
     listed = list(tracker.register(trials, {}, lambda done, total: None).values())
     tracker.report(listed[0].run_id, {"epoch": 3, "test_macro_f1": 0.5})
@@ -171,8 +171,9 @@ def sweep(tmp_path):
 
 
 def test_fetch_reads_every_run_page_by_page(sweep, monkeypatch):
-    monkeypatch.setattr(results, "PAGE", 3)
-    uri = results.tracking_uri(sweep, None, "small")
+    monkeypatch.setattr(reading, "PAGE", 3)
+    monkeypatch.setattr(reading, "read_runs", lambda uri, name: None)
+    uri = uris.of_sweep(sweep, None, "small")
     found = results.fetch(uri, "small")
     assert list(found["name"]) == [trial.name for trial in spec().trials()]
     assert dict(found["status"].value_counts()) == {
@@ -186,14 +187,14 @@ def test_fetch_reads_every_run_page_by_page(sweep, monkeypatch):
 
 
 def test_status_counts_what_is_wanted_and_knows_that_nobody_drives(sweep):
-    found = state.summary("small", sweep, results.fetch(results.tracking_uri(sweep, None, "small"), "small"))
+    found = state.summary("small", sweep, results.fetch(uris.of_sweep(sweep, None, "small"), "small"))
     assert found.counts == {"finished": 1, "failed": 1, "interrupted": 2, "scheduled": 2}
     assert found.wanted == 6 and found.removed == 2 and found.driver == "no driver is running"
     assert list(found.failed["reason"]) == ["ValueError: loss is not finite"]
 
 
 def test_status_without_a_failure_lists_none(sweep):
-    runs = results.fetch(results.tracking_uri(sweep, None, "small"), "small")
+    runs = results.fetch(uris.of_sweep(sweep, None, "small"), "small")
     found = state.summary("small", sweep, runs[runs["status"] != "FAILED"])
     assert found.failed.empty and found.troubled.empty
     assert found.seconds_left is None
@@ -203,27 +204,27 @@ def test_status_believes_running_runs_while_a_driver_lives(sweep):
     from sweeps.tracking.lock import SweepLock
 
     with SweepLock(sweep / "sweeps" / "small.lock"):
-        found = state.summary("small", sweep, results.fetch(results.tracking_uri(sweep, None, "small"), "small"))
+        found = state.summary("small", sweep, results.fetch(uris.of_sweep(sweep, None, "small"), "small"))
     assert found.counts["running"] == 1 and found.counts["interrupted"] == 1
     assert found.driver.startswith("driver: pid ")
 
 
 def test_a_sweep_nobody_ran_is_refused_with_the_nearest_name(sweep, tmp_path):
     with pytest.raises(RequestError, match="unknown sweep 'smal'; did you mean small?"):
-        results.fetch(results.tracking_uri(sweep, None, "smal"), "smal")
+        results.fetch(uris.of_sweep(sweep, None, "smal"), "smal")
     with pytest.raises(RequestError, match="no sweep has been run in .*; say where with --storage"):
-        results.tracking_uri(tmp_path / "elsewhere", None, "small")
+        uris.of_sweep(tmp_path / "elsewhere", None, "small")
 
 
 def test_the_embedded_database_read_directly_gives_what_mlflow_gives(sweep, monkeypatch):
-    uri = results.tracking_uri(sweep, None, "small")
+    uri = uris.of_sweep(sweep, None, "small")
     direct = results.fetch(uri, "small")
-    monkeypatch.setattr(results, "read_runs", lambda uri, name: None)
+    monkeypatch.setattr(reading, "read_runs", lambda uri, name: None)
     pd.testing.assert_frame_equal(direct, results.fetch(uri, "small"), check_like=True)
 
 
 def test_a_driver_that_reads_the_database_directly_knows_what_mlflow_would_tell_it(sweep, monkeypatch):
-    tracker = tracking.Tracker(results.tracking_uri(sweep, None, "small"), "small", sweep)
+    tracker = tracking.Tracker(uris.of_sweep(sweep, None, "small"), "small", sweep)
     direct = tracker.runs()
     monkeypatch.setattr(tracking, "read_runs", lambda uri, name: None)
     assert len(direct) == 8 and direct == tracker.runs()

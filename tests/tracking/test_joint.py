@@ -28,7 +28,7 @@ def written(storage: Path, is_joint: bool, monkeypatch: pytest.MonkeyPatch) -> d
         tracker.report(run.run_id, NEWS)
         tracker.report(run.run_id, NEWS | {"epoch": 2})
         tracker.finish(run.run_id, "FINISHED", {"cellskew.host": "here"})
-    tracker._deliver(records)
+    tracker.delivery.deliver(records)
     tracker.close()
     found = {}
     for listed in runs:

@@ -13,9 +13,10 @@ from fake_trials import spec
 from fault_tools import wait_until
 
 from data_pipeline.errors import RequestError
-from sweeps.drive.artifacts import upload
 from sweeps.tracking import lock, outbox, uris
+from sweeps.tracking.artifacts import upload
 from sweeps.tracking.outbox import Outbox, Undeliverable
+from sweeps.tracking.uris import default_uri
 
 # the queue on disk
 
@@ -126,7 +127,7 @@ def tracker(tmp_path):
     from sweeps.tracking import store as tracking
 
     (tmp_path / "sweeps").mkdir()
-    made = tracking.Tracker(tracking.default_uri(tmp_path), "small", tmp_path)
+    made = tracking.Tracker(default_uri(tmp_path), "small", tmp_path)
     yield made
     made.close(10)
 
@@ -179,7 +180,7 @@ def test_a_later_driver_asks_mlflow_which_points_it_has(tracker, tmp_path):
     run = one_run(tracker)
     tracker.report(run.run_id, {"epoch": 1, "train_loss": 0.5})
     tracker.close(20)
-    later = tracking.Tracker(tracking.default_uri(tmp_path), "small", tmp_path)
+    later = tracking.Tracker(default_uri(tmp_path), "small", tmp_path)
     later.reschedule(later.runs()[run.key], spec().trials()[0])
     later.report(run.run_id, {"epoch": 1, "train_loss": 0.5, "replayed": 1})
     later.report(run.run_id, {"epoch": 2, "train_loss": 0.25})
@@ -199,7 +200,7 @@ def test_records_left_by_a_killed_driver_are_delivered_before_anything_else(tmp_
         {"run": run.run_id, "time": 2000, "status": "FINISHED", "tags": {}},
     ]
     (tmp_path / "sweeps" / "small.outbox.jsonl").write_text("".join(json.dumps(record) + "\n" for record in left))
-    later = tracking.Tracker(tracking.default_uri(tmp_path), "small", tmp_path)
+    later = tracking.Tracker(default_uri(tmp_path), "small", tmp_path)
     assert later.runs()[run.key].status == "FINISHED"
     assert history(later, run.run_id, "train_loss") == [(1, 0.5)]
     later.close(10)
@@ -211,9 +212,9 @@ def test_the_same_records_delivered_twice_change_nothing(tracker):
         {"run": run.run_id, "time": 1000, "metrics": {"train_loss": 0.5, "val_loss": float("nan")}, "step": 1},
         {"run": run.run_id, "time": 2000, "status": "FINISHED", "tags": {"cellskew.host": "here"}},
     ]
-    tracker._deliver(records)
-    tracker._known.clear()
-    tracker._deliver(records)
+    tracker.delivery.deliver(records)
+    tracker.delivery.known.clear()
+    tracker.delivery.deliver(records)
     assert history(tracker, run.run_id, "train_loss") == [(1, 0.5)]
     assert len(history(tracker, run.run_id, "val_loss")) == 1
 
@@ -234,7 +235,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_back(tmp_path, tracker):
 
     tracker.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(RequestError, match="was deleted; bring it back with `mlflow experiments restore"):
-        tracking.Tracker(tracking.default_uri(tmp_path), "small", tmp_path)
+        tracking.Tracker(default_uri(tmp_path), "small", tmp_path)
 
 
 def test_a_server_that_does_not_answer_is_refused_without_its_password(tmp_path, monkeypatch):
@@ -250,7 +251,8 @@ def test_a_server_that_does_not_answer_is_refused_without_its_password(tmp_path,
 
 
 def test_a_database_that_another_process_has_locked_is_waited_for_then_refused(tmp_path):
-    from sweeps.tracking.store import Tracker, create_database, default_uri
+    from sweeps.tracking.connection import create_database
+    from sweeps.tracking.store import Tracker
 
     (tmp_path / "sweeps").mkdir()
     create_database(tmp_path / "mlflow.db")
@@ -281,8 +283,8 @@ def test_a_databases_password_is_not_shown():
 
 def test_drivers_of_two_sweeps_may_create_the_store_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sweeps.tracking import store as tracking;"
-        "t = tracking.Tracker(tracking.default_uri(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[1])); t.close(20)"
+        "import sys; from pathlib import Path; from sweeps.tracking import store as tracking, uris;"
+        "t = tracking.Tracker(uris.default_uri(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[1])); t.close(20)"
     )
     (tmp_path / "sweeps").mkdir()
     started = [

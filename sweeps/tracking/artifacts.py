@@ -20,9 +20,7 @@ def upload(directory: Path, artifact_uri: str, tracking_uri: str | None, with_ch
     if urlsplit(artifact_uri).scheme in ("", "file"):
         _copy(files, folder, Path(unquote(urlsplit(artifact_uri).path)))
     else:
-        from sweeps.tracking.store import store_artifacts
-
-        store_artifacts(files, folder, artifact_uri, tracking_uri)
+        _store(files, folder, artifact_uri, tracking_uri)
 
 
 def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
@@ -31,3 +29,14 @@ def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
     if folder is not None:
         shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
+
+
+def _store(files: list[Path], folder: Path | None, artifact_uri: str, tracking_uri: str | None) -> None:
+    """Put files, and a folder under its name, into a run's artifact store."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    store = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+    for file in files:
+        store.log_artifact(str(file))
+    if folder is not None:
+        store.log_artifacts(str(folder), folder.name)

@@ -1,0 +1,93 @@
+"""Records of trials to MLflow, run by run: sent again, they change nothing."""
+
+import json
+import logging
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from sweeps.tracking.connection import reaching
+from sweeps.tracking.joint import one_transaction
+from sweeps.tracking.outbox import Record
+from sweeps.tracking.uris import without_secrets
+
+
+class Delivery:
+    """Delivers what an outbox holds, in its thread. known: points that MLflow has, of runs not over yet."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self.client, self.uri, self.is_local = client, uri, uri.startswith("sqlite:")
+        self.known: dict[str, set[tuple[str, int]]] = {}
+
+    def deliver(self, records: list[Record]) -> None:
+        """Send records to MLflow. Raises Undeliverable if it is away; what it refuses is told, and dropped."""
+        by_run: dict[str, list[Record]] = {}
+        for record in records:
+            by_run.setdefault(record["run"], []).append(record)
+        if self.is_local and len(by_run) > 1 and self._deliver_together(by_run):
+            return
+        for run_id, listed in by_run.items():
+            try:
+                with reaching(self.uri):
+                    self._deliver_run(run_id, listed)
+            except MlflowException as error:
+                said = without_secrets(error.message)
+                logging.getLogger("cellskew").warning("MLflow refuses news of run %s: %s", run_id, said)
+
+    def _deliver_together(self, by_run: dict[str, list[Record]]) -> bool:
+        """Send the news of many runs in one transaction; False if one of them spoilt it and nothing was sent."""
+        try:
+            with one_transaction(self.client):
+                for run_id, records in by_run.items():
+                    self._deliver_run(run_id, records)
+        except MlflowException:
+            for run_id in by_run:
+                self.known.pop(run_id, None)  # what MLflow has must be asked anew
+            return False
+        return True
+
+    def _deliver_run(self, run_id: str, records: list[Record]) -> None:
+        """Send all news of one run: its new points, params and tags in one call, then its last status."""
+        points = self._new_points(run_id, records)
+        tags = {name: value for record in records for name, value in record.get("tags", {}).items()}
+        params = {name: value for record in records for name, value in record.get("params", {}).items()}
+        if points or tags or params:
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(key, value, at, step) for (key, step), (value, at) in points.items()],
+                params=[Param(name, value) for name, value in params.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
+            self.known[run_id].update(points)
+        if data := [record["data"] for record in records if "data" in record]:
+            self.client.log_inputs(run_id, datasets=[_dataset_input(data[-1])])
+        last = [record for record in records if "status" in record][-1:]
+        for record in last:
+            if record["status"] in ("FINISHED", "FAILED", "KILLED"):
+                self.client.set_terminated(run_id, record["status"], record["time"])
+                del self.known[run_id]
+            else:
+                self.client.update_run(run_id, status=record["status"])
+
+    def _new_points(self, run_id: str, records: list[Record]) -> dict[tuple[str, int], tuple[float, int]]:
+        if run_id not in self.known:
+            self.known[run_id] = self._points_of(run_id)
+        points: dict[tuple[str, int], tuple[float, int]] = {}
+        for record in records:
+            for key, value in record.get("metrics", {}).items():
+                point = (key, record["step"])
+                if point not in self.known[run_id]:
+                    points.setdefault(point, (value, record["time"]))
+        return points
+
+    def _points_of(self, run_id: str) -> set[tuple[str, int]]:
+        metrics = self.client.get_run(run_id).data.metrics
+        return {(key, point.step) for key in metrics for point in self.client.get_metric_history(run_id, key)}
+
+
+def _dataset_input(data: dict[str, str]) -> DatasetInput:
+    """Return the data a trial was trained on, as MLflow traces data; it keeps 36 characters of a digest."""
+    source = json.dumps({"files": data["source"]})
+    dataset = Dataset(name=data["name"], digest=data["digest"][:36], source_type="local", source=source)
+    return DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", "training")])

@@ -1,0 +1,83 @@
+"""The runs of a sweep: read off MLflow's database file, or asked of its server page by page."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sweeps.tracking.database import NoSuchSweep, StoredRun, read_runs
+from sweeps.tracking.uris import take_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 1000
+OURS = "tags.`cellskew.trial` != ''"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A trial's run in MLflow: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED (interrupted, goes on when asked)."""
+
+    run_id: str
+    key: str
+    name: str
+    status: str
+    artifact_uri: str
+    has_params: bool
+    has_metrics: bool
+    tags: dict[str, str]
+
+    @property
+    def reason(self) -> str:
+        return self.tags.get("cellskew.reason", "")
+
+
+def runs_of(uri: str, sweep: str) -> list[StoredRun]:
+    """Return every trial's run of a sweep that isn't deleted, the oldest first, read directly where that can be.
+
+    NoSuchSweep, with the names there are, if MLflow has no such sweep; RequestError if it doesn't answer.
+    """
+    stored = read_runs(uri, sweep)
+    return _ask_server(take_credentials(uri), sweep) if stored is None else stored
+
+
+def _ask_server(uri: str, sweep: str) -> list[StoredRun]:
+    from mlflow import MlflowClient
+
+    from sweeps.tracking.connection import asking
+
+    with asking(uri):
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(sweep)
+        if experiment is None:
+            raise NoSuchSweep(*(found.name for found in client.search_experiments()))
+        return [stored(run) for run in pages(client, experiment.experiment_id)]
+
+
+def pages(client: "MlflowClient", experiment_id: str, ask: Callable = lambda page: page()) -> Iterator["Run"]:
+    """Yield the trials' runs of an experiment, the oldest first. ask: how a page is asked for, patiently perhaps."""
+    token, order = None, ["attributes.start_time ASC"]
+    while True:
+        page = ask(
+            lambda token=token: client.search_runs(
+                [experiment_id], OURS, max_results=PAGE, order_by=order, page_token=token
+            )
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def stored(run: "Run") -> StoredRun:
+    """Return a run as MLflow gives it in the form that the database file is read in."""
+    info, data = run.info, run.data
+    about = (info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.artifact_uri)
+    return StoredRun(*about, data.tags, data.params, data.metrics)
+
+
+def state_of(run: StoredRun) -> RunState:
+    """Return what a driver needs to know of a trial's run."""
+    has = bool(run.params), bool(run.metrics)
+    return RunState(run.run_id, run.tags["cellskew.trial"], run.name, run.status, run.artifact_uri, *has, run.tags)
