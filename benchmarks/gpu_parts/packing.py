@@ -27,15 +27,12 @@ def run(scene: Scene) -> Iterator[Record]:
 
     with running_ray(None, scene.pick(16, 2)):
         config = prepared(scene)
-        alone = None
         for slots in scene.pick((1, 2, 4, 8), (1, 2)):
-            for record in scene.check(f"{slots} at once", lambda s=slots: packed(scene, config, s, {}, alone), 4):
-                alone = record.get("trials_per_hour") if slots == 1 else alone
-                yield record
-        yield from with_service(scene, config, alone)
+            yield from scene.check(f"{slots} at once", lambda s=slots: packed(scene, config, s, {}), 4)
+        yield from with_service(scene, config)
 
 
-def with_service(scene: Scene, config: dict[str, Any], alone: float | None) -> Iterator[Record]:
+def with_service(scene: Scene, config: dict[str, Any]) -> Iterator[Record]:
     try:
         with contextlib.ExitStack() as stack:
             if scene.rehearse:
@@ -43,7 +40,7 @@ def with_service(scene: Scene, config: dict[str, Any], alone: float | None) -> I
             environment = stack.enter_context(mps.service(scene.folder))
             for slots in (8, 4, 2):
                 said = f"{slots} at once, MPS"
-                yield from scene.check(said, lambda s=slots: packed(scene, config, s, environment, alone), 4)
+                yield from scene.check(said, lambda s=slots: packed(scene, config, s, environment), 4)
             yield {"check": "what MPS wrote down", "ok": True, "said": mps.logs(scene.folder)}
     except Skip as reason:
         yield {"check": "MPS", "ok": None, "skipped": str(reason)}
@@ -64,9 +61,7 @@ def prepared(scene: Scene) -> dict[str, Any]:
     return trial.config() | made | {"device": scene.pick("cuda", "cpu"), "checkpoint_every": 1000}
 
 
-def packed(
-    scene: Scene, config: dict[str, Any], slots: int, environment: dict[str, str], alone: float | None
-) -> Record:
+def packed(scene: Scene, config: dict[str, Any], slots: int, environment: dict[str, str]) -> Record:
     """Run the trials, `slots` at once, each in a process of its own that lives as long, as Tune's do."""
     import ray
 
@@ -92,6 +87,7 @@ def packed(
     record["trial_seconds"] = [round(one["trial_seconds"], 2) for one in ended]
     record["peak_gib"] = max(one["peak_memory_gb"] for one in ended)
     record |= {"gpu_used_gib": max(one["gpu_used_gib"] for one in ended)}
+    alone = scene.numbers.setdefault("alone", record["trials_per_hour"]) if slots == 1 else scene.numbers.get("alone")
     if alone and slots > 1:
         record["times_alone"] = round(record["trials_per_hour"] / alone, 2)
         record |= {"target": TARGET, "met": record["times_alone"] >= TARGET} if slots == 8 else {}
