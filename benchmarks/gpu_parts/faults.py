@@ -12,13 +12,14 @@ from gpu_parts import cells
 from gpu_parts.scene import Record, Scene, Skip, Wrong
 
 ROWS = np.arange(48)
+LONGEST = 100  # tokens of a cell at most
 HALVES = ("bfloat16", "float16")
 
 
 def run(scene: Scene) -> Iterator[Record]:
     yield from scene.check("varlen kernel of torch", lambda: varlen(scene))
     yield from scene.check("capability guards", lambda: guards(scene))
-    for width, heads in ((48, 4), (80, 4), (64, 4)):
+    for width, heads in scene.pick(((48, 4), (80, 4), (64, 4)), ((48, 4),)):
         for precision in HALVES:
             said = f"scgpt heads of width {width // heads}, {precision}"
             yield from scene.check(said, lambda w=width, h=heads, p=precision: learns(scene, scgpt(w, h), p))
@@ -46,16 +47,16 @@ def run(scene: Scene) -> Iterator[Record]:
 
 def scgpt(width: int = 64, heads: int = 2, dropout: float = 0.0) -> cells.Case:
     sizes = {"width": width, "hidden": width, "num_layers": 2, "num_heads": heads, "dropout": dropout}
-    return _case("scgpt", cells.made_up(cells.ragged(64, 120), 60, values=True), num_tokens=60, **sizes)
+    return _case("scgpt", cells.made_up(cells.ragged(48, LONGEST), 60, values=True), num_tokens=60, **sizes)
 
 
 def geneformer() -> cells.Case:
-    encoded = cells.made_up(cells.ragged(64, 120), 60, values=False)
+    encoded = cells.made_up(cells.ragged(48, LONGEST), 60, values=False)
     return _case("geneformer", encoded, num_tokens=60, num_positions=128, size="small", dropout=0.02)
 
 
 def scbert() -> cells.Case:
-    encoded = cells.made_up(np.full(64, 41), 9, values=False, fixed_tokens=6)
+    encoded = cells.made_up(np.full(48, 41), 9, values=False, fixed_tokens=6)
     return _case("scbert", encoded, num_tokens=41, size="small")
 
 
@@ -108,7 +109,7 @@ def learns(scene: Scene, case: cells.Case, precision: str) -> Record:
     precision = "float32" if scene.rehearse and precision == "float16" else precision
     changes = {} if precision == "auto" else {"precision": precision}
     trainer = cells.trainer_of(case, scene, **changes)
-    losses = [trainer.train(ROWS, epoch).loss for epoch in range(scene.pick(25, 8))]
+    losses = [trainer.train(ROWS, epoch).loss for epoch in range(scene.pick(25, 3))]
     record = {"first_loss": losses[0], "last_loss": losses[-1], "dtype": str(trainer._dtype())}
     if not (np.isfinite(losses).all() and losses[-1] < losses[0]):
         raise Wrong("the loss doesn't fall", record | {"losses": losses})

@@ -23,11 +23,14 @@ splits: {{seeds: {seeds}}}
 skews: [{{kind: natural, total: {cells}}}]
 strategies: [none]
 models: {models}
-resources: {{scgpt: {{gpu: auto}}, geneformer: {{gpu: auto}}}}
+resources: {resources}
 checkpoint_every: 1
 """
-FULL = "{scgpt: {epochs: 40, batch_size: 8}, geneformer: {epochs: 20, batch_size: 8}, majority: {}}"
-SMALL = "{scgpt: {size: tiny, epochs: 3, batch_size: 16}}"
+MODELS = (
+    "{scgpt: {epochs: 40, batch_size: 8}, geneformer: {epochs: 20, batch_size: 8}, majority: {}}",
+    "{scgpt: {size: tiny, epochs: 3, batch_size: 16}}",
+)
+RESOURCES = ("{scgpt: {gpu: auto}, geneformer: {gpu: auto}}", "{scgpt: {gpu: auto}}")
 EPOCHS = {"scgpt": (40, 3), "geneformer": (20, 20)}
 EACH_EPOCH = ("train_loss", "val_macro_f1", "cells_per_second")
 
@@ -37,7 +40,7 @@ def run(scene: Scene) -> Iterator[Record]:
     sweep = storage.parent / "sweep.yaml"
     storage.mkdir(parents=True, exist_ok=True)
     sizes = {"genes": scene.pick(200, 30), "cells": scene.pick(350, 60), "seeds": scene.pick([0, 1], [0])}
-    sweep.write_text(SWEEP.format(models=scene.pick(FULL, SMALL), **sizes))
+    sweep.write_text(SWEEP.format(models=scene.pick(*MODELS), resources=scene.pick(*RESOURCES), **sizes))
     yield from scene.check("killed", lambda: killed(scene, storage, sweep))
     yield from scene.check("resumed", lambda: resumed(scene, storage, sweep))
     yield from scene.check("histories", lambda: histories(scene, storage))
