@@ -19,8 +19,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 PARTS = {  # in this order: share of the minutes, about the seconds of 480
-    "environment": 25,
-    "faults": 45,
-    "logits": 30,
-    "kernels": 40,
-    "training": 120,
+    "environment": 35,
+    "faults": 40,
+    "logits": 25,
+    "kernels": 35,
+    "training": 110,
     "memory": 30,
-    "features": 30,
-    "packing": 85,
-    "resume": 75,
+    "features": 25,
+    "packing": 90,
+    "resume": 90,
 }
-LEAST = {False: 15.0, True: 90.0}  # seconds that a part gets at least; in a rehearsal other programs may be about
+LEAST = 15.0  # seconds that a part gets at least
+ABREAST = 3  # parts of a rehearsal at once
 TAIL = 3000  # characters of a failed part's stderr that are kept
 RESTARTS = 8  # how often a part that died goes on with the checks behind the one it died of
 LOST = 75  # exit code of a part whose CUDA context died
@@ -55,21 +58,35 @@ def main() -> int:
     if unknown:
         sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     book = Book(given.out / "results.jsonl")
-    deadline = time.monotonic() + given.minutes * 60
     with private_folder() as folder:
-        for number, name in enumerate(names):
-            rest = sum(PARTS[later] for later in names[number:])
-            limit = max(LEAST[given.rehearse], (deadline - time.monotonic()) * PARTS[name] / rest)
-            attend_part(name, limit, folder, given, book)
-    table = tabled(book.records)
+        (rehearse if given.rehearse else in_turn)(names, folder, given, book)
+    table = importlib.import_module("gpu_parts.table").tabled(book.records)
     (given.out / "table.md").write_text(table)
     print(table)
     return sum(record["status"] != "ok" for record in book.records if "status" in record)
 
 
+def in_turn(names: list[str], folder: Path, given: argparse.Namespace, book: "Book") -> None:
+    """Run the parts one after the other, each with its share of the time that is left."""
+    deadline = time.monotonic() + given.minutes * 60
+    for number, name in enumerate(names):
+        rest = sum(PARTS[later] for later in names[number:])
+        limit = max(LEAST, (deadline - time.monotonic()) * PARTS[name] / rest)
+        attend_part(name, limit, folder, given, book)
+
+
+def rehearse(names: list[str], folder: Path, given: argparse.Namespace, book: "Book") -> None:
+    """Run some parts beside each other, the long ones first: nothing is measured, and Ray mostly waits."""
+    with ThreadPoolExecutor(ABREAST) as threads:
+        ordered = sorted(names, key=lambda name: -PARTS[name])
+        waiting = [threads.submit(attend_part, name, given.minutes * 60, folder, given, book) for name in ordered]
+        for one in waiting:
+            one.result()
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=8.0, help="what all parts together may take")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together; for each, in a rehearsal")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     parser.add_argument("--parts", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--rehearse", action="store_true", help="tiny, on a CPU")
@@ -85,14 +102,14 @@ class Book:
     """The records, on disk as soon as they are known."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.records = path, []
+        self.path, self.records, self._lock = path, [], threading.Lock()
         path.write_text("")
 
     def add(self, record: Record) -> None:
-        self.records.append(record)
-        with self.path.open("a") as file:
+        with self._lock, self.path.open("a") as file:
+            self.records.append(record)
             file.write(json.dumps(record, default=str) + "\n")
-        print(line(record), flush=True)
+            print(line(record), flush=True)
 
 
 def line(record: Record) -> str:
@@ -117,29 +134,28 @@ def attend_part(name: str, limit: float, folder: Path, given: argparse.Namespace
 
     begin, deadline = time.monotonic(), time.monotonic() + limit
     done: list[str] = []
-    ended: Record = {}
     for _ in range(RESTARTS):
         records, ended = one_process(name, deadline, folder, given, done, book)
+        died, before = ended.get("died", ""), set(done)
         done += [record["check"] for record in records]
-        if "died" not in ended or not ended["died"] or ended["died"] in done:
+        if not died or died in before:
             break
-        book.add(
-            {"part": name, "check": ended["died"], "ok": False, "error": ended["error"], "stderr": ended["stderr"]}
-        )
-        done.append(ended["died"])
+        if died not in done:
+            book.add({"part": name, "check": died, "ok": False, "error": ended["status"], "stderr": ended["stderr"]})
+            done.append(died)
     mps.end(folder)
     own = [record for record in book.records if record["part"] == name]
     failed = sum(record["ok"] is False for record in own)
-    status = ended.get("status", "ok") if ended.get("status", "ok") != "ok" or not failed else "failed checks"
+    status = "failed checks" if ended["status"] == "ok" and failed else ended["status"]
     summary = {"part": name, "status": status, "ok": status == "ok", "checks": len(own), "failed": failed}
     summary |= {"limit": round(limit, 1), "seconds": round(time.monotonic() - begin, 1)}
-    book.add(summary | ({"stderr": ended["stderr"]} if status not in ("ok", "failed checks") else {}))
+    book.add(summary | ({"stderr": ended["stderr"]} if ended["status"] != "ok" else {}))
 
 
 def one_process(
     name: str, deadline: float, folder: Path, given: argparse.Namespace, done: list[str], book: Book
 ) -> tuple[list[Record], Record]:
-    """Return a part's records, and {"status", "stderr"}; {"died": the check it died of} where it can go on."""
+    """Return a part's records, and {"status", "stderr", "died": the check during which it died}."""
     limit = deadline - time.monotonic()
     words = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--folder", str(folder)]
     words += ["--limit", str(limit - 2), "--done", json.dumps(done)] + (["--rehearse"] if given.rehearse else [])
@@ -157,13 +173,9 @@ def one_process(
     stderr = errors.read_text(errors="replace")[-TAIL:]
     if not in_time:
         return records, {"status": f"out of time in {_now(now) or 'its imports'}", "stderr": stderr}
-    code = process.returncode
-    if code == 0:
+    if process.returncode == 0:
         return records, {"status": "ok", "stderr": stderr}
-    said = {"status": f"ended with {code}", "stderr": stderr, "error": f"the process ended with {code}"}
-    if code == LOST:
-        return records, said | {"status": "ok", "died": _now(now)} if _now(now) not in done else said
-    return records, said | {"died": _now(now)}
+    return records, {"status": f"ended with {process.returncode}", "stderr": stderr, "died": _now(now)}
 
 
 def _now(path: Path) -> str:
@@ -225,30 +237,6 @@ def run_part(given: argparse.Namespace) -> int:
         if record["ok"] is False and scene.is_lost():
             os._exit(LOST)
     return 0
-
-
-# --- the table
-
-
-def tabled(records: list[Record]) -> str:
-    """Return the results as Markdown: parts, then every check with its numbers."""
-    lines = ["| part | status | checks | failed | seconds | limit |", "|---|---|---|---|---|---|"]
-    for record in records:
-        if "status" in record:
-            cells = [record[name] for name in ("part", "status", "checks", "failed", "seconds", "limit")]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "| part | check | | numbers |", "|---|---|---|---|"]
-    for record in records:
-        if "check" in record:
-            mark = {True: "ok", False: "FAILED", None: "skipped"}[record["ok"]]
-            lines.append(f"| {record['part']} | {record['check']} | {mark} | {numbers(record)} |")
-    return "\n".join(lines) + "\n"
-
-
-def numbers(record: Record) -> str:
-    hidden = ("part", "check", "ok", "traceback", "stderr", "said", "versions", "longest")
-    said = ", ".join(f"{k} {v}" for k, v in record.items() if k not in hidden)
-    return said.replace("|", "/").replace("\n", " ")[:420]
 
 
 if __name__ == "__main__":

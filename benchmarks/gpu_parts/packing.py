@@ -22,13 +22,14 @@ models: {{scgpt: {{size: {size}, epochs: {epochs}, batch_size: 16}}}}
 
 
 def run(scene: Scene) -> Iterator[Record]:
-    """Each number of slots runs as many trials as it has slots, two at least, after one that warms the process up."""
+    """As many trials as are at once, two at least; the processes live on, as Tune's do, and start with a short one."""
+    from sweeps import environment
     from sweeps.cluster import running_ray
 
+    assert environment.DEFAULTS  # imported first: Ray reads them
     with running_ray(None, scene.pick(16, 2)):
         config = prepared(scene)
-        for slots in scene.pick((1, 2, 4, 8), (1, 2)):
-            yield from scene.check(f"{slots} at once", lambda s=slots: packed(scene, config, s, {}), 4)
+        yield from rounds(scene, config, scene.pick((1, 8, 4, 2), (1, 2)), {})
         yield from with_service(scene, config)
 
 
@@ -38,12 +39,44 @@ def with_service(scene: Scene, config: dict[str, Any]) -> Iterator[Record]:
             if scene.rehearse:
                 raise Skip("a rehearsal")
             environment = stack.enter_context(mps.service(scene.folder))
-            for slots in (8, 4, 2):
-                said = f"{slots} at once, MPS"
-                yield from scene.check(said, lambda s=slots: packed(scene, config, s, environment), 4)
+            yield from rounds(scene, config, (8, 4, 2, 1), environment)
             yield {"check": "what MPS wrote down", "ok": True, "said": mps.logs(scene.folder)}
     except Skip as reason:
         yield {"check": "MPS", "ok": None, "skipped": str(reason)}
+
+
+def rounds(scene: Scene, config: dict[str, Any], numbers: tuple[int, ...], environment: dict[str, str]) -> Iterator:
+    """Yield a record for each number of trials at once."""
+    import ray
+
+    kind = " with MPS" if environment else ""
+    pool: list[Any] = []
+    started = scene.check(f"processes{kind}", lambda: start(scene, config, max(numbers), environment, pool), 15)
+    for record in started:
+        yield record
+        if not record["ok"]:
+            return
+    for number in numbers if pool else ():
+        yield from scene.check(f"{number} at once{kind}", lambda n=number: packed(scene, config, pool[:n], kind), 6)
+    for actor in pool:
+        ray.kill(actor)
+
+
+def start(scene: Scene, config: dict[str, Any], number: int, environment: dict[str, str], pool: list[Any]) -> Record:
+    """Fill the pool with processes, each with an equal share of the GPU, and have each run a trial of one epoch."""
+    import ray
+
+    share = 1 / number
+    asked = {"num_cpus": scene.pick(1, 0.5), "num_gpus": scene.pick(share, 0)}
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"} | environment
+    actor = ray.remote(Slot).options(**asked, runtime_env={"env_vars": path})
+    pool += [actor.remote() for _ in range(number)]
+    short = config | {"recipe": config["recipe"] | {"epochs": 1}}
+    kind = "mps" if environment else "plain"
+    jobs = [located(scene, short, f"warm-{kind}-{n}", share) for n in range(number)]
+    answers = [one.run.remote(job) for one, job in zip(pool, jobs, strict=True)]
+    ended = ray.get(answers, timeout=max(5.0, scene.left() - 2))
+    return {"processes": number, "gpu_used_gib": max(one["gpu_used_gib"] for one in ended)}
 
 
 def prepared(scene: Scene) -> dict[str, Any]:
@@ -61,42 +94,31 @@ def prepared(scene: Scene) -> dict[str, Any]:
     return trial.config() | made | {"device": scene.pick("cuda", "cpu"), "checkpoint_every": 1000}
 
 
-def packed(scene: Scene, config: dict[str, Any], slots: int, environment: dict[str, str]) -> Record:
-    """Run the trials, `slots` at once, each in a process of its own that lives as long, as Tune's do."""
+def packed(scene: Scene, config: dict[str, Any], pool: list[Any], kind: str) -> Record:
+    """Run the trials, one at a time in each process of the pool."""
     import ray
 
-    share = 1 / slots
-    asked = {"num_cpus": scene.pick(1, 0.5), "num_gpus": scene.pick(share, 0)}
-    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"} | environment
-    actor = ray.remote(Slot).options(**asked, runtime_env={"env_vars": path})
-    actors = [actor.remote() for _ in range(slots)]
-    try:
-        limit = max(5.0, scene.left() - 2)
-        first = [_config(scene, config, slots, f"warm-{n}-{bool(environment)}", share) for n in range(slots)]
-        short = [one | {"recipe": one["recipe"] | {"epochs": 1}} for one in first]
-        ray.get([actor.run.remote(one) for actor, one in zip(actors, short, strict=True)], timeout=limit)
-        jobs = [_config(scene, config, slots, f"{n}-{bool(environment)}", share) for n in range(max(2, slots))]
-        begin = time.perf_counter()
-        given = [actors[n % slots].run.remote(one) for n, one in enumerate(jobs)]
-        ended = ray.get(given, timeout=max(5.0, scene.left() - 2))
-        seconds = time.perf_counter() - begin
-    finally:
-        for one in actors:
-            ray.kill(one)
-    record = {"trials": len(jobs), "wall_seconds": round(seconds, 2), "trials_per_hour": 3600 * len(jobs) / seconds}
+    slots, number = len(pool), max(2, len(pool))
+    jobs = [located(scene, config, f"{slots}{kind.strip()}-{n}".replace(" ", "-"), 1 / slots) for n in range(number)]
+    begin = time.perf_counter()
+    answers = [pool[n % slots].run.remote(job) for n, job in enumerate(jobs)]
+    ended = ray.get(answers, timeout=max(5.0, scene.left() - 2))
+    seconds = time.perf_counter() - begin
+    record = {"trials": number, "wall_seconds": round(seconds, 2), "trials_per_hour": round(3600 * number / seconds)}
     record["trial_seconds"] = [round(one["trial_seconds"], 2) for one in ended]
-    record["peak_gib"] = max(one["peak_memory_gb"] for one in ended)
-    record |= {"gpu_used_gib": max(one["gpu_used_gib"] for one in ended)}
-    alone = scene.numbers.setdefault("alone", record["trials_per_hour"]) if slots == 1 else scene.numbers.get("alone")
-    if alone and slots > 1:
-        record["times_alone"] = round(record["trials_per_hour"] / alone, 2)
+    record |= {name: max(one[name] for one in ended) for name in ("peak_memory_gb", "gpu_used_gib")}
+    if slots == 1 and not kind:
+        scene.numbers["alone"] = 3600 * number / seconds
+    elif "alone" in scene.numbers:
+        record["times_alone"] = round(3600 * number / seconds / scene.numbers["alone"], 2)
         record |= {"target": TARGET, "met": record["times_alone"] >= TARGET} if slots == 8 else {}
     return record
 
 
-def _config(scene: Scene, config: dict[str, Any], slots: int, name: str, share: float) -> dict[str, Any]:
-    directory: Path = scene.folder / "packing" / "trials" / f"{slots}-{name}"
-    return config | {"directory": str(directory), "gpu_share": share, "seed": 0}
+def located(scene: Scene, config: dict[str, Any], name: str, share: float) -> dict[str, Any]:
+    """Return the configuration of a trial with a folder of its own."""
+    directory: Path = scene.folder / "packing" / "trials" / name
+    return config | {"directory": str(directory), "gpu_share": share}
 
 
 class Slot:

@@ -8,10 +8,34 @@ import numpy as np
 import torch
 
 from gpu_parts import cells, upstream
-from gpu_parts.scene import Record, Scene, Wrong, begin_memory, forget, memory, peak_flops, rounded, seconds_of, wait
+from gpu_parts.scene import (
+    GIB,
+    Record,
+    Scene,
+    Wrong,
+    begin_memory,
+    forget,
+    memory,
+    peak_flops,
+    rounded,
+    seconds_of,
+    wait,
+)
 
-ATTENTION = ("flash", "fmha", "attention", "attn", "_efficient_")
-MATRIX = ("gemm", "nvjet", "xmma", "cutlass", "cublas", "aten::mm", "aten::addmm", "aten::bmm", "aten::linear")
+ATTENTION = ("flash", "fmha", "attention", "attn", "sdpa", "_efficient_")
+MATRIX = (
+    "gemm",
+    "gemv",
+    "splitk",
+    "nvjet",
+    "xmma",
+    "cutlass",
+    "cublas",
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::linear",
+)
 NOT_KERNELS = ("ProfilerStep", "Optimizer", "Activity Buffer", "## ")
 TARGETS = {"cells_per_second": 840.0, "matrix_share_of_peak": 0.4}  # scGPT 51M, 1,024 tokens, on an H100
 
@@ -64,6 +88,9 @@ def ours(scene: Scene, case: cells.Case) -> Record:
     record |= {"matrix_flops_share": flops.matrix(lengths) / seconds / peak_of(scene)}
     record |= {"attention_flops_share": flops.attention(lengths) / seconds / peak_of(scene)}
     record |= {"by_parameters_share": flops.by_parameters(lengths) / seconds / peak_of(scene)}
+    if case.model == "scbert":
+        single = peak_flops(scene.device, torch.float32, scene.pick(8192, 256))
+        record["share_of_float32_peak"] = flops.matrix(lengths) / seconds / single
     record |= {"weights": sum(p.numel() for p in trainer.network.parameters())} | memory(scene.device)
     if trainer.micro_batch < case.batch_size:
         raise Wrong(f"only micro-batches of {trainer.micro_batch} fit", rounded(record))
@@ -92,7 +119,12 @@ def theirs(scene: Scene, case: cells.Case) -> Record:
             batch //= 2
         forget()
     num_cells = sum(map(len, batches))
-    record = {"batch": batch, "wanted_batch": case.batch_size, "cells_per_second": num_cells / seconds}
+    record = {
+        "batch": batch,
+        "wanted_batch": case.batch_size,
+        "numbers": upstream.NUMBERS[case.model],
+        "cells_per_second": num_cells / seconds,
+    }
     return rounded(record | memory(scene.device))
 
 
@@ -111,10 +143,15 @@ def largest(scene: Scene, case: cells.Case) -> Record:
         del trainer
         forget()
     each = (used[32] - used[8]) / 24
-    room = torch.cuda.mem_get_info()[0] * 0.94 - (used[8] - 8 * each)
-    batch = max(8, int(room / each) // 8 * 8)
-    grown = cells.scgpt(scene, 2 * batch).with_batch(batch)
-    return ours(scene, grown) | {"gib_per_cell": round(each / 2**30, 4)}
+    fixed, free = used[8] - 8 * each, torch.cuda.mem_get_info()[0]
+    for share in (0.94, 0.86):
+        batch = max(8, int((free * share - fixed) / each) // 8 * 8)
+        try:
+            found = ours(scene, cells.scgpt(scene, 2 * batch).with_batch(batch))
+            return found | {"gib_per_cell": round(each / GIB, 4), "gib_fixed": round(fixed / GIB, 3)}
+        except Wrong:
+            forget()
+    raise Wrong("the batches foreseen to fit don't", {"batch": batch, "gib_per_cell": round(each / GIB, 4)})
 
 
 def kernels(scene: Scene, case: cells.Case) -> Record:

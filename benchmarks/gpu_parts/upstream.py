@@ -22,6 +22,7 @@ from gpu_parts.scene import Scene, Skip
 
 Step = Callable[[np.ndarray], None]
 ALONE = "scgpt_model_alone"
+NUMBERS = {"scgpt": "bfloat16 autocast", "geneformer": "bfloat16 autocast", "scbert": "float32"}  # on a GPU
 
 
 def step_of(case: Case, scene: Scene) -> Step:
