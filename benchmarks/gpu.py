@@ -41,7 +41,7 @@ PARTS = {  # in this order: share of the minutes, about the seconds of 480
     "resume": 90,
 }
 LEAST = 15.0  # seconds that a part gets at least
-ABREAST = 3  # parts of a rehearsal at once
+ABREAST = 2  # parts of a rehearsal at once
 TAIL = 3000  # characters of a failed part's stderr that are kept
 RESTARTS = 8  # how often a part that died goes on with the checks behind the one it died of
 LOST = 75  # exit code of a part whose CUDA context died
@@ -76,10 +76,10 @@ def in_turn(names: list[str], folder: Path, given: argparse.Namespace, book: "Bo
 
 
 def rehearse(names: list[str], folder: Path, given: argparse.Namespace, book: "Book") -> None:
-    """Run some parts beside each other, the long ones first: nothing is measured, and Ray mostly waits."""
+    """Run parts beside each other, the last and longest first: nothing is measured, and Ray mostly waits."""
     with ThreadPoolExecutor(ABREAST) as threads:
-        ordered = sorted(names, key=lambda name: -PARTS[name])
-        waiting = [threads.submit(attend_part, name, given.minutes * 60, folder, given, book) for name in ordered]
+        limit = given.minutes * 60
+        waiting = [threads.submit(attend_part, name, limit, folder, given, book) for name in reversed(names)]
         for one in waiting:
             one.result()
 
@@ -164,7 +164,7 @@ def one_process(
     now.unlink(missing_ok=True)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "PYTHONUNBUFFERED": "1"}
     if given.rehearse:
-        environment |= {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with errors.open("wb") as file:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=file, env=environment, start_new_session=True)
     records = list(listened(process, deadline, name, book))

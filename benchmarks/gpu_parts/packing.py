@@ -27,7 +27,8 @@ def run(scene: Scene) -> Iterator[Record]:
     from sweeps.cluster import running_ray
 
     assert environment.DEFAULTS  # imported first: Ray reads them
-    with running_ray(None, scene.pick(16, 2)):
+    with running_ray(None, scene.pick(16, 2)) as nodes:
+        scene.numbers["gpus"] = sum(node.get("GPU", 0) for node in nodes)
         config = prepared(scene)
         yield from rounds(scene, config, scene.pick((1, 8, 4, 2), (1, 2)), {})
         yield from with_service(scene, config)
@@ -67,7 +68,7 @@ def start(scene: Scene, config: dict[str, Any], number: int, environment: dict[s
     import ray
 
     share = 1 / number
-    asked = {"num_cpus": scene.pick(1, 0.5), "num_gpus": scene.pick(share, 0)}
+    asked = {"num_cpus": scene.pick(1, 0.5), "num_gpus": share if scene.numbers["gpus"] else 0}
     path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"} | environment
     actor = ray.remote(Slot).options(**asked, runtime_env={"env_vars": path})
     pool += [actor.remote() for _ in range(number)]
@@ -76,7 +77,8 @@ def start(scene: Scene, config: dict[str, Any], number: int, environment: dict[s
     jobs = [located(scene, short, f"warm-{kind}-{n}", share) for n in range(number)]
     answers = [one.run.remote(job) for one, job in zip(pool, jobs, strict=True)]
     ended = ray.get(answers, timeout=max(5.0, scene.left() - 2))
-    return {"processes": number, "gpu_used_gib": max(one["gpu_used_gib"] for one in ended)}
+    seen = scene.numbers["gpus"]  # none: Ray hands no GPU out, and the processes take the first one
+    return {"processes": number, "gpus_ray_sees": seen, "gpu_used_gib": max(one["gpu_used_gib"] for one in ended)}
 
 
 def prepared(scene: Scene) -> dict[str, Any]:
