@@ -162,7 +162,8 @@ def one_process(
     words += ["--scgpt-source", str(given.scgpt_source.resolve())] if given.scgpt_source else []
     now, errors = folder / f"now-{name}", folder / f"stderr-{name}"
     now.unlink(missing_ok=True)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "PYTHONUNBUFFERED": "1"}
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     if given.rehearse:
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with errors.open("wb") as file:

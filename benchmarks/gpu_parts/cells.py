@@ -50,7 +50,7 @@ class Case:
 
 def made_up(lengths: np.ndarray, num_tokens: int, values: bool, fixed_tokens: int = 0, seed: int = 0) -> Any:
     """Return cells with these numbers of tokens, all ids below `num_tokens` less three; values: bins 1 to 50."""
-    from data_pipeline.encoded import Encoded
+    from data_pipeline.shards.encoded import Encoded
 
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -75,8 +75,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, progress: float) -
 
 def trainer_of(case: Case, scene: Scene, network: nn.Module | None = None, **recipe: Any) -> Any:
     """Return our trainer of a case, on the scene's device."""
-    from trainables.loop import Trainer
     from trainables.spec import get
+    from trainables.training.loop import Trainer
 
     spec = get(case.model)
     wanted = spec.recipe(True, "official").model_copy(update=case.recipe | recipe)
@@ -86,7 +86,7 @@ def trainer_of(case: Case, scene: Scene, network: nn.Module | None = None, **rec
 
 
 def feed_of(case: Case, batch_size: int) -> Any:
-    from data_pipeline.feed import Feed
+    from data_pipeline.shards.feed import Feed
     from trainables.spec import get
 
     return Feed(case.encoded, labels_of(case.encoded), get(case.model).collate, batch_size)
@@ -115,14 +115,14 @@ def scgpt(scene: Scene, num_cells: int, tokens: int = 1024, **options: Any) -> C
 
 
 def scgpt_sizes(size: str) -> dict[str, int]:
-    from trainables.models.scgpt import SIZES
+    from trainables.models.scgpt.model import SIZES
 
     return SIZES[size]
 
 
 def geneformer(scene: Scene, version: str, num_cells: int) -> Case:
     """Geneformer-V1-10M or V2-104M on ragged cells of up to 2,048 or 4,096 tokens."""
-    from trainables.models.geneformer import PUBLISHED, SIZES
+    from trainables.models.geneformer.model import PUBLISHED, SIZES
 
     sizes = {"V1-10M": SIZES["official"], "V2-104M": V2_104M}[version]
     sizes = scene.pick(sizes, {**sizes, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64})

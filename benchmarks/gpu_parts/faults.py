@@ -88,7 +88,7 @@ def varlen(scene: Scene) -> Record:
 def guards(scene: Scene) -> Record:
     """Which type of numbers `auto` takes and which kernel each gets, beside what the card can do."""
     from gpu_parts.kernels import which
-    from trainables.attention import flash_varlen
+    from trainables.networks.attention import flash_varlen
 
     case = scgpt()
     record: Record = {"auto": str(cells.trainer_of(case, scene, precision="auto")._dtype())}
@@ -175,7 +175,7 @@ class Poisoned(nn.Module):
 
 def stops(scene: Scene) -> Record:
     """A loss that isn't a number ends the trial, with finite weights."""
-    from trainables.loop import NonFiniteLoss
+    from trainables.training.loop import NonFiniteLoss
 
     trainer = cells.trainer_of(scgpt(), scene, Poisoned(scgpt().build(), 2), precision="float32")
     try:

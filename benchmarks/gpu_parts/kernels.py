@@ -41,7 +41,7 @@ def run(scene: Scene) -> Iterator[Record]:
 
 def kernels() -> dict[str, Callable[..., Tensor]]:
     """Return the functions of trainables.attention that are kernels, by name."""
-    from trainables import attention
+    from trainables.networks import attention
 
     functions = inspect.getmembers(attention, inspect.isfunction)
     return {name: f for name, f in functions if list(inspect.signature(f).parameters)[:5] == KERNEL}
@@ -52,7 +52,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def layout(scene: Scene, lengths: list[int]) -> Any:
-    from trainables.attention import cells_of
+    from trainables.networks.attention import cells_of
 
     offsets = torch.tensor([0, *lengths]).cumsum(0).to(scene.device)
     return cells_of(offsets, max(lengths))
@@ -91,7 +91,7 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
 
 def absent(scene: Scene, name: str) -> str | None:
     """Return why a kernel can't be tried here."""
-    from trainables import attention
+    from trainables.networks import attention
 
     if name == "_flash" and attention.flash_varlen() is None:
         return "flash-attn isn't installed"
@@ -114,7 +114,7 @@ def raw(scene: Scene, kernel: Callable[..., Tensor], dtype: torch.dtype, width: 
 
 def chosen(scene: Scene, dtype: torch.dtype, width: int) -> Record:
     """What the networks call, and one query per cell."""
-    from trainables.attention import attend, attend_first
+    from trainables.networks.attention import attend, attend_first
 
     lengths = scene.pick(LENGTHS, SHORT)
     cells, qkv = layout(scene, lengths), numbers(scene, lengths, width, dtype)
@@ -130,7 +130,7 @@ def chosen(scene: Scene, dtype: torch.dtype, width: int) -> Record:
 
 def which(scene: Scene, dtype: torch.dtype, rate: float, width: int) -> str:
     """Return the name of the kernel that is taken."""
-    from trainables import attention
+    from trainables.networks import attention
 
     if scene.rehearse:
         return "CPU"
@@ -144,7 +144,7 @@ def dropped(scene: Scene, dtype: torch.dtype, width: int, rate: float = 0.2, dra
 
     The output is linear in v, so <gradient of v, v> must equal <gradient sent, output> of the same pass.
     """
-    from trainables.attention import attend
+    from trainables.networks.attention import attend
 
     lengths = scene.pick([64, 200], [9, 20])
     cells, qkv = layout(scene, lengths), numbers(scene, lengths, width, dtype)
@@ -188,7 +188,7 @@ def random_features(scene: Scene) -> Record:
 
 def speed(scene: Scene, dtype: torch.dtype, rate: float) -> Record:
     """One layer of scGPT on 32 cells of 1,024 tokens: forward and backward, 12 L^2 E operations a cell."""
-    from trainables.attention import attend
+    from trainables.networks.attention import attend
 
     num_cells, length, heads, width = scene.pick((32, 1024, 8, 64), (2, 16, 2, 8))
     cells, qkv = layout(scene, [length] * num_cells), numbers(scene, [length] * num_cells, width, dtype, heads)

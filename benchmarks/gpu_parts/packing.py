@@ -1,13 +1,14 @@
 """Trials per hour with 1, 2, 4 and 8 small trials at once on one GPU through Ray, without and with MPS."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpu_parts import mps
-from gpu_parts.scene import GIB, ROOT, Record, Scene, Skip
+from gpu_parts.scene import GIB, Record, Scene, Skip
 
 TARGET = 3.0  # times the trials per hour of one after the other, with 8 at once
 SWEEP = """
@@ -23,8 +24,8 @@ models: {{scgpt: {{size: {size}, epochs: {epochs}, batch_size: 16}}}}
 
 def run(scene: Scene) -> Iterator[Record]:
     """As many trials as are at once, two at least; the processes live on, as Tune's do, and start with a short one."""
-    from sweeps import environment
-    from sweeps.cluster import running_ray
+    from sweeps.cluster import environment
+    from sweeps.cluster.nodes import running_ray
 
     assert environment.DEFAULTS  # imported first: Ray reads them
     with running_ray(None, scene.pick(16, 2)) as nodes:
@@ -69,7 +70,7 @@ def start(scene: Scene, config: dict[str, Any], number: int, environment: dict[s
 
     share = 1 / number
     asked = {"num_cpus": scene.pick(1, 0.5), "num_gpus": share if scene.numbers["gpus"] else 0}
-    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"} | environment
+    path = {"PYTHONPATH": os.environ["PYTHONPATH"]} | environment
     actor = ray.remote(Slot).options(**asked, runtime_env={"env_vars": path})
     pool += [actor.remote() for _ in range(number)]
     short = config | {"recipe": config["recipe"] | {"epochs": 1}}
@@ -83,8 +84,8 @@ def start(scene: Scene, config: dict[str, Any], number: int, environment: dict[s
 
 def prepared(scene: Scene) -> dict[str, Any]:
     """Return what run_trial takes, its shards made. Ray must run."""
-    from sweeps.config import parse
-    from sweeps.converge import real_parts
+    from sweeps.drive.converge import real_parts
+    from sweeps.file.config import parse
 
     sizes = scene.pick((200, 350, "small", 20), (30, 60, "tiny", 1))
     text = SWEEP.format(**dict(zip(("genes", "cells", "size", "epochs"), sizes, strict=True)))

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.scene import ROOT, Record, Scene, Wrong
+from gpu_parts.scene import Record, Scene, Wrong
 
 SWEEP = """
 name: gpu-auto
@@ -49,7 +49,7 @@ def run(scene: Scene) -> Iterator[Record]:
 
 def command(storage: Path, sweep: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start the command line from this checkout; it becomes the head of a group of its own."""
-    paths = [str(ROOT), str(installed(storage.parent))]
+    paths = [str(installed(storage.parent)), os.environ["PYTHONPATH"]]
     given = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "RAY_worker_niceness": "0", "PYTHONUNBUFFERED": "1"}
     words = [sys.executable, "-m", "sweeps.cli", "run", str(sweep), "--storage", str(storage)]
     with log.open("ab") as out:
