@@ -5,7 +5,7 @@ VENV := .venv
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 READY := $(VENV)/.ready-$(subst /,_,$(PYTHON))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs figure clean
 
 demo: $(READY)
 	$(VENV)/bin/cellskew run sweeps/configs/quickstart.yaml
@@ -15,6 +15,15 @@ test: $(READY)-dev
 
 lint: $(READY)-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+# What README and docs take from the code and from a run: sweep-file.md, the outputs shown; the figure of a finished sweep.
+docs: $(READY)-dev
+	$(VENV)/bin/python docs/reference.py
+	$(VENV)/bin/python tests/docs/renew.py
+
+SWEEP ?= quickstart
+figure: $(READY)
+	$(VENV)/bin/python benchmarks/figure.py $(SWEEP)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

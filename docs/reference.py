@@ -1,0 +1,204 @@
+"""docs/sweep-file.md, from the code: `python docs/reference.py` writes it, a test compares it with what is there."""
+
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel
+
+from sweeps.file import reading, reading_data
+from sweeps.file.plugins import parameters
+from trainables import spec
+from trainables.posthoc import POSTHOC
+from trainables.protocol import DEFECTS
+from trainables.spec import ModelSpec, Recipe
+
+HERE = Path(__file__).resolve().parent
+TARGET = HERE / "sweep-file.md"
+MEANINGS: dict[str, str] = yaml.safe_load((HERE / "meanings.yaml").read_text(encoding="utf-8"))
+NESTED = {
+    "datasets": reading_data.Dataset,
+    "genes": reading.Genes,
+    "splits": reading.Splits,
+    "tracking": reading.Tracking,
+    "resources": reading.Share,
+}
+TITLES = {"skews": "Skews", "strategies": "Strategies", "losses": "Losses"}
+START = """# The sweep file
+
+All that may be written, with defaults. Made from the code by `python docs/reference.py`; a test compares the two.
+
+A sweep file is the cross product of its axes (datasets x splits x skews x strategies x losses x models x seeds), less
+what `exclude` leaves out. An entry of an axis is a name, or a mapping with `kind:` and parameters. A list where a
+parameter takes one value stands for one entry per value:
+
+```yaml
+skews: [natural, {kind: exponential, ratio: [10, 100], total: 700}]    # three skews
+```
+
+Every mistake in a file is reported at once, with line and way out, before anything starts. `cellskew plan FILE` shows
+what a file comes to. A trial is known by the hash of everything resolved, defaults included: add a seed and only the
+new trials run; change a parameter and these trials are others.
+
+A rule of `exclude` leaves out the trials that agree with all it names. An entry is meant by its kind (`exponential`:
+every one), its label as in tables (`exponential-100`), or some of its parameters:
+
+```yaml
+exclude:
+  - {model: scgpt, strategy: [oversample, smote]}
+  - {model: majority, skew: {kind: exponential, ratio: 100}}
+```
+
+Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
+themselves.
+"""
+
+
+class Row(NamedTuple):
+    """One thing that can be written: its name, what it may be, what it is unless written, what it means."""
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def meaning(name: str, *owners: str, described: str | None = None) -> str:
+    """Return what a name means: as the code describes it, or as meanings.yaml does; KeyError if neither does."""
+    keys = [*(f"{owner}.{name}" for owner in owners), name]
+    found = described or next((MEANINGS[key] for key in keys if key in MEANINGS), None)
+    if found is None:
+        raise KeyError(f"docs/meanings.yaml: say what `{keys[0]}` means, then run `python docs/reference.py`")
+    return found
+
+
+def kind_of(annotation: Any) -> str:
+    """Return a type as a reader of YAML would call it."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return kind_of(inner[0])
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin in (list, tuple):
+        return f"list of {kind_of(inner[0])}"
+    if origin is dict:
+        return "mapping"
+    if inner:
+        return " or ".join(kind_of(one) for one in inner if one is not type(None))
+    names = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Any: "", dict: "mapping"}
+    return names.get(annotation, "mapping")
+
+
+def shown(value: Any) -> str:
+    """Return a default as a sweep file would write it."""
+    if isinstance(value, BaseModel):
+        return "as below"
+    if value is None or value in ({}, []):
+        return "none"
+    if isinstance(value, tuple):
+        value = list(value)
+    text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"`{text}`".replace("'", "")
+
+
+def of_fields(model: type[BaseModel], *owners: str) -> list[Row]:
+    """Return a row per field of a pydantic model."""
+    return [
+        Row(
+            name,
+            kind_of(field.annotation),
+            "**needed**" if field.is_required() else shown(field.get_default(call_default_factory=True)),
+            meaning(name, *owners, described=field.description),
+        )
+        for name, field in model.model_fields.items()
+    ]
+
+
+def of_plugin(name: str, plugin: Any) -> list[Row]:
+    """Return a row per parameter that a sweep file may give a plug-in."""
+    return [
+        Row(
+            one.shown,
+            kind_of(one.annotation),
+            "**needed**" if one.required else shown(one.default),
+            meaning(one.shown, name),
+        )
+        for one in parameters(plugin).values()
+    ]
+
+
+def table(rows: Iterable[Row], noun: str = "parameter") -> str:
+    cells = [(f"`{row.name}`", row.kind, row.default, row.meaning) for row in rows]
+    return _table([noun, "what it may be", "default", "meaning"], cells) if cells else "No parameter.\n"
+
+
+def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    safe = ([cell.replace("|", "/").replace("<", "&lt;") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in safe)
+
+
+def prose(documented: Any) -> str:
+    """Return a docstring as a paragraph each, its wrapping undone."""
+    text = inspect.getdoc(documented) or ""
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text)) + "\n"
+
+
+def sections() -> Iterator[str]:
+    """Yield the page, part by part."""
+    yield START
+    yield "## Keys\n"
+    yield table(of_fields(reading.File, "file"), "key")
+    for key, model in NESTED.items():
+        yield f"### `{key}:`\n"
+        yield table(of_fields(model, key), "key")
+    for key, registry, _, _ in reading.registries():
+        yield f"## {TITLES[key]}\n"
+        for name, plugin in registry.items():
+            yield f"### `{name}`\n"
+            yield prose(plugin)
+            yield table(of_plugin(name, plugin))
+    yield "## Adjustments after the training: `posthoc:`\n"
+    for name, adjust in POSTHOC.items():
+        yield f"- `{name}`: {prose(adjust).replace(chr(10) * 2, ' ').strip()}"
+    yield "\n## Models\n"
+    yield "Options stand beside the recipe under a model's name: `scgpt: {size: tiny, epochs: 3}`.\n"
+    for name in spec.names():
+        yield from of_model(spec.get(name))
+    yield "### Recipe\n"
+    yield "Of networks. Defaults are the model's own, see above where they differ from these.\n"
+    yield table(of_fields(Recipe, "recipe"), "key")
+    yield "## Defects of the published recipe\n"
+    yield "`protocol: paper` has all of them, `defects: [...]` the ones named.\n"
+    yield _table(["defect", "what it does", "where"], [(f"`{k}`", d.explanation, d.where) for k, d in DEFECTS.items()])
+
+
+def of_model(model: ModelSpec) -> Iterator[str]:
+    yield f"### `{model.name}`\n"
+    more = "" if model.kind == "baseline" else "; `weights:` names the folder of its published weights"
+    yield f"{model.title}, a {model.kind}{more}.\n"
+    yield table(of_fields(model.options, model.name, "options"), "option")
+    if model.recipe is not None:
+        yield _table(["recipe", "from scratch", "with weights, or `size: official`"], _recipes(model.recipe))
+
+
+def _recipes(recipe: Any) -> list[tuple[str, str, str]]:
+    """Return what a model's two recipes set that isn't the default, or differs between them."""
+    plain, own, published = Recipe(), recipe(False, "small"), recipe(True, "official")
+    return [
+        (f"`{name}`", *values)
+        for name in Recipe.model_fields
+        if len({*(values := [shown(getattr(one, name)) for one in (own, published)]), shown(getattr(plain, name))}) > 1
+    ]
+
+
+def page() -> str:
+    return "\n".join(sections())
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")
