@@ -250,7 +250,7 @@ def test_focal_and_the_prior_divided_out_come_near_the_least_balanced_error():
     test, truth = drawn(np.array([20_000] * 3))
 
     def balanced_error(logits: np.ndarray) -> float:
-        wrong = POSTHOC["logit_adjust"](logits[:0], truth[:0], loss.prior, logits).argmax(1) != truth
+        wrong = POSTHOC["logit_adjust"](logits[:0], truth[:0], loss.prior, logits).probabilities.argmax(1) != truth
         return float(np.mean([wrong[truth == kind].mean() for kind in range(3)]))
 
     best = (((test[:, None] - centres) ** 2).sum(2).argmin(1) != truth).mean()  # Bayes: the nearest centre

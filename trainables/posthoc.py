@@ -1,40 +1,55 @@
 """What can still be done after training, from logits alone: calibrate, or correct for the mix of classes.
 
-POSTHOC[name](val_logits [v, C], val_labels int [v], train_prior [C], test_logits [n, C]) -> probabilities [n, C].
-train_prior: the class shares (or counts) that the logits have learnt: those of the rows trained on, resampling
-included, as the loss weighs them (losses.Loss.prior). Test labels are never seen. A class that had no training
-cells gets probability 0 wherever the prior is used.
+POSTHOC[name](val_logits [v, C], val_labels int [v], train_prior [C], test_logits [n, C]) -> Adjusted.
+Logits are what softmax makes probabilities of (losses.Loss.logits). train_prior: the class shares (or counts) that they
+have learnt: those of the rows trained on, resampling included, as the loss weighs them (losses.Loss.prior). Test labels
+are never seen. A class that had no training cells gets probability 0 wherever the prior is used.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-Adjust = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+from data_pipeline.seeds import generator
+
 HOTTEST = 100.0  # temperatures from 1 / HOTTEST to HOTTEST are searched
+LEVEL = 0.05  # of the test that test cells come in another mix than the one learnt
+DRAWS = 1000  # of what test cells of the learnt mix would be taken for
+PSEUDO = 1.0  # cells that every class counts more when a mix is estimated
+MOST_ROUNDS, CONVERGED = 100_000, 1e-10  # of EM; relative gain in likelihood below which it ends
 
 
-def none(
-    val_logits: np.ndarray, val_labels: np.ndarray, train_prior: np.ndarray, test_logits: np.ndarray
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Adjusted:
+    """Probabilities, float64 [n, C]; `unchanged` says why they are the network's own where nothing was adjusted."""
+
+    probabilities: np.ndarray
+    unchanged: str | None = None
+
+
+Adjust = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Adjusted]
+
+
+def none(val_logits: np.ndarray, val_labels: np.ndarray, train_prior: np.ndarray, test_logits: np.ndarray) -> Adjusted:
     """The network's own probabilities."""
-    return softmax(np.asarray(test_logits, dtype=np.float64), axis=1)
+    return Adjusted(_plain(test_logits))
 
 
 def temperature(
     val_logits: np.ndarray, val_labels: np.ndarray, train_prior: np.ndarray, test_logits: np.ndarray
-) -> np.ndarray:
+) -> Adjusted:
     """Logits over the one number that makes the validation labels likeliest; the predicted types stay as they are.
 
     Source: Guo et al. 2017, arXiv 1706.04599. Without validation cells, the plain probabilities.
     """
-    return softmax(np.asarray(test_logits, dtype=np.float64) / fit_temperature(val_logits, val_labels), axis=1)
+    return Adjusted(_plain(test_logits, fit_temperature(val_logits, val_labels)))
 
 
 def logit_adjust(
     val_logits: np.ndarray, val_labels: np.ndarray, train_prior: np.ndarray, test_logits: np.ndarray
-) -> np.ndarray:
+) -> Adjusted:
     """The training prior divided out, as if all types were equally common.
 
     Source: Menon et al. 2021, arXiv 2007.07314, equation 9 with tau = 1.
@@ -42,23 +57,31 @@ def logit_adjust(
     prior = _prior(train_prior)
     with np.errstate(divide="ignore"):
         adjusted = np.where(prior > 0, np.asarray(test_logits, dtype=np.float64) - np.log(prior), -np.inf)
-    return softmax(adjusted, axis=1)
+    return Adjusted(softmax(adjusted, axis=1))
 
 
 def prior_shift(
     val_logits: np.ndarray, val_labels: np.ndarray, train_prior: np.ndarray, test_logits: np.ndarray
-) -> np.ndarray:
-    """Probabilities corrected to the class mix of the test cells, which is estimated from their predictions by EM.
+) -> Adjusted:
+    """Probabilities corrected to the class mix of the test cells, where these tell that it isn't the learnt one.
 
-    Source: Saerens, Latinne, Decaestecker 2002, Neural Computation 14, equations 2.6-2.9. EM takes the probabilities
-    at their word, so they are calibrated first, as Alexandari 2020 (arXiv 1901.06852) advises: by a temperature, on
-    validation cells weighted to the training mix. (Logistic regression trained on balanced classes, zheng11, natural
-    test mix: macro F1 0.825 with it, 0.725 without, 0.824 of the plain predictions.)
+    First the test cells' predicted types are held against those that cells of the learnt mix would get, by the mistakes
+    on validation cells and what so few of them leave open (`likelihood_of_no_shift`). Nothing is adjusted unless they
+    differ at the 5 % level. Then the mix is estimated by EM (Saerens, Latinne, Decaestecker 2002, Neural Computation
+    14, equations 2.6-2.9) with one cell more of every class, without which rare classes end at 0, until the likelihood
+    no longer grows. EM takes the probabilities at their word, so they are calibrated first, as Alexandari 2020 (arXiv
+    1901.06852) advises: by a temperature, on validation cells weighted to the training mix.
     """
-    prior, seen = _prior(train_prior), np.bincount(val_labels, minlength=len(train_prior))
-    weights = (prior / np.maximum(seen, 1))[val_labels]
-    heat = fit_temperature(val_logits, val_labels, weights)
-    return shift(softmax(np.asarray(test_logits, dtype=np.float64) / heat, axis=1), prior)[0]
+    prior, plain = _prior(train_prior), _plain(test_logits)
+    if not len(val_labels) or not len(plain):
+        return Adjusted(plain, f"{len(val_labels)} validation and {len(plain)} test cells tell nothing of a shift")
+    chance = likelihood_of_no_shift(val_logits.argmax(1), val_labels, prior, plain.argmax(1))
+    if chance > LEVEL:
+        cells = f"{len(plain):,} test and {len(val_labels):,} validation cells"
+        return Adjusted(plain, f"{cells} don't tell a shift of the mix from none (p = {chance:.2g}, {LEVEL} needed)")
+    seen = np.bincount(val_labels, minlength=len(prior))
+    heat = fit_temperature(val_logits, val_labels, (prior / np.maximum(seen, 1))[val_labels])
+    return Adjusted(shift(_plain(test_logits, heat), prior)[0])
 
 
 POSTHOC: dict[str, Adjust] = {
@@ -88,20 +111,57 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray 
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-6}).x))
 
 
-def shift(
-    probabilities: np.ndarray, prior: np.ndarray, max_iterations: int = 1000, tolerance: float = 1e-8
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (probabilities under the cells' own class mix, that mix) of probabilities [n, C] under `prior` [C]."""
+def likelihood_of_no_shift(
+    val_predicted: np.ndarray, val_labels: np.ndarray, prior: np.ndarray, predicted: np.ndarray
+) -> float:
+    """Return the p value of the test cells' predicted types, int [n], if the cells come in the mix `prior` [C].
+
+    Which types cells of each class are taken for is known from validation cells alone: their counts, half a cell that
+    is right and one spread over all types, make a Dirichlet posterior. Test sets are drawn by it; the found one is held
+    against them by its squared distance from their mean, in variances of each type. In simulations (6 and 14 types, 80
+    and 95 % right, 60 and 200 validation cells) 1.6 % of sets without a shift came below 5 %.
+    The idea of reading a shift off predicted types: Lipton, Wang, Smola 2018, arXiv 1802.03916.
+    """
+    num_classes, rng = len(prior), generator(0, "prior_shift")
+    known = np.zeros((num_classes, num_classes))
+    np.add.at(known, (val_labels, val_predicted), 1)
+    known += np.eye(num_classes) / 2 + 1 / num_classes
+    shares = np.stack([_drawn_shares(row, rng) for row in known], axis=1)  # [DRAWS, class, predicted]
+    expected = np.einsum("c,dcp->dp", prior, shares)
+    drawn = rng.multinomial(len(predicted), expected / expected.sum(1, keepdims=True))
+    sets = np.vstack([np.bincount(predicted, minlength=num_classes), drawn])
+    distance = ((sets - drawn.mean(0)) ** 2 / (drawn.var(0) + 0.25)).sum(1)  # 0.25: counts are whole
+    return float((1 + (distance[1:] >= distance[0]).sum()) / (DRAWS + 1))
+
+
+def _drawn_shares(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return draws of the Dirichlet distribution of `counts` [C], float64 [DRAWS, C]."""
+    drawn = rng.standard_gamma(counts, size=(DRAWS, len(counts)))
+    return drawn / drawn.sum(1, keepdims=True)
+
+
+def shift(probabilities: np.ndarray, prior: np.ndarray, pseudo: float = PSEUDO) -> tuple[np.ndarray, np.ndarray]:
+    """Return (probabilities under the cells' own class mix, that mix) of probabilities [n, C] under `prior` [C].
+
+    The mix is the likeliest one if `pseudo` cells more of every class had been seen (0: maximum likelihood).
+    """
     seen = prior > 0
     density = np.divide(probabilities, prior, out=np.zeros_like(probabilities), where=seen)
-    mix = prior
-    for _ in range(max_iterations):
-        shifted = _normalised(density * mix)
-        new = shifted.mean(axis=0) if len(shifted) else mix
-        done, mix = np.abs(new - mix).sum() < tolerance, new
-        if done:
+    mix, before, more = prior, -np.inf, pseudo * seen
+    for _ in range(MOST_ROUNDS):
+        mix = (_normalised(density * mix).sum(axis=0) * seen + more) / (len(density) + more.sum())
+        mix = mix / mix.sum()
+        likelihood = np.log(np.maximum(density @ mix, 1e-300)).sum() + more[seen] @ np.log(
+            np.maximum(mix[seen], 1e-300)
+        )
+        if likelihood - before <= CONVERGED * max(1.0, abs(likelihood)):
             break
+        before = likelihood
     return _normalised(density * mix), mix
+
+
+def _plain(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    return softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:

@@ -75,14 +75,21 @@ def _evaluate(config: TrialConfig, material: Material, probabilities: np.ndarray
 def _posthoc(
     config: TrialConfig, material: Material, prior: np.ndarray, validation: np.ndarray, test: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>."""
+    """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>.
+
+    <adjustment>_applied is 0 where nothing was adjusted; posthoc.json says why.
+    """
     from trainables.posthoc import POSTHOC
 
     labels = material.labels[material.validation]
-    numbers = {}
+    numbers, unchanged = {}, {}
     for name in config.posthoc:
         adjusted = POSTHOC[name](validation, labels, prior, test)
-        numbers |= {f"test_{key}.{name}": value for key, value in _evaluate(config, material, adjusted).items()}
+        found = _evaluate(config, material, adjusted.probabilities)
+        numbers |= {f"test_{key}.{name}": value for key, value in found.items()}
+        numbers[f"{name}_applied"] = float(adjusted.unchanged is None)
+        unchanged[name] = adjusted.unchanged
+    publish(config.directory / "posthoc.json", json.dumps({"unchanged": unchanged}, indent=1).encode())
     return numbers
 
 
