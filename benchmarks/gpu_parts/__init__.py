@@ -1,0 +1,1 @@
+"""The parts of benchmarks/gpu.py; each file has run(scene), which yields records."""
