@@ -9,23 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
-from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, origin, resources
-from sweeps.drive import estimate
+from sweeps.drive import estimate, lineage
+from sweeps.drive.job import Job
 from sweeps.drive.outcome import Outcome
 from sweeps.drive.shapes import shapes
 from sweeps.drive.stopping import Stop, heeding_signals
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
+from sweeps.tracking.artifacts import Upload
 from sweeps.tracking.lock import SweepLock
+from sweeps.tracking.runs import RunState
 from sweeps.tracking.uris import default_uri, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
-STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
 
 @dataclass(frozen=True)
@@ -141,9 +140,9 @@ class _Drive:
 
     def _train(self, trials: list[Trial], cells: dict[str, Any], outcome: Outcome) -> None:
         known = self.tracker.runs()
-        lineage = {name: _data(name, opened) for name, opened in cells.items()}
-        _check_digests(trials, known, lineage, self.spec.name)
-        self._store_spec(trials)
+        data = {name: lineage.data_of(name, opened) for name, opened in cells.items()}
+        lineage.check_digests(trials, known, data, self.spec.name)
+        lineage.keep_file(self.spec, trials, self.storage, self.request.tracking_uri)
         known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
         todo, given_up = self._split(trials, known)
         outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
@@ -152,7 +151,7 @@ class _Drive:
             return
         for trial in todo:
             self.tracker.reschedule(known[trial.key], trial)
-        self._launch(todo, known, cells, lineage, outcome)
+        self._launch(todo, known, cells, data, outcome)
 
     def _split(self, trials: list[Trial], known: dict[str, Any]) -> tuple[list[Trial], list[Trial]]:
         """Return (trials to run, failed trials that are left alone).
@@ -169,7 +168,7 @@ class _Drive:
                 todo.append(trial)
         return todo, given_up
 
-    def _launch(self, todo: list[Trial], known: dict, cells: dict, lineage: dict, outcome: Outcome) -> None:
+    def _launch(self, todo: list[Trial], known: dict, cells: dict, data: dict, outcome: Outcome) -> None:
         from sweeps.cluster import nodes as cluster
         from sweeps.drive import launch
 
@@ -188,8 +187,8 @@ class _Drive:
             jobs = []
             for trial, paths in zip(todo, made, strict=True):
                 share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
-                jobs.append(self._job(trial, paths, known[trial.key], lineage, share))
-            jobs.sort(key=lambda job: -self.costs[job["config"]["key"]])
+                jobs.append(self._job(trial, paths, known[trial.key], data[trial.dataset], share))
+            jobs.sort(key=lambda job: -self.costs[job.key])
             self.screen.begin(
                 todo, outcome.before, {trial.key: self.costs[trial.key] for trial in todo}, lambda: self.tracker.outbox
             )
@@ -221,26 +220,18 @@ class _Drive:
             outcome.utilisation = tally.busy / (tally.slots * seconds)
 
     def _job(
-        self, trial: Trial, paths: dict, run: Any, lineage: dict[str, dict], share: dict[str, float]
-    ) -> dict[str, Any]:
+        self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]
+    ) -> Job:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
         config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
         config["gpu_share"] = share["gpu"]
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
-        server = self.tracker.uri if self.tracker.uri.startswith("http") else None
-        with_checkpoint = self.spec.checkpoints == "upload"
-        tags = origin.code() | origin.packages() | {"cellskew.digest": lineage[trial.dataset]["digest"]}
+        tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if self.spec.checkpoints == "link" and trial.has_checkpoint:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
-        return {
-            "config": config,
-            "run_id": run.run_id,
-            "fresh": self.request.from_scratch,
-            "resources": share,
-            "tags": tags,
-            "data": lineage[trial.dataset],
-            "upload": {"artifact_uri": run.artifact_uri, "tracking_uri": server, "with_checkpoint": with_checkpoint},
-        }
+        server = self.tracker.uri if self.tracker.uri.startswith("http") else None
+        upload = Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
+        return Job(config, run.run_id, share, tags, data, fresh=self.request.from_scratch, upload=upload)
 
     def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
         problems = resources.too_large(todo, nodes)
@@ -255,42 +246,8 @@ class _Drive:
                 "brings GPUs when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
             )
 
-    def _store_spec(self, trials: list[Trial]) -> None:
-        """Keep the resolved file, which `resume` reads, and the keys wanted, which `status` compares runs with."""
-        folder = self.storage / "sweeps"
-        kept = {f"{self.spec.name}.yaml": yaml.safe_dump(self.spec.given, sort_keys=False, allow_unicode=True)}
-        kept[f"{self.spec.name}.keys"] = "".join(f"{trial.key} {trial.name}\n" for trial in trials)
-        if self.request.tracking_uri is not None and "@" not in self.request.tracking_uri:
-            kept[f"{self.spec.name}.tracking"] = self.request.tracking_uri
-        for name, text in kept.items():
-            publish(folder / name, text.encode())
-
     def _on_first(self) -> None:
         self.screen.say("stopping: running trials finish and save their epoch; press Ctrl-C again to stop at once")
 
     def _on_second(self) -> None:
         self.screen.say("stopped at once; run the same command again to go on from the last checkpoints")
-
-
-def _data(name: str, cells: Any) -> dict[str, str]:
-    """Return what is recorded of an opened dataset: name, digest of its contents and options, files."""
-    source = getattr(cells, "source", None)
-    return {"name": name, "digest": cells.digest, "source": "" if source is None else ", ".join(source.all_paths)}
-
-
-def _check_digests(trials: list[Trial], known: dict[str, Any], lineage: dict[str, dict[str, str]], sweep: str) -> None:
-    """RequestError if trials of this sweep were trained on data that have changed since."""
-    changed: dict[str, list[str]] = {}
-    for trial in trials:
-        run = known.get(trial.key)
-        before = run.tags.get("cellskew.digest", "") if run is not None and run.status in STARTED else ""
-        if before and before != lineage[trial.dataset]["digest"]:
-            changed.setdefault(trial.dataset, []).append(before)
-    problems = [
-        f"dataset {name} has changed since {len(befores)} trials of sweep {sweep} were started on it (contents "
-        f"{befores[0][:12]} then, {lineage[name]['digest'][:12]} now). Put the old file back, or give the sweep "
-        "another `name:` to start anew."
-        for name, befores in changed.items()
-    ]
-    if problems:
-        raise RequestError(*problems)

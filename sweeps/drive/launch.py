@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,25 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
+from sweeps.drive.job import Job
+from sweeps.drive.news import News, Tally, Watch
 from sweeps.drive.stopping import Stop
 from sweeps.drive.worker import Trainable, work
 from sweeps.tracking.store import Tracker
 
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
-Watch = Callable[[str, str, dict[str, Any]], None]
 
 
 class Queue(Searcher):
     """Hands jobs to Tune in their order, none once `stop` is set."""
 
-    def __init__(self, jobs: list[dict[str, Any]], stop: "Stop") -> None:
+    def __init__(self, jobs: list[Job], stop: "Stop") -> None:
         super().__init__()
         self.jobs, self.stop = iter(jobs), stop
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         job = None if self.stop.asked else next(self.jobs, None)
-        return Searcher.FINISHED if job is None else {"job": json.dumps(job)}
+        return Searcher.FINISHED if job is None else {"job": job.to_text()}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing is searched for."""
@@ -102,40 +103,11 @@ class Silence(TrialProgressCallback):
     on_trial_error = on_trial_complete = on_trial_result
 
 
-@dataclass
-class Tally:
-    """What became of the trials of one launch, by key; seconds of training and of all."""
+class Listener(tune.Callback):
+    """Tells News what Tune hears of the trials."""
 
-    finished: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: dict[str, str] = field(default_factory=dict)
-    running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
-    busy: float = 0.0
-    slots: int = 0  # most trials that ran at once
-
-    def begin(self, key: str) -> None:
-        """Note that a trial runs now."""
-        self.running[key] = time.monotonic()
-        self.slots = max(self.slots, len(self.running))
-
-    def is_over(self, key: str) -> bool:
-        """Tell whether a trial needs no further launch."""
-        return key in self.finished or key in self.failed
-
-    def end(self, key: str) -> None:
-        """Note that a trial does not run any more."""
-        self.busy += time.monotonic() - self.running.pop(key, time.monotonic())
-
-
-class News(tune.Callback):
-    """Passes on what Tune hears of the trials: to MLflow, and to whoever watches."""
-
-    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop) -> None:
-        self.tracker, self.watch, self.stop = tracker, watch, stop
-        self.tally = Tally()
-        self.epochs: dict[str, str] = {}
-        self.troubles: dict[str, str] = {}  # key -> what went wrong last with a trial that went on
-        self.looked = time.monotonic()
+    def __init__(self, news: News) -> None:
+        self.news, self.looked = news, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment, which we never do."""
@@ -146,84 +118,25 @@ class News(tune.Callback):
         if time.monotonic() - self.looked > LOOK_EVERY:
             self.looked = time.monotonic()
             if cluster_is_gone():
-                self.stop.ask("Ray lost its last node")
-                raise RuntimeError(self.stop.why)
+                self.news.stop.ask("Ray lost its last node")
+                raise RuntimeError(self.news.stop.why)
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        job = _job(trial)
-        self.tally.begin(job["config"]["key"])
-        self.tracker.start(job["run_id"], job["tags"], job["data"])
-        self.watch("started", job["config"]["key"], {})
+        self.news.started(_job(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        job, news = _job(trial), _news(result)
-        if "metrics" in news:
-            self._epoch(job, news["metrics"])
-        elif "trouble" in news:
-            self._trouble(job, news["trouble"])
-        elif "final" in news:
-            self._finished(job, news["final"], news["where"])
-        elif "failed" in news:
-            self._failed(job, news["failed"], news["cause"], news["traceback"], news["where"])
-
-    def _epoch(self, job: dict[str, Any], numbers: dict[str, Any]) -> None:
-        key = job["config"]["key"]
-        self.epochs[key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
-        self.tracker.report(job["run_id"], numbers)
-        wanted = job["config"]["recipe"].get("batch_size", 0)
-        if numbers.get("micro_batch", wanted) < wanted:
-            self._trouble(job, f"memory ran out, so {numbers['micro_batch']} cells at a time instead of {wanted}")
-        self.watch("epoch", key, numbers)
-
-    def _trouble(self, job: dict[str, Any], said: str) -> None:
-        """Note what went wrong with a trial that goes on."""
-        if self.troubles.get(job["config"]["key"]) != said:
-            self.troubles[job["config"]["key"]] = said
-            self.tracker.note(job["run_id"], said)
-            self.watch("trouble", job["config"]["key"], {"reason": said})
-
-    def _finished(self, job: dict[str, Any], final: dict[str, Any], where: dict[str, str]) -> None:
-        key = job["config"]["key"]
-        self.tracker.report(job["run_id"], final)
-        self.tracker.finish(job["run_id"], "FINISHED", _where_tags(where))
-        self.tally.finished.add(key)
-        self.watch("finished", key, final)
+        self.news.told(_job(trial), _news(result))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self._trouble(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
+        self.news.goes_on(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        job = _job(trial)
-        self._failed(job, _deaths(trial), "outside", "", {})
-        self.tally.end(job["config"]["key"])
+        self.news.lost(_job(trial), _deaths(trial))
         _forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        key = _job(trial)["config"]["key"]
+        self.news.over(_job(trial))
         _forget(trial)
-        if key not in self.tally.running:
-            return
-        self.tally.end(key)
-        if key not in self.tally.finished and key not in self.tally.failed:
-            said = f"{self.stop.why or 'ended early'} after {self.epochs.get(key, 'no epoch')}; goes on when run again"
-            self.tracker.finish(_job(trial)["run_id"], "KILLED", {"cellskew.reason": said})
-            self.tally.interrupted[key] = said
-            self.watch("interrupted", key, {})
-
-    def fell_over(self, why: str, lost: list[dict[str, Any]], hopeless: list[dict[str, Any]]) -> None:
-        """Note that all workers are gone, with the jobs that they had; `hopeless` ones have been tried often enough."""
-        for job in lost:
-            self.tally.end(job["config"]["key"])
-            self._trouble(job, f"lost its worker, last: {why}; started again from the last checkpoint")
-        for job in hopeless:
-            if not self.tally.is_over(job["config"]["key"]):
-                self._failed(job, f"its worker was lost too often, last: {why}", "outside", "", {})
-
-    def _failed(self, job: dict[str, Any], why: str, cause: str, tail: str, where: dict[str, str]) -> None:
-        tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)
-        self.tracker.finish(job["run_id"], "FAILED", tags)
-        self.tally.failed[job["config"]["key"]] = why
-        self.watch("failed", job["config"]["key"], {"reason": why})
 
 
 def _forget(trial: TuneTrial) -> None:
@@ -239,17 +152,13 @@ def _deaths(trial: TuneTrial) -> str:
     return f"its worker died {times}" + (f", last: {said[-1]}" if said else "")
 
 
-def _job(trial: TuneTrial) -> dict[str, Any]:
-    return json.loads(trial.config["job"])
+def _job(trial: TuneTrial) -> Job:
+    return Job.from_text(trial.config["job"])
 
 
 def _news(result: dict[str, Any]) -> dict[str, Any]:
     """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
     return json.loads(result.get("news", "{}"))
-
-
-def _where_tags(where: dict[str, str]) -> dict[str, str]:
-    return {f"cellskew.{name}": value for name, value in where.items() if value}
 
 
 @dataclass(frozen=True)
@@ -262,9 +171,7 @@ class Settings:
     pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
 
 
-def train(
-    jobs: list[dict[str, Any]], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings
-) -> Tally:
+def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
     """Run the jobs through Ray Tune, in their order, as many at once as their resources allow. Ray must run.
 
     A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
@@ -282,16 +189,16 @@ def train(
             ):
                 raise
             fallen = set(news.tally.running)
-            strikes.update(fallen if fallen else [job["config"]["key"] for job in jobs])
-            hopeless = [job for job in jobs if strikes[job["config"]["key"]] > settings.max_failures]
-            lost = [job for job in jobs if job["config"]["key"] in fallen]
+            strikes.update(fallen if fallen else [job.key for job in jobs])
+            hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
+            lost = [job for job in jobs if job.key in fallen]
             news.fell_over(_first_line(error), lost, hopeless)
-            jobs = [job for job in jobs if not news.tally.is_over(job["config"]["key"])]
+            jobs = [job for job in jobs if not news.tally.is_over(job.key)]
             time.sleep(settings.pause * max(strikes.values()))
     return news.tally
 
 
-def _fit(jobs: list[dict[str, Any]], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
+def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
     state = storage.absolute() / "ray"
     name = f"{news.tracker.sweep}-{os.getpid()}"
     shutil.rmtree(state / name, ignore_errors=True)
@@ -308,7 +215,7 @@ def _fit(jobs: list[dict[str, Any]], news: News, stop: Stop, storage: Path, sett
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(state),
-            callbacks=[news, Silence()],
+            callbacks=[Listener(news), Silence()],
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
@@ -328,13 +235,13 @@ def _first_line(error: BaseException) -> str:
 def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
         end_with_raylet()
-        work(json.loads(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
+        work(Job.from_text(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
 
     return run
 
 
 def _resources(config: dict[str, Any]) -> dict[str, float]:
-    return json.loads(config["job"])["resources"]
+    return Job.from_text(config["job"]).resources
 
 
 @contextmanager

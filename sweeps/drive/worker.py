@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
+from sweeps.drive.job import Job
 from sweeps.tracking.artifacts import upload
 from sweeps.tracking.lock import file_lock
 from sweeps.tracking.uris import without_secrets
@@ -22,20 +23,17 @@ TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended go
 UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
 
 
-def work(job: dict[str, Any], send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
+def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
     """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
-    {"failed"}.
-
-    job: config (what run_trial takes), upload (see tracking.upload; None: nothing to upload), fresh (start over).
-    """
-    directory = Path(job["config"]["directory"])
+    {"failed"}."""
+    directory = job.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
-            if job["fresh"]:
+            if job.fresh:
                 _start_over(directory)
-            final = _train_on(job["config"], send, trainable, directory)
-            _upload(job, directory)
+            final = _train_on(job.config, send, trainable, directory)
+            _upload(job)
         send({"final": final, "where": machine()})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
@@ -85,10 +83,10 @@ def _start_over(directory: Path) -> None:
             path.unlink()
 
 
-def _upload(job: dict[str, Any], directory: Path) -> None:
-    for pause in () if job["upload"] is None else (*UPLOAD_PAUSES, None):
+def _upload(job: Job) -> None:
+    for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
         try:
-            upload(directory, **job["upload"])
+            upload(job.directory, job.upload)
             return
         except Exception as error:  # every store has its own exceptions; a refusal stays one and fails the trial
             if pause is None:

@@ -1,6 +1,7 @@
 """A trial's files -> the artifacts of its run. Workers do this themselves; the tracking store is not asked."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -9,18 +10,27 @@ from trainables.trial.outcome import MODEL_FOLDER
 FILES = (".yaml", ".csv", ".png", ".parquet", ".json")
 
 
-def upload(directory: Path, artifact_uri: str, tracking_uri: str | None, with_checkpoint: bool) -> None:
-    """Copy a trial's tables, picture and predictions, and the checkpoint of its best epoch, to its run's artifacts.
+@dataclass(frozen=True)
+class Upload:
+    """Where a trial's files go, and whether the checkpoint of its best epoch goes with them.
 
     tracking_uri: of the server that stores artifacts itself (mlflow-artifacts:), else None.
     """
+
+    artifact_uri: str
+    tracking_uri: str | None
+    with_checkpoint: bool
+
+
+def upload(directory: Path, to: Upload) -> None:
+    """Copy a trial's tables, picture and predictions, and the checkpoint if it is to go, to its run's artifacts."""
     files = sorted(path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
     model = directory / MODEL_FOLDER
-    folder = model if with_checkpoint and model.is_dir() else None
-    if urlsplit(artifact_uri).scheme in ("", "file"):
-        _copy(files, folder, Path(unquote(urlsplit(artifact_uri).path)))
+    folder = model if to.with_checkpoint and model.is_dir() else None
+    if urlsplit(to.artifact_uri).scheme in ("", "file"):
+        _copy(files, folder, Path(unquote(urlsplit(to.artifact_uri).path)))
     else:
-        _store(files, folder, artifact_uri, tracking_uri)
+        _store(files, folder, to)
 
 
 def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
@@ -31,11 +41,11 @@ def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
         shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
 
 
-def _store(files: list[Path], folder: Path | None, artifact_uri: str, tracking_uri: str | None) -> None:
+def _store(files: list[Path], folder: Path | None, to: Upload) -> None:
     """Put files, and a folder under its name, into a run's artifact store."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    store = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
+    store = get_artifact_repository(to.artifact_uri, tracking_uri=to.tracking_uri)
     for file in files:
         store.log_artifact(str(file))
     if folder is not None:

@@ -20,7 +20,7 @@ from sweeps import cli
 from sweeps.answers import predicting
 from sweeps.drive.prepare import open_datasets, prepare
 from sweeps.file.config import parse
-from sweeps.tracking.artifacts import upload
+from sweeps.tracking.artifacts import Upload, upload
 from trainables.spec import get, names
 from trainables.trial.trial import run_trial
 
@@ -183,7 +183,7 @@ def predict_by(words: list, storage: Path, new_cells: Path):
 
 def test_a_run_is_found_in_mlflow_and_its_uploaded_checkpoint_used(trials, new_cells, tmp_path):
     sweep = Sweep(tmp_path)
-    upload(trials["scgpt"], sweep.network.artifact_uri, None, with_checkpoint=True)
+    upload(trials["scgpt"], Upload(sweep.network.artifact_uri, None, with_checkpoint=True))
     run_id = sweep.end(sweep.network)
     done = predict_by(["--run", run_id], tmp_path, new_cells)
     assert done.exit_code == 0, done.output

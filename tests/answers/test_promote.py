@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import Shards
 from sweeps.answers.promote import promote
-from sweeps.tracking.artifacts import upload
+from sweeps.tracking.artifacts import Upload, upload
 from sweeps.tracking.connection import create_database
 from sweeps.tracking.store import Tracker
 from sweeps.tracking.uris import default_uri
@@ -105,7 +105,7 @@ def test_an_uploaded_checkpoint_becomes_one_version_however_often_it_is_promoted
 ):
     from mlflow.artifacts import download_artifacts
 
-    upload(checkpoint_of, sweep.network.artifact_uri, None, with_checkpoint=True)
+    upload(checkpoint_of, Upload(sweep.network.artifact_uri, None, with_checkpoint=True))
     run_id = sweep.end(sweep.network)
     first, again = sweep.promote(run_id), sweep.promote(run_id, uri=sweep.uri)
     assert (first.version, first.new, again.new) == ("1", True, False)

@@ -9,6 +9,7 @@ import pytest
 
 from sweeps.cluster import origin
 from sweeps.drive import worker
+from sweeps.drive.job import Job
 from sweeps.tracking import uris
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,10 @@ def test_no_secret_of_the_environment_or_of_an_address_is_said(monkeypatch):
     assert uris.without_secrets(text) == "ftp://me:***@host/x refused ***, ***; http://host:5000/a@b stays"
 
 
+def job_in(directory: Path) -> Job:
+    return Job({"directory": str(directory)}, "run", resources={}, tags={}, data={})
+
+
 def test_a_trials_failure_and_trouble_hold_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2-and-more")
     monkeypatch.setattr(worker, "TRAIN_PAUSES", (0.0,))
@@ -52,7 +57,7 @@ def test_a_trials_failure_and_trouble_hold_no_secret(monkeypatch, tmp_path):
     def fail(config, report, checkpoint):
         raise ConnectionError("no answer from ftp://me:s3cret@host, tried hunter2-and-more")
 
-    worker.work({"config": {"directory": str(tmp_path)}, "fresh": False, "upload": None}, sent.append, fail)
+    worker.work(job_in(tmp_path), sent.append, fail)
     assert [list(news)[0] for news in sent] == ["trouble", "failed"] and sent[1]["cause"] == "outside"
     assert "s3cret" not in str(sent) and "hunter2" not in str(sent)
     assert sent[1]["failed"] == "ConnectionError: no answer from ftp://me:***@host, tried ***"
@@ -70,7 +75,7 @@ def test_only_what_may_pass_of_itself_is_tried_again(error, times, monkeypatch, 
         calls.append(1)
         raise error
 
-    worker.work({"config": {"directory": str(tmp_path)}, "fresh": False, "upload": None}, lambda news: None, fail)
+    worker.work(job_in(tmp_path), lambda news: None, fail)
     assert len(calls) == times
 
 

@@ -133,7 +133,7 @@ def test_a_sweep_gives_its_trials_what_was_measured(ray_with_gpus, tmp_path, not
     fake_trials.parts()  # workers get fake_trials by value
     outcome = converge.converge(given, converge.Request(storage=tmp_path), fake_trials.Silent(), parts)
     assert outcome.is_complete, outcome.failed
-    got = {(job["config"]["model"], job["resources"]["gpu"], job["config"]["gpu_share"]) for job in jobs}
+    got = {(job.config["model"], job.resources["gpu"], job.config["gpu_share"]) for job in jobs}
     assert got == {("scgpt", 0.25, 0.25), ("majority", 0.0, 0.0)}
     assert {path.read_text() for path in notes.iterdir()} == {"scgpt"}
 

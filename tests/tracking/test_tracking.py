@@ -14,7 +14,7 @@ from fault_tools import wait_until
 
 from data_pipeline.errors import RequestError
 from sweeps.tracking import lock, outbox, uris
-from sweeps.tracking.artifacts import upload
+from sweeps.tracking.artifacts import Upload, upload
 from sweeps.tracking.outbox import Outbox, Undeliverable
 from sweeps.tracking.uris import default_uri
 
@@ -304,9 +304,9 @@ def test_artifacts_are_the_trials_files_and_on_request_its_checkpoint(tmp_path):
     (trial / "epoch-0003").mkdir()
     for name in ("config.yaml", "per_class.csv", ".lock", "trained.txt", "checkpoint/best.safetensors"):
         (trial / name).write_text("x")
-    upload(trial, str(target), None, with_checkpoint=False)
+    upload(trial, Upload(str(target), None, with_checkpoint=False))
     assert sorted(path.name for path in target.iterdir()) == ["config.yaml", "per_class.csv"]
-    upload(trial, f"file://{str(target).replace(' ', '%20')}", None, with_checkpoint=True)
+    upload(trial, Upload(f"file://{str(target).replace(' ', '%20')}", None, with_checkpoint=True))
     assert (target / "checkpoint" / "best.safetensors").exists() and not (target / "epoch-0003").exists()
 
 

@@ -1,0 +1,44 @@
+"""What a worker is handed for one trial: a frozen record, which travels as text."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.tracking.artifacts import Upload
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial on its way to a worker and into its run.
+
+    config: what run_trial takes. resources: its CPUs and share of a GPU, {"cpu", "gpu"}. tags, data (name, digest,
+    source of the dataset): what its run is to say when it starts. fresh: start over, whatever an earlier attempt left.
+    upload: where its files go; None: nowhere.
+    """
+
+    config: dict[str, Any]
+    run_id: str
+    resources: dict[str, float]
+    tags: dict[str, str]
+    data: dict[str, str]
+    fresh: bool = False
+    upload: Upload | None = None
+
+    @property
+    def key(self) -> str:
+        return self.config["key"]
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config["directory"])
+
+    def to_text(self) -> str:
+        """Return the job as JSON, which Tune copies and stores without looking inside."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Job":
+        """Return the job that `to_text` wrote."""
+        found = json.loads(text)
+        return cls(**found | {"upload": None if found["upload"] is None else Upload(**found["upload"])})
