@@ -1,0 +1,126 @@
+"""Sweeps from Python: what the commands do, with records and data frames in place of printed tables.
+
+    import sweeps
+
+    print(sweeps.plan("sweep.yaml").seconds)                      # touches nothing
+    outcome = sweeps.run("sweep.yaml")                            # goes on with what an earlier call left
+    runs = sweeps.load("mysweep")                                 # a row per finished trial
+    sweeps.results(runs[runs["skew"] != "natural"], by=["model"], metrics=["test_recall_tail"])
+    sweeps.compare("mysweep", between="strategy", within=["model"])
+
+Whatever is wrong with a request is a data_pipeline.errors.RequestError that lists its problems. Heavy packages are
+imported when a function needs them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sweeps.drive.outcome import Outcome
+    from sweeps.drive.planning import Plan
+
+__all__ = ["compare", "load", "plan", "results", "run"]
+STORAGE = "cellskew-runs"
+BY = ("dataset", "skew", "model", "strategy", "loss")
+
+
+def run(
+    sweep: str | Path,
+    storage: str | Path = STORAGE,
+    tracking_uri: str | None = None,
+    *,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    retry_failed: bool = False,
+    from_scratch: bool = False,
+) -> "Outcome":
+    """Run the sweep of a file to its end, or go on with it: what is finished stays, what is missing is trained.
+
+    storage: folder for shards, checkpoints and results, seen by every node. tracking_uri: an MLflow server; None: the
+    store kept in `storage`. address: a running Ray cluster to join; None: a Ray of our own. The rest as in `cellskew
+    run --help`. Returns what became of the trials; a failed one raises nothing: see Outcome.failed. Progress goes to
+    standard error. RequestError before anything expensive if the sweep can't be run.
+    """
+    from sweeps.drive.converge import Request, converge
+    from sweeps.drive.progress import Progress, console
+    from sweeps.file import config
+
+    request = Request(
+        storage=Path(storage).absolute(),
+        tracking_uri=tracking_uri,
+        address=address,
+        max_concurrent=max_concurrent,
+        retry_failed=retry_failed,
+        from_scratch=from_scratch,
+    )
+    return converge(config.load(sweep), request, Progress(console()))
+
+
+def plan(sweep: str | Path, storage: str | Path = STORAGE) -> "Plan":
+    """Return what a sweep would do: trials, cells per class after each skew and strategy, seconds, disk, notes.
+
+    Touches nothing. RequestError for what can't be had.
+    """
+    from sweeps.drive import planning
+    from sweeps.file import config
+
+    return planning.plan(config.load(sweep, check_files=False), Path(storage))
+
+
+def load(name: str, where: str | Path = STORAGE) -> "pd.DataFrame":
+    """Return the finished trials of a sweep, one per row: its axes, its run in MLflow and every metric's last value.
+
+    where: the storage folder that it was run in, or the URI of an MLflow server. Given the folder, trials that the
+    sweep's file had no longer when it last ran are left out; a server doesn't know them. RequestError if there is no
+    such sweep.
+    """
+    from sweeps.answers import results, state
+    from sweeps.tracking.uris import of_sweep
+
+    is_uri = "://" in str(where)
+    runs = results.fetch(str(where) if is_uri else of_sweep(Path(where), None, name), name)
+    keys = set() if is_uri else state.wanted_keys(Path(where) / "sweeps" / f"{name}.keys")
+    is_wanted = runs["key"].isin(keys) if keys else True
+    return runs[(runs["status"] == "FINISHED") & is_wanted].reset_index(drop=True)
+
+
+def results(
+    runs: "str | pd.DataFrame",
+    by: Sequence[str] = BY,
+    metrics: Sequence[str] | None = None,
+    where: str | Path = STORAGE,
+) -> "pd.DataFrame":
+    """Return mean, spread and 95 % interval of metrics for each group of finished trials.
+
+    runs: a sweep's name, looked for in `where`, or what `load` returned, or a part of that. metrics: None for macro
+    F1, balanced accuracy and rare-type recall. Columns: see sweeps.answers.results.summarise.
+    """
+    from sweeps.answers import results
+
+    return results.summarise(_runs(runs, where), list(by), list(results.SHOWN if metrics is None else metrics))
+
+
+def compare(
+    runs: "str | pd.DataFrame",
+    between: str,
+    within: Sequence[str] = (),
+    metric: str = "test_macro_f1",
+    *,
+    against: str | None = None,
+    tie: float = 0.005,
+    where: str | Path = STORAGE,
+) -> "pd.DataFrame":
+    """Return paired differences of trials that differ in `between` alone, with intervals and corrected tests.
+
+    runs, where: as in `results`. Columns: see sweeps.answers.comparison.compare.
+    """
+    from sweeps.answers import comparison
+
+    return comparison.compare(_runs(runs, where), between, list(within), metric, against, tie)
+
+
+def _runs(runs: "str | pd.DataFrame", where: str | Path) -> "pd.DataFrame":
+    return load(runs, where) if isinstance(runs, str) else runs

@@ -150,6 +150,21 @@ def test_circles_are_seen():
     }
 
 
+def test_functions_stay_short_and_their_arguments_annotated():
+    functions = [node for path in sources() for node in ast.walk(ast.parse(path.read_text()))]
+    functions = [node for node in functions if isinstance(node, ast.FunctionDef)]
+    lengths = sorted(node.end_lineno - node.lineno + 1 for node in functions)
+    at = {share: lengths[int(share * (len(lengths) - 1))] for share in (0.5, 0.9, 1.0)}
+    assert at[0.5] <= 7 and at[0.9] <= 18 and at[1.0] <= 34, f"lines of functions: {at}"
+    given = [one for node in functions for one in arguments(node) if one.arg not in ("self", "cls")]
+    assert sum(one.annotation is not None for one in given) / len(given) >= 0.97
+
+
+def arguments(node: ast.FunctionDef) -> list[ast.arg]:
+    rest = [one for one in (node.args.vararg, node.args.kwarg) if one is not None]
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, *rest]
+
+
 @pytest.mark.parametrize("system", DOORS)
 def test_one_door_per_outside_system(system):
     users = {name_of(path) for path in sources() if any(_is_in(name, system) for name in imports(path))}

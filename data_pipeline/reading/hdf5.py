@@ -3,11 +3,18 @@
 Understands files of every anndata version, the compound tables of 0.6 and older included. X is never read here.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
+if TYPE_CHECKING:
+    import h5py
 
-def find_matrix(file, layer: str | None):
+    Element = h5py.Group | h5py.Dataset
+
+
+def find_matrix(file: "h5py.Group", layer: str | None) -> "Element | None":
     """Return the h5py group or dataset of X (None), .raw ("raw") or a layer; None if the file lacks it."""
     if layer is None:
         return file.get("X")
@@ -16,19 +23,19 @@ def find_matrix(file, layer: str | None):
     return file.get(f"layers/{layer}")
 
 
-def find_var(file, layer: str | None):
+def find_var(file: "h5py.Group", layer: str | None) -> "Element | None":
     """Return the table of genes that belongs to `find_matrix(file, layer)`."""
     return file.get("raw/var", file.get("raw.var")) if layer == "raw" else file.get("var")
 
 
-def layers(file) -> list[str | None]:
+def layers(file: "h5py.Group") -> list[str | None]:
     """Return everything that `layer:` could be here; None stands for X."""
     found = [None] if "X" in file else []
     found += ["raw"] if find_matrix(file, "raw") is not None else []
     return found + (list(file["layers"]) if "layers" in file else [])
 
 
-def column_names(table) -> list[str]:
+def column_names(table: "Element") -> list[str]:
     """Return the columns of obs or var without its index."""
     if hasattr(table, "dtype"):  # a compound table: the first field is the index
         return list(table.dtype.names[1:])
@@ -36,25 +43,25 @@ def column_names(table) -> list[str]:
     return order if order else [name for name in table if name not in (_index_name(table), "__categories")]
 
 
-def index(table) -> np.ndarray:
+def index(table: "Element") -> np.ndarray:
     """Return the names of the cells or genes, object array of str."""
     if hasattr(table, "dtype"):
         return strings(table[table.dtype.names[0]])
     return np.asarray(_decode(table[_index_name(table)]).astype(str), dtype=object)
 
 
-def column(table, name: str) -> pd.Series:
+def column(table: "Element", name: str) -> pd.Series:
     """Return one column of obs or var; missing values are NaN, categories stay categories."""
     if hasattr(table, "dtype"):
         return _compound_column(table, name)
     return _decode(table[name])
 
 
-def _index_name(table) -> str:
+def _index_name(table: "Element") -> str:
     return _text(table.attrs.get("_index", "index" if "index" in table else "_index"))
 
 
-def _decode(element) -> pd.Series:
+def _decode(element: "Element") -> pd.Series:
     """Return an encoded column (anndata's array, string-array, categorical, nullable-*) as a Series."""
     if not hasattr(element, "dtype"):  # a group
         if "codes" in element:
@@ -73,7 +80,7 @@ def _categorical(codes: np.ndarray, categories: pd.Series) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(np.asarray(codes, np.int64), pd.Index(categories)))
 
 
-def _compound_column(table, name: str) -> pd.Series:
+def _compound_column(table: "Element", name: str) -> pd.Series:
     """Return a field of a compound table; its categories, if any, lie in uns."""
     values = table[name]
     place = f"uns/{name}_categories"
@@ -82,7 +89,7 @@ def _compound_column(table, name: str) -> pd.Series:
     return pd.Series(strings(values) if values.dtype.kind in "SO" else values)
 
 
-def _plain(dataset) -> np.ndarray:
+def _plain(dataset: "h5py.Dataset") -> np.ndarray:
     values = dataset[()]
     return strings(values) if values.dtype.kind in "SO" else values
 

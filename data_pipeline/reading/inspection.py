@@ -4,6 +4,7 @@ Looks, and touches nothing: what is to be dropped or summed is decided here in r
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading import hdf5, matrix, places
 from data_pipeline.reading.source import Source
+
+if TYPE_CHECKING:
+    import h5py
 
 EMPTY_LABELS = {"", "nan", "NaN", "NA", "<NA>", "None"}
 DAMAGE = (OSError, KeyError, RuntimeError)  # what h5py raises where a file's inside leads nowhere
@@ -45,7 +49,7 @@ def inspect(path: str, source: Source) -> Table:
             ) from error
 
 
-def _read_tables(path: str, file, source: Source) -> Table:
+def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
     genes, problem = _gene_names(path, hdf5.find_var(file, source.layer), source.gene_names)
     table = Table(path, hdf5.index(file["obs"]), genes, problems=[problem] if problem else [])
     _check_shape(table, matrix.shape_of(hdf5.find_matrix(file, source.layer)))
@@ -59,7 +63,7 @@ def _read_tables(path: str, file, source: Source) -> Table:
     return table
 
 
-def _check_layout(path: str, file, layer: str | None) -> None:
+def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
     if "matrix" in file and "obs" not in file:
         raise RequestError(
             f"{path}: is a 10x Genomics HDF5 file, not h5ad. Convert it: scanpy.read_10x_h5('{path}').write_h5ad(...), "
@@ -87,7 +91,7 @@ def _check_shape(table: Table, shape: tuple[int, int]) -> None:
             table.problems.append(f"{table.path}: has no {noun} (0 x {max(shape)} values). Check how it was written.")
 
 
-def _gene_names(path: str, var, name: str | None) -> tuple[np.ndarray, str | None]:
+def _gene_names(path: str, var: "hdf5.Element", name: str | None) -> tuple[np.ndarray, str | None]:
     if name is None:
         return hdf5.index(var), None
     columns = hdf5.column_names(var)
@@ -100,7 +104,7 @@ def _choices(name: str, columns: list[str]) -> str:
     return f"{did_you_mean(name, columns)}It has: {', '.join(columns[:20]) if columns else 'no columns'}."
 
 
-def _column(table: Table, obs, name: str, role: str) -> pd.Series | None:
+def _column(table: Table, obs: "hdf5.Element", name: str, role: str) -> pd.Series | None:
     columns = hdf5.column_names(obs)
     if name in columns:
         return hdf5.column(obs, name)
@@ -109,14 +113,14 @@ def _column(table: Table, obs, name: str, role: str) -> pd.Series | None:
     return None
 
 
-def _label_hint(obs, name: str, columns: list[str]) -> str:
+def _label_hint(obs: "hdf5.Element", name: str, columns: list[str]) -> str:
     likely = label_columns(obs)
     if not likely:
         return f"{_choices(name, columns)} None of them looks like cell types."
     return f"columns that could be labels: {', '.join(f'{key} ({n} values)' for key, n in likely[:6])}."
 
 
-def label_columns(obs) -> list[tuple[str, int]]:
+def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
     """Return (column, number of values) for columns of obs that could be cell types, the likeliest first."""
     found = []
     for name in hdf5.column_names(obs):
