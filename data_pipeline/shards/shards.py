@@ -95,7 +95,7 @@ class Joined(_Rows):
     """Real cells followed by generated ones, as one set of rows: row n is the first generated cell."""
 
     def __init__(self, real: Shards, generated: Shards) -> None:
-        shift = len(real)
+        self.real, shift = real, len(real)
         moved = [replace(part, start=part.start + shift, stop=part.stop + shift) for part in generated._parts]
         self._parts = [*real._parts, *moved]
         self._starts = np.array([part.start for part in self._parts])

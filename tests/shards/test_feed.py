@@ -57,7 +57,7 @@ def test_length_aware_batches_pad_far_less():
 
 def test_evaluation_begins_with_the_longest_cells():
     feed = make_feed()
-    batches = list(feed.evaluation(np.arange(5000)))
+    batches = list(feed.batches(feed.longest_first(np.arange(5000))))
     assert batches[0].rows[0] == feed.shards.lengths.argmax()
     assert sum(len(batch.rows) for batch in batches) == 5000
     assert len(batches) == feed.num_batches(5000)

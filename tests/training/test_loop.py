@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.feed import Feed
 from trainables.spec import Recipe
-from trainables.training.loop import NonFiniteLoss, Trainer, choose_device
+from trainables.training.device import MicroBatch, choose_device, precision_of
+from trainables.training.loop import NonFiniteLoss, Trainer
 from trainables.training.schedule import MIN_COSINE, learning_rate
 
 CPU = torch.device("cpu")
@@ -116,20 +117,90 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result():
     assert torch.allclose(trainer.network.layer.weight, weights_after(recipe, epochs=1), atol=1e-6)
 
 
-def test_out_of_memory_on_a_cpu_is_known_by_what_torch_says():
-    small = Linear(fits=8, error=RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"))
-    trainer = make_trainer(Recipe(batch_size=32), small)
-    trainer.train(np.arange(60), 0)
-    assert trainer.micro_batch == 8
+def test_other_errors_are_no_lack_of_memory():
     broken = make_trainer(Recipe(batch_size=32), Linear(fits=8, error=RuntimeError("size mismatch")))
     with pytest.raises(RuntimeError, match="size mismatch"):
         broken.train(np.arange(60), 0)
 
 
-def test_out_of_memory_after_three_retreats_fails_with_the_figures():
-    trainer = make_trainer(Recipe(batch_size=32), Linear(fits=3))
-    with pytest.raises(MemoryError, match="even with micro-batches of 4 cells of at most 2 tokens"):
+def test_out_of_memory_with_a_single_cell_fails_with_the_figures():
+    trainer = make_trainer(Recipe(batch_size=32), Linear(fits=0))
+    with pytest.raises(MemoryError, match="even with cells of at most 2 tokens, one at a time: CUDA out of memory"):
         trainer.train(np.arange(60), 0)
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whoever_runs_out_of_memory_is_given_fewer_cells(error):
+    trainer = make_trainer(Recipe(batch_size=32), Linear(fits=8, error=error))
+    trainer.train(np.arange(60), 0)
+    assert trainer.micro_batch == 8
+
+
+def test_prediction_keeps_to_what_training_retreated_to_and_retreats_itself():
+    class Narrow(Linear):
+        def forward(self, values):
+            if len(values) > self.fits:
+                raise self.error
+            return self.layer(values)
+
+    trainer = make_trainer(Recipe(batch_size=32), Narrow(fits=8))
+    trainer.train(np.arange(60), 0)
+    trainer.network.fits = 3
+    rows = np.arange(60)[::-1]
+    found = trainer.predict(rows)
+    trainer.network.fits = 60
+    assert trainer.micro_batch == 2 and np.allclose(found, trainer.predict(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_memory_that_runs_out_in_the_first_step_of_the_optimiser_is_tried_again(monkeypatch, clip, precision):
+    recipe = Recipe(batch_size=32, clip=clip, precision=precision)
+    whole = make_trainer(recipe)
+    whole.train(np.arange(64), 0)
+    trainer, failed = make_trainer(recipe), []
+    step = trainer.optimizer.step
+
+    def first_fails(*args, **kwargs):
+        if not failed:
+            failed.append(1)
+            trainer.optimizer.state[trainer.network.layer.weight] = {"step": torch.tensor(0.0)}  # no moments yet
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.optimizer, "step", first_fails)
+    trainer.train(np.arange(64), 0)
+    assert failed and trainer.steps == whole.steps == 2
+    assert torch.allclose(trainer.network.layer.weight, whole.network.layer.weight, atol=1e-3)
+
+
+def test_what_failed_work_held_is_let_go_before_it_is_tried_again():
+    import gc
+    import weakref
+
+    held = []
+
+    def work() -> int:
+        graph = torch.zeros(3)
+        held.append(weakref.ref(graph))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(held)
+
+    gc.disable()
+    try:
+        assert MicroBatch(8).attempt(work, 8, lambda: held.append(held[0]()), lambda: "cells") == 3
+    finally:
+        gc.enable()
+    assert held[1] is None, "while memory is cleared nothing holds the failed graph"
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched():
@@ -143,12 +214,13 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched():
     seen = []
     step = trainer.optimizer.step
     trainer.optimizer.step = lambda: (step(), seen.append(trainer.network.layer.weight.detach().clone()))
-    with pytest.raises(NonFiniteLoss, match=r"nan in epoch 1, step 2, cells in rows \d+, .*lower learning_rate"):
+    with pytest.raises(NonFiniteLoss, match=r"nan in round 1, step 2, cells in rows \d+, .*lower learning_rate"):
         trainer.train(np.arange(64), 0)
     assert len(seen) == 1 and torch.equal(trainer.network.layer.weight, seen[0])
 
 
-def test_an_infinite_gradient_of_a_finite_loss_stops_too():
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_an_infinite_gradient_of_a_finite_loss_stops_too(clip):
     class Exploding(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value):
@@ -158,9 +230,12 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too():
         def backward(ctx, grad):
             return grad * float("inf")
 
-    trainer = make_trainer(Recipe(), loss=lambda logits, labels, p: F.cross_entropy(Exploding.apply(logits), labels))
+    exploding = lambda logits, labels, p: F.cross_entropy(Exploding.apply(logits), labels)  # noqa: E731
+    trainer = make_trainer(Recipe(clip=clip), loss=exploding)
+    before = trainer.network.layer.weight.detach().clone()
     with pytest.raises(NonFiniteLoss):
         trainer.train(np.arange(64), 0)
+    assert torch.equal(trainer.network.layer.weight, before)
 
 
 def test_predictions_come_in_the_order_of_the_rows():
@@ -184,3 +259,39 @@ def test_auto_device_is_the_cpu_without_a_gpu():
 def test_float16_scales_the_loss_only_where_it_is_used():
     assert not make_trainer(Recipe(precision="float32")).scaler.is_enabled()
     assert make_trainer(Recipe(precision="bfloat16")).train(np.arange(64), 0).loss > 0
+
+
+def test_in_float16_a_loss_that_is_not_finite_is_skipped_and_one_that_never_is_ends_the_trial():
+    calls = []
+
+    def poisoned(logits, labels, progress):
+        calls.append(1)
+        return F.cross_entropy(logits, labels) * (float("inf") if len(calls) in bad else 1)
+
+    bad = {2}
+    trainer = make_trainer(Recipe(batch_size=32, precision="float16"), loss=poisoned)
+    assert np.isfinite(trainer.train(np.arange(64), 0).loss)
+    assert trainer.scaler.get_scale() < 2.0**16
+    bad = range(10**6)
+    with pytest.raises(NonFiniteLoss, match="in float16 no step up to round"):
+        for number in range(1, 100):
+            trainer.train(np.arange(64), number)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_parameters_of_16_bits_are_trained_without_the_fused_optimiser(monkeypatch, on_gpu):
+    monkeypatch.setattr(Trainer, "on_gpu", on_gpu)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    trainer = make_trainer(Recipe(batch_size=32, learning_rate=0.1, precision="bfloat16"), Linear().bfloat16())
+    before = trainer.network.layer.weight.detach().clone()
+    trainer.train(np.arange(64), 0)
+    assert not trainer.optimizer.defaults["fused"] and not torch.equal(trainer.network.layer.weight, before)
+
+
+def test_numbers_that_a_card_only_emulates_are_not_chosen(monkeypatch):
+    """A V100 or T4 says that it supports bfloat16, unless it is asked without emulation."""
+    for native, wanted in ((True, torch.bfloat16), (False, torch.float16)):
+        says = lambda including_emulation=True, native=native: including_emulation or native  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", says)
+        assert precision_of(Recipe(), torch.device("cuda")) is wanted
+    assert precision_of(Recipe(), CPU) is precision_of(Recipe(precision="float32"), torch.device("cuda"))

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_a_number_is_told_later_but_never_touches_the_weights
     cells = Cells()
     feed = Feed(cells, cells.labels, collate, 16)
     trainer = Trainer(Linear(), Recipe(batch_size=16, precision="float32"), poisoned, feed, 0, torch.device("cpu"))
-    with pytest.raises(NonFiniteLoss, match="NaN or infinite in epoch 1, within the 64 steps before step 5"):
+    with pytest.raises(NonFiniteLoss, match="NaN or infinite in round 1, within the 64 steps before step 5"):
         trainer.train(np.arange(64), 0)
     assert not torch.equal(seen[0], seen[1])
     assert all(torch.equal(seen[1], weight) for weight in (*seen[2:], trainer.network.layer.weight))
@@ -129,6 +129,10 @@ def some_cells(model: str) -> tuple[dict, Encoded]:
 
 class Plain(torch.optim.SGD):
     """Stands for the fused optimiser, which takes the flag `found_inf` but only tensors of a real device."""
+
+    def __init__(self, parameters) -> None:
+        super().__init__(parameters)
+        self.defaults["fused"] = True
 
     def step(self):
         for group in self.param_groups:
@@ -158,7 +162,7 @@ def test_no_step_asks_the_device_for_a_number(gpu, monkeypatch, model, loss):
     feed = Feed(encoded, np.array([0, 2, 1]), spec.collate, 3)
     trainer = trainer_on_meta(monkeypatch, network, LOSSES[loss]([9, 5, 1]), feed, rate.get("dropout", 0.0))
     trainer.network.train()
-    total = trainer._step([feed.batch(np.arange(3))], 1e-4, epoch=14)
+    total = trainer._step([feed.batch(np.arange(3))], 1e-4, 14)
     assert total.device == META and trainer.steps == 1 and gpu
 
 
@@ -171,4 +175,4 @@ def test_a_step_that_asks_for_a_number_would_be_noticed(gpu, monkeypatch):
     feed = Feed(cells, cells.labels, collate, 16)
     trainer = trainer_on_meta(monkeypatch, Curious(), plain, feed, 0.0)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        trainer._step([feed.batch(np.arange(16))], 1e-4, epoch=0)
+        trainer._step([feed.batch(np.arange(16))], 1e-4, 0)

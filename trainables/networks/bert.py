@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trainables.networks.attention import Cells, attend, attend_first, cells_of
 from trainables.networks.dropout import add_dropped
+from trainables.networks.exact import exactly
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 DEFAULTS = {  # what a config.json may leave out: transformers' own values
@@ -57,7 +58,7 @@ class Bert(nn.Module):
             input_ids, positions, offsets, slots = pack(input_ids, attention_mask)
         cells = cells_of(offsets, None if slots is None else len(slots))
         pooled_BE = self.bert(input_ids, positions, cells)
-        return self.classifier(functional.dropout(pooled_BE, self.dropout, self.training))
+        return exactly(self.classifier, functional.dropout(pooled_BE, self.dropout, self.training))
 
 
 def pack(input_ids_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,7 +86,7 @@ class Body(nn.Module):
         *layers, last = self.encoder.layer
         for layer in layers:
             x_TE = layer(x_TE, cells)
-        return torch.tanh(self.pooler.dense(last.first(x_TE, cells)))
+        return torch.tanh(exactly(self.pooler.dense, last.first(x_TE, cells)))
 
 
 class Embeddings(nn.Module):

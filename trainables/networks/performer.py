@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.networks.exact import exactly
 from trainables.networks.favor import Stabiliser, attend, draw_projection
 from trainables.networks.prefix import PrefixCache
 
@@ -114,12 +115,12 @@ class Performer(nn.Module):
         self.calls = 0
 
     @torch.no_grad()
-    def redraw(self) -> None:
-        """Count a training call; draw all projections anew (frozen blocks' too) if `redraw_after` calls went by."""
+    def redraw(self, num_calls: int = 1) -> None:
+        """Count training calls; draw all projections anew (frozen blocks' too) if `redraw_after` calls went by."""
         if not self.training or self.redraw_after is None:
             return
         if self.calls < self.redraw_after:
-            self.calls += 1
+            self.calls += num_calls
             return
         for attention, _ in self.net.layers:
             attention.fn.fast_attention.redraw()
@@ -207,6 +208,8 @@ class PerformerLM(nn.Module):
         self.performer = Performer(blocks, redraw_after)
         self.norm = nn.LayerNorm(dim)
         self.to_out: nn.Module = nn.Linear(dim, num_ids)
+        self.cells_are_independent = stabiliser != "batch"
+        self.cells_are_calls = False  # count each cell as a call: for batches of one that go through together
 
     @property
     def num_frozen(self) -> int:
@@ -228,7 +231,7 @@ class PerformerLM(nn.Module):
 
     def encode(self, tokens_BL: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Return the normalised output of the last block, [B, L, E]; `prefix` saves the frozen blocks' work."""
-        self.performer.redraw()
+        self.performer.redraw(len(tokens_BL) if self.cells_are_calls else 1)
         if prefix is None and self.cache is not None and self.num_frozen > 0:
             prefix = self.cache(tokens_BL, self._frozen_version(), self.prefix)
         x_BLE = self.prefix(tokens_BL) if prefix is None else prefix
@@ -241,7 +244,7 @@ class PerformerLM(nn.Module):
         return (self.num_frozen, *(tensor._version for tensor in tensors), *(tensor.data_ptr() for tensor in tensors))
 
     def forward(self, tokens: Tensor, prefix: Tensor | None = None) -> Tensor:
-        return self.to_out(self.encode(tokens, prefix))
+        return exactly(self.to_out, self.encode(tokens, prefix))
 
 
 def freeze(network: PerformerLM, train: Literal["head", "published", "all"]) -> None:

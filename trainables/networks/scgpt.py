@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from trainables.networks.attention import Cells, attend, attend_first, cells_of
 from trainables.networks.dropout import add_dropped, relu_dropped
+from trainables.networks.exact import exactly
 
 MAX_VALUE = 512.0  # larger values are cut before they are embedded
 
@@ -44,7 +45,7 @@ class ScGPT(nn.Module):
 
     def forward(self, ids: Tensor, values: Tensor, offsets: Tensor, slots: Tensor | None = None) -> Tensor:
         """ids int [T], values float [T], offsets int [B + 1], slots [tokens of the longest cell] -> logits [B, C]."""
-        return self.cls_decoder(self.embed(ids, values, offsets, slots))
+        return exactly(self.cls_decoder, self.embed(ids, values, offsets, slots))
 
     def embed(self, ids: Tensor, values: Tensor, offsets: Tensor, slots: Tensor | None = None) -> Tensor:
         """Return each cell's embedding [B, E]: `<cls>` after the last layer."""

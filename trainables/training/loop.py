@@ -1,10 +1,9 @@
-"""Train a network for a round, predict with it: device, precision, out-of-memory retreat, stop at NaN.
+"""Train a network for a round, predict with it; stop at NaN.
 
 The only file that seeds torch. Everything random in round r follows from (seed, r), so a round redone is the same. A
 round is a number of optimiser steps, or an epoch: one pass over the rows.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator
@@ -14,19 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from data_pipeline.seeds import derive
 from data_pipeline.shards.feed import Batch, Feed
 from trainables.budget import Budget, steps_per_pass
 from trainables.spec import Recipe
 from trainables.training import checkpoint
+from trainables.training.device import MicroBatch, autocast, move, pinned_batch, precision_of
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
 from trainables.training.schedule import learning_rate
 
-RETREATS = 3  # how often a micro-batch may be halved after running out of memory
 LABELS = "labels"  # travel to the device with a batch's inputs
+FUSED = 20  # cells of batches of one that go through the network together, at most
+LEAST_SCALE = 2.0**-10  # of a float16 loss: it starts at 2 ** 16 and is halved where a gradient isn't finite
 CHECK_EVERY = 64  # steps between looks at the device's not-a-number flag on CUDA, where each look waits for the GPU
 
 
@@ -37,11 +38,6 @@ class NonFiniteLoss(RuntimeError):
 def seed_torch(seed: int, *stage: str | int) -> None:
     """Seed torch on every device for the named stage."""
     torch.manual_seed(derive(seed, *stage))
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device for "auto", "cpu" or "cuda"."""
-    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -67,7 +63,10 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """A network being trained. `loss(logits_BC, labels_B, progress)`; `carry`: rows whose step is still owed."""
+    """A network being trained. `loss(logits_BC, labels_B, progress)`; `carry`: rows whose step is still owed.
+
+    On a GPU batches of one cell are fused where cells don't depend on their neighbours: the same sum of gradients.
+    """
 
     network: nn.Module
     recipe: Recipe
@@ -81,20 +80,39 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.network.to(self.device)
-        self.micro_batch = self.feed.batch_size
         self._non_finite = torch.zeros((), device=self.device)
         self.start(self.recipe)
+        self._at_once = MicroBatch(self.feed.batch_size)
 
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def micro_batch(self) -> int:
+        """Cells on the device at once, at most."""
+        return self._at_once.size
+
+    @micro_batch.setter
+    def micro_batch(self, size: int) -> None:
+        self._at_once.size = size
+
     def start(self, recipe: Recipe, seed: int | None = None) -> None:
         """Begin anew with a fresh optimiser over the parameters that are trainable now, and with another seed."""
         self.recipe, self.seed = recipe, self.seed if seed is None else seed
-        self.network.zero_grad(set_to_none=True)  # or gradients of what is frozen now would count in the clipping
+        self.fused = self._fusible(recipe)
+        if self.fused > 1:
+            self.feed = dataclasses.replace(self.feed, batch_size=self.fused)
+            self.network.cells_are_calls = True
         self.optimizer = make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype() is torch.float16)
+        self._let_go()
+
+    def _fusible(self, recipe: Recipe) -> int:
+        """Return how many batches of one go through the network together, a divisor of those of a step."""
+        if not (self.on_gpu and recipe.batch_size == 1 and getattr(self.network, "cells_are_independent", False)):
+            return 1
+        return max(number for number in range(1, FUSED + 1) if recipe.accumulate % number == 0)
 
     def state(self) -> dict[str, Any]:
         """Return what, with the tensors of weights and optimiser, fixes how the training goes on; JSON-able."""
@@ -120,9 +138,13 @@ class Trainer:
 
     def train_steps(self, passes: Passes, budget: Budget, number: int) -> Progress:
         """Take the steps of a round (counted from 0) on the rows that come next."""
-        size, num_batches = self.recipe.batch_size, budget.steps_in(number) * self.recipe.accumulate
+        size, num_batches = self.feed.batch_size, budget.steps_in(number) * self._batches_per_step
         batches = (self.feed.batch(passes.take(size)) for _ in range(num_batches))
         return self._round(batches, number, budget.per_round)
+
+    @property
+    def _batches_per_step(self) -> int:
+        return self.recipe.accumulate // self.fused
 
     def _round(self, batches: Iterable[Batch], number: int, steps_per_round: float) -> Progress:
         seed_torch(self.seed, "round", number)
@@ -142,18 +164,28 @@ class Trainer:
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, float32 [n, C], in that order."""
         self.network.eval()
-        parts, order = [], []
-        for batch in self._ready(self.feed.evaluation(rows)):
-            with self._autocast():
-                parts.append(self.network(**self._move(batch.inputs)).float())
-        order = np.argsort(-self.feed.shards.lengths[rows], kind="stable")
-        logits = torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)
-        return logits[np.argsort(order, kind="stable")]
+        places = self.feed.longest_first(rows)
+        parts = [self._logits(batch) for batch in self._ready(self.feed.batches(rows[places]))]
+        if not parts:
+            return np.zeros((0, 0), np.float32)
+        logits = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        logits[places] = torch.cat(parts).cpu().numpy()
+        return logits
+
+    def _logits(self, batch: Batch) -> Tensor:
+        def work() -> Tensor:
+            return torch.cat([self._forward(piece.inputs) for piece in self._pieces(batch)])
+
+        return self._at_once.attempt(work, len(batch.rows), lambda: None, lambda: self._about([batch]))
+
+    def _forward(self, inputs: dict[str, Any]) -> Tensor:
+        with autocast(self.device, self._dtype()):
+            return self.network(**self._move(inputs)).float()
 
     def _windows(self, batches: Iterable[Batch]) -> Iterator["_Window"]:
         """Yield the batches of each optimiser step. An epoch's last partial one is stepped or, as scBERT has it, owed.
 
-        What is owed adds to the first step of the next epoch, which still waits for `accumulate` batches of its own.
+        What is owed adds to the first step of the next epoch, which still waits for as many batches of its own.
         """
         window, num_carried = _Window([self.feed.batch(owed) for owed in self.carry]), len(self.carry)
         self.carry = []
@@ -161,7 +193,7 @@ class Trainer:
         for batch in self._ready(batches):
             window.batches.append(batch)
             window.load_seconds += time.perf_counter() - clock
-            if len(window.batches) == self.recipe.accumulate + num_carried:
+            if len(window.batches) == self._batches_per_step + num_carried:
                 yield window
                 window, num_carried = _Window([]), 0
             clock = time.perf_counter()
@@ -170,119 +202,108 @@ class Trainer:
         elif window.batches:
             yield window
 
-    def _step(self, batches: list[Batch], rate: float, epoch: int) -> Tensor:
-        """One optimiser step; returns the sum of the cells' losses. Halves the micro-batch when memory runs out."""
-        for retreat in range(RETREATS + 1):
-            try:
-                total = self._backward(batches, epoch)
-                break
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._retreat(retreat, batches, error)
+    def _step(self, batches: list[Batch], rate: float, number: int) -> Tensor:
+        """One optimiser step; returns the sum of the cells' losses. Fewer cells at once where memory runs out."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._apply(batches, epoch)
+
+        def work() -> Tensor:
+            total = self._backward(batches, number)
+            self._apply(batches, number)
+            return total
+
+        most = max(len(batch.rows) for batch in batches)
+        total = self._at_once.attempt(work, most, self._let_go, lambda: self._about(batches))
+        self.steps += 1
+        if self.steps % CHECK_EVERY == 0:
+            self._raise_if_flagged(number)
         return total
 
-    def _backward(self, batches: list[Batch], epoch: int) -> Tensor:
+    def _backward(self, batches: list[Batch], number: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for batch in batches:
+            per_cell = 1 / min(len(batch.rows), self.recipe.batch_size)
             for piece in self._pieces(batch):
-                moved = self._move(piece.inputs | {LABELS: torch.from_numpy(piece.labels)})
-                labels = moved.pop(LABELS)
-                with self._autocast():
-                    logits = self.network(**moved)
-                loss = self.loss(logits.float(), labels, min(1.0, epoch / self.recipe.epochs))
-                self._check(loss, epoch, batch)
-                self.scaler.scale(loss * (len(piece.rows) / len(batch.rows))).backward()
+                labels = self._move({LABELS: torch.from_numpy(piece.labels)})[LABELS]
+                loss = self.loss(self._forward(piece.inputs), labels, min(1.0, number / self.recipe.epochs))
+                if not self.scaler.is_enabled():  # which else skips the step
+                    self._check(loss, number, batch)
+                self.scaler.scale(loss * (len(piece.rows) * per_cell)).backward()
                 total += loss.detach() * len(piece.rows)
-        return total
+        return total.nan_to_num() if self.scaler.is_enabled() else total
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """Return the batch cut to micro-batches; the batch itself while memory suffices."""
-        if len(batch.rows) <= self.micro_batch:
-            return [batch]
-        starts = range(0, len(batch.rows), self.micro_batch)
-        return [self.feed.batch(batch.rows[start : start + self.micro_batch]) for start in starts]
+        pieces = self._at_once.pieces(len(batch.rows))
+        return [batch] if len(pieces) == 1 else [self.feed.batch(batch.rows[piece]) for piece in pieces]
 
-    def _apply(self, batches: list[Batch], epoch: int) -> None:
-        if self.recipe.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-            if not self.scaler.is_enabled():
-                self._check(norm, epoch, batches[-1])
-        if self.on_gpu and not self.scaler.is_enabled():
+    def _apply(self, batches: list[Batch], number: int) -> None:
+        """Let the optimiser step, unless a gradient isn't finite: then no weight changes."""
+        if self.scaler.is_enabled():
+            if self.recipe.clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        self._check(self._clipped_norm(), number, batches[-1])
+        if self.on_gpu and self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = self._non_finite  # fused Adam leaves the weights alone where this isn't 0
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.steps += 1
-        if self.steps % CHECK_EVERY == 0:
-            self._raise_if_flagged(epoch)
+        else:
+            self._raise_if_flagged(number)
+        self.optimizer.step()
 
-    def _retreat(self, retreat: int, batches: list[Batch], error: BaseException) -> None:
-        longest = max(int(self.feed.shards.lengths[batch.rows].max()) for batch in batches)
-        if retreat == RETREATS or self.micro_batch == 1:
-            size = f"{self.micro_batch} cells of at most {longest} tokens"
-            raise MemoryError(f"out of memory even with micro-batches of {size}: {error}") from error
-        self.micro_batch = max(1, min(self.micro_batch, max(len(batch.rows) for batch in batches)) // 2)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.on_gpu:
-            torch.cuda.empty_cache()
+    def _clipped_norm(self) -> Tensor:
+        """Return the norm of all gradients, before they are clipped, if they are."""
+        if self.recipe.clip is not None:
+            return clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        return get_total_norm([one.grad for one in self.network.parameters() if one.grad is not None])
 
-    def _check(self, value: Tensor, epoch: int, batch: Batch) -> None:
+    def _let_go(self) -> None:
+        """Drop gradients, and what a first step that failed has left half made."""
+        self.network.zero_grad(set_to_none=True)  # or gradients of what is frozen now would count in the clipping
+        if any("exp_avg_sq" not in state for state in self.optimizer.state.values()):
+            self.optimizer.state.clear()
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.scaler.is_enabled())
+        scaler.load_state_dict(self.scaler.state_dict())  # without the mark that gradients are unscaled
+        self.scaler = scaler
+
+    def _about(self, batches: list[Batch]) -> str:
+        return f"cells of at most {max(int(self.feed.shards.lengths[batch.rows].max()) for batch in batches)} tokens"
+
+    def _check(self, value: Tensor, number: int, batch: Batch) -> None:
         """Stop before the weights are touched. On CUDA the flag stays on the device and is looked at now and then."""
         if self.on_gpu:
             self._non_finite = torch.maximum(self._non_finite, (~torch.isfinite(value.detach())).float())
         elif not torch.isfinite(value.detach()):
             rows = ", ".join(map(str, batch.rows[:8])) + (", ..." if len(batch.rows) > 8 else "")
             raise NonFiniteLoss(
-                f"the loss or its gradient is {float(value.detach())} in epoch {epoch + 1}, step {self.steps + 1}, "
+                f"the loss or its gradient is {float(value.detach())} in round {number + 1}, step {self.steps + 1}, "
                 f"cells in rows {rows}; lower learning_rate, or look at these cells"
             )
 
-    def _raise_if_flagged(self, epoch: int) -> None:
+    def _raise_if_flagged(self, number: int) -> None:
         if self.on_gpu and float(self._non_finite):
             raise NonFiniteLoss(
-                f"the loss or its gradient became NaN or infinite in epoch {epoch + 1}, "
+                f"the loss or its gradient became NaN or infinite in round {number + 1}, "
                 f"within the {CHECK_EVERY} steps before step {self.steps + 1}; lower learning_rate"
+            )
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            raise NonFiniteLoss(
+                f"in float16 no step up to round {number + 1}, step {self.steps} has had a finite gradient for long; "
+                "lower learning_rate, or say precision: float32"
             )
 
     def _dtype(self) -> torch.dtype:
-        if self.recipe.precision == "auto":
-            if not self.on_gpu:
-                return torch.float32
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return getattr(torch, self.recipe.precision)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        dtype = self._dtype()
-        return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
+        return precision_of(self.recipe, self.device)
 
     def _ready(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Return the batches; for a GPU they are made and pinned ahead by a thread."""
-        return ahead(batches, _pinned_batch) if self.on_gpu else batches
+        return ahead(batches, pinned_batch) if self.on_gpu else batches
 
     def _move(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs on the device; from pinned memory, as only such copies don't make the host wait."""
-        if not self.on_gpu:
-            return inputs
-        moved = {name: value for name, value in _pinned(inputs).items() if isinstance(value, Tensor)}
-        return inputs | {name: value.to(self.device, non_blocking=True) for name, value in moved.items()}
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
-
-
-def _pinned_batch(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, inputs=_pinned(batch.inputs))
-
-
-def _pinned(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs with every tensor in pinned memory; those that are stay where they are."""
-    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        return move(inputs, self.device) if self.on_gpu else inputs
 
 
 @dataclass

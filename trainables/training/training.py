@@ -18,7 +18,8 @@ from trainables.losses import Loss, loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
-from trainables.training.loop import Progress, Trainer, choose_device, seed_torch
+from trainables.training.device import choose_device
+from trainables.training.loop import Progress, Trainer, seed_torch
 from trainables.training.passes import Passes
 from trainables.training.stages import Stage, stages_of
 

@@ -25,7 +25,8 @@ from trainables.material import Material
 from trainables.spec import ModelSpec
 from trainables.training import checkpoint
 from trainables.training.checkpoint import sha256, write_tensors
-from trainables.training.loop import Trainer, choose_device, seed_torch
+from trainables.training.device import choose_device
+from trainables.training.loop import Trainer, seed_torch
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
 

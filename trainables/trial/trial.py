@@ -44,7 +44,7 @@ def _run(config: TrialConfig, report: Report, checkpoint: Path | None) -> dict[s
     import torch
 
     from trainables.training.checkpoint import discard
-    from trainables.training.loop import choose_device
+    from trainables.training.device import choose_device
     from trainables.trial import memory
 
     begin = time.perf_counter()
