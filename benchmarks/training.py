@@ -91,7 +91,7 @@ def scgpt(width: int, num_layers: int, num_heads: int, batch_size: int, data: Da
     encoded = encoder(data.counts, np.random.default_rng(0))
     sizes = {"width": width, "hidden": width, "num_layers": num_layers, "num_heads": num_heads, "dropout": 0.2}
     network = spec.build(data.num_classes, **encoder.network_options, **sizes)
-    optimizer = make_optimizer(network, spec.recipe(True, "official"))
+    optimizer = make_optimizer(network, spec.recipe(None, "official"))
 
     def ours(rows: np.ndarray) -> None:
         train_step(network, optimizer, network(**spec.collate(encoded, rows)), data.labels[rows])
@@ -118,7 +118,7 @@ def geneformer(data: Data) -> Case:
     encoder = spec.encoder(data.genes, size="official", model_version="V1")
     encoded = encoder(data.counts, None)
     network = spec.build(data.num_classes, size="official", **encoder.network_options)
-    optimizer = make_optimizer(network, spec.recipe(True, "official"))
+    optimizer = make_optimizer(network, spec.recipe(None, "official"))
     config = PUBLISHED | SIZES["official"] | {"layer_norm_eps": 1e-12, "pad_token_id": 0}
 
     def ours(rows: np.ndarray) -> None:
@@ -153,7 +153,7 @@ def scbert(num_genes: int, cached: bool, data: Data) -> Case:
     network = PerformerLM(table, depth=PERFORMER["depth"], heads=PERFORMER["heads"], stabiliser="head", **extra)
     network.to_out = CellHead(length, 200, data.num_classes)
     freeze(network, "published")
-    optimizer = make_optimizer(network, spec.recipe(True, "official"))
+    optimizer = make_optimizer(network, spec.recipe(None, "official"))
 
     def ours(rows: np.ndarray) -> None:
         train_step(network, optimizer, network(**spec.collate(encoded, rows)), data.labels[rows])

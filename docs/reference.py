@@ -14,7 +14,7 @@ from sweeps.file import reading, reading_data
 from sweeps.file.plugins import parameters
 from trainables import spec
 from trainables.posthoc import POSTHOC
-from trainables.protocol import DEFECTS
+from trainables.protocol import DEFECTS, untagged
 from trainables.spec import ModelSpec, Recipe
 
 HERE = Path(__file__).resolve().parent
@@ -181,14 +181,15 @@ def of_model(model: ModelSpec) -> Iterator[str]:
     yield f"### `{model.name}`\n"
     more = "" if model.kind == "baseline" else "; `weights:` names the folder of its published weights"
     yield f"{model.title}, a {model.kind}{more}.\n"
-    yield table(of_fields(model.options, model.name, "options"), "option")
+    rows = of_fields(model.options, model.name, "options")
+    yield table([row for row in rows if row.name not in untagged(model.name, {row.name: True})], "option")
     if model.recipe is not None:
         yield _table(["recipe", "from scratch", "with weights, or `size: official`"], _recipes(model.recipe))
 
 
 def _recipes(recipe: Any) -> list[tuple[str, str, str]]:
     """Return what a model's two recipes set that isn't the default, or differs between them."""
-    plain, own, published = Recipe(), recipe(False, "small"), recipe(True, "official")
+    plain, own, published = Recipe(), recipe(None, "small"), recipe(Path("weights"), "official")
     return [
         (f"`{name}`", *values)
         for name in Recipe.model_fields

@@ -31,7 +31,7 @@ def test_every_option_and_recipe_value_of_a_defect_exists_and_differs_from_the_d
         options, recipe = apply([name], {}, {})
         defaults = spec.options().model_dump()
         assert all(spec.options(**options).model_dump()[key] != defaults[key] for key in options)
-        corrected = spec.recipe(True, "official").model_dump()
+        corrected = spec.recipe(None, "official").model_dump()
         assert not recipe or any(corrected[key] != value for key, value in recipe.items())
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.spec import Recipe
+from trainables.config import TrialConfig
+from trainables.spec import ModelSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Defect:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
+ONLY_DEFECTS = {"carry_accumulation"}  # settings of a recipe that nobody would choose; the others are choices
 EPOCHS = {"budget": "epochs", "steps": None}
 DEFECTS: dict[str, Defect] = {
     "resample_before_split": Defect(
@@ -123,7 +125,14 @@ DEFECTS: dict[str, Defect] = {
         "Geneformer.ipynb cell 13",
         "learning rate 5e-6, batches of 1, one epoch, 500 steps of warm-up; the other models train for 15 epochs",
         ("geneformer",),
-        recipe={"learning_rate": 5e-6, "batch_size": 1, "epochs": 1, "schedule": "linear", "warmup": 500.0},
+        recipe={
+            "learning_rate": 5e-6,
+            "batch_size": 1,
+            "epochs": 1,
+            "schedule": "linear",
+            "warmup": 500.0,
+            "warmup_share": 1.0,
+        },
     ),
     "scvi_unscaled": Defect(
         "preprocessing.ipynb cells 9 and 10",
@@ -152,6 +161,21 @@ def apply(
     return options, recipe
 
 
-def resolve_recipe(default: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """Return the recipe with the overrides, checked."""
+def recipe_of(spec: ModelSpec, config: TrialConfig) -> Recipe:
+    """Return the recipe that a trial's network is trained by: the model's own, the trial's, the defects' on top."""
+    options, overrides = apply(config.defects, config.options, config.recipe)
+    default = spec.recipe(config.weights, spec.options(**options).size)
     return Recipe(**(default.model_dump() | overrides))
+
+
+def untagged(model: str, settings: dict[str, Any]) -> dict[str, str]:
+    """Return the settings of a model that are a published defect by themselves: setting -> the defect's name.
+
+    As plain settings they would go without the tag by which every table tells such runs.
+    """
+    found = {}
+    for name, defect in DEFECTS.items():
+        own = defect.options | {key: defect.recipe[key] for key in ONLY_DEFECTS & defect.recipe.keys()}
+        if model in (defect.models or ()):
+            found |= {key: name for key, value in own.items() if settings.get(key) == value}
+    return found

@@ -1,8 +1,8 @@
 """What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -51,6 +51,7 @@ class Recipe(BaseModel):
         0.9, gt=0, le=1, description="step: factor per round; cosine_restarts: of the maximum per cycle"
     )
     warmup: float = Field(0, ge=0, description="linear: steps, or a share of all steps if < 1; cosine_restarts: rounds")
+    warmup_share: float = Field(1.0, gt=0, le=1, description="linear: the warm-up is at most this share of all steps")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
     length_aware: bool = Field(False, description="batches of cells of like length")
     patience: int | None = Field(None, ge=1, description="stop after so many rounds without a better selection metric")
@@ -102,7 +103,9 @@ class ModelSpec:
     build(num_classes, weights=None, **options) -> nn.Module (networks only)
     convert(official state dict) -> our state dict (networks only)
     head: prefix of the classifier's parameter names (networks only)
-    recipe(pretrained, size) -> Recipe
+    recipe(weights folder or None, size) -> Recipe (networks only)
+    files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
+    signature: files, with wildcards, that only this model's folder has
     fit(encoded, labels, num_classes, rng, **options) -> object with predict_proba(encoded) -> float64 [n, C]
     """
 
@@ -111,7 +114,9 @@ class ModelSpec:
     kind: Literal["network", "baseline"]
     options: type[Options]
     encoder: Callable[..., Encoder]
-    recipe: Callable[[bool, str], Recipe] | None = None
+    recipe: Callable[[Path | None, str], Recipe] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    signature: tuple[str, ...] = ()
     fit_encoder: Callable[[Iterable[tuple[sparse.csr_matrix, np.ndarray]], list[str]], dict[str, Any]] | None = None
     collate: Callable[[Encoded, np.ndarray], dict[str, Any]] | None = None
     build: Callable[..., Any] | None = None

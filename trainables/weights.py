@@ -1,6 +1,5 @@
 """Official checkpoints -> state dicts and dictionaries, without ever running code that a file brings along."""
 
-import importlib
 import math
 import pickle
 import re
@@ -20,11 +19,6 @@ from data_pipeline.genes import strip_version
 
 WRAPPERS = ("model_state_dict", "state_dict")  # keys under which training scripts keep the weights
 LFS = b"version https://git-lfs"
-SIGNATURES = {  # files that only this model's folder has
-    "scgpt": ("args.json", "best_model.pt", "vocab.json"),
-    "scbert": ("panglao_pretrain.pth", "gene2vec_16906.npy"),
-    "geneformer": ("config.json", "model.safetensors", "pytorch_model.bin", "token_dictionary*.pkl"),
-}
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -148,8 +142,10 @@ def find(folder: Path, pattern: str) -> Path | None:
 
 def owner(folder: Path, besides: str) -> str | None:
     """Return the model (other than `besides`) that a folder's files belong to, None if they are nobody's."""
-    for model, patterns in SIGNATURES.items():
-        if model != besides and any(find(folder, pattern) is not None for pattern in patterns):
+    from trainables.spec import get, names
+
+    for model in names():
+        if model != besides and any(find(folder, pattern) is not None for pattern in get(model).signature):
             return model
     return None
 
@@ -164,9 +160,8 @@ def describe(model: str, folder: Path, genes: list[str]) -> dict[str, Any]:
     from trainables.spec import get
 
     spec = get(model)
-    files = importlib.import_module(f"trainables.models.{model}").FILES
-    missing = {shown(pattern): where for pattern, where in files.items() if find(folder, pattern) is None}
-    missing = {} if len(missing) == len(files) and owner(folder, besides=model) else missing
+    missing = {shown(pattern): where for pattern, where in spec.files.items() if find(folder, pattern) is None}
+    missing = {} if len(missing) == len(spec.files) and owner(folder, besides=model) else missing
     problems, coverage, fresh, network_options = [], None, None, {}
     try:
         encoder = spec.encoder(genes, folder)

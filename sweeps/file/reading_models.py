@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from data_pipeline.errors import RequestError
 from sweeps.file.plugins import Problem, sentence, shown, unknown
+from trainables import protocol
 from trainables import spec as registry
 from trainables.spec import ModelSpec, Recipe
 
@@ -29,8 +31,19 @@ def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:
     in_recipe = set(Recipe.model_fields) if spec.recipe is not None else set()
     allowed = ["weights", *spec.options.model_fields, *sorted(in_recipe)]
+    allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
     problems: list[Problem] = [
-        ((key,), unknown(f"setting of {spec.name}", key, allowed)) for key in given if key not in allowed
+        ((key,), unknown(f"setting of {spec.name}", key, allowed))
+        for key in given
+        if key not in {"weights", *spec.options.model_fields, *in_recipe}
+    ]
+    problems += [
+        (
+            (key,),
+            f"{shown(given[key])} is a defect of the published recipe, and runs with one are tagged: leave it out "
+            f"here and write `defects: [{defect}]` beside `models:`",
+        )
+        for key, defect in protocol.untagged(spec.name, given).items()
     ]
     weights, wrong = _weights(spec, given.get("weights"), folder, check_files)
     problems += wrong
@@ -38,7 +51,13 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
     problems += wrong
     overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
     if spec.recipe is not None:
-        default = spec.recipe(weights is not None, "small" if options is None else options.size)
+        try:
+            default = spec.recipe(
+                None if weights is None else Path(weights), "small" if options is None else options.size
+            )
+        except RequestError as error:
+            problems += [(("weights",), problem) for problem in error.problems]
+            default = Recipe()
         recipe, wrong = _checked(Recipe, default.model_dump() | overrides)
         problems += wrong
     fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}

@@ -12,6 +12,7 @@ from data_pipeline.reading.source import CHOICES
 from data_pipeline.rows.skew import SKEWS
 from sweeps.file import config, plugins, reading, reading_models, yaml_lines
 from trainables import protocol
+from trainables import spec as models
 from trainables.spec import Recipe
 
 MINIMAL = """
@@ -364,6 +365,35 @@ models:
 def test_wrong_values_are_named(line, said):
     with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
         parse(MINIMAL + line)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "defect"),
+    [
+        ("geneformer", "column_tokens: true", "geneformer_column_tokens"),
+        ("scbert", "double_log: true", "scbert_double_log"),
+        ("scbert", "misaligned_gene2vec: true", "scbert_misaligned_gene2vec"),
+        ("scbert", "stabiliser: batch", "scbert_batch_stabiliser"),
+        ("scbert", "budget: epochs, carry_accumulation: true", "scbert_owed_steps"),
+    ],
+)
+def test_a_published_defect_can_be_had_by_its_name_alone(model, setting, defect):
+    """As a plain option it ran without the tag that every table goes by."""
+    (said,) = problems(MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", f"{{{model}: {{{setting}}}}}"))
+    assert f"write `defects: [{defect}]` beside `models:`" in said and said.startswith("sweep.yaml:4: models.")
+    (trial,) = parse(
+        MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", f"{{{model}: {{}}}}\ndefects: [{defect}]")
+    ).trials()
+    assert trial.tags()["cellskew.defects"] == defect
+    settings = trial.described["options"] | trial.described["recipe"]
+    assert list(protocol.untagged(model, settings).values()) == [defect]
+
+
+def test_every_option_that_calls_itself_a_defect_is_one_of_protocols():
+    for name in models.names():
+        for option, field in models.get(name).options.model_fields.items():
+            if (field.description or "").startswith("defect"):
+                assert option in protocol.untagged(name, {option: True})
 
 
 def test_missing_keys_are_named():

@@ -114,8 +114,13 @@ def test_transformers_module_gives_the_same_logits_and_gradients(activation):
 def test_golden_training_trace(golden, trace):
     """Losses, gradient norms before clipping and rates, with the published recipe's optimiser and schedule."""
     trace, batch = golden[trace], golden["batch"]
-    changes = {"learning_rate": trace["lr"], "warmup": float(trace["warmup"]), "epochs": trace["total_steps"]}
-    recipe = SPEC.recipe(True, "official").model_copy(update=changes)
+    changes = {
+        "learning_rate": trace["lr"],
+        "warmup": float(trace["warmup"]),
+        "epochs": trace["total_steps"],
+        "warmup_share": 1.0,
+    }
+    recipe = SPEC.recipe(None, "official").model_copy(update=changes)
     assert recipe.weight_decay == trace["weight_decay"] and recipe.optimizer == "adamw"
     network = network_of(golden, **NO_DROPOUT)
     network.bert.encoder.layer[: trace["freeze_layers"]].requires_grad_(False)
@@ -134,7 +139,7 @@ def test_golden_training_trace(golden, trace):
 
 def test_weight_decay_spares_what_upstream_spares(golden):
     network = network_of(golden)
-    optimizer = make_optimizer(network, SPEC.recipe(True, "official"))
+    optimizer = make_optimizer(network, SPEC.recipe(None, "official"))
     names = {parameter: name for name, parameter in network.named_parameters()}
     decayed = [names[p] for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]]
     assert sorted(decayed) == sorted(golden["train_freeze0"]["decay_params"])
@@ -172,3 +177,24 @@ def test_what_an_mlm_checkpoint_leaves_fresh_is_upstreams(golden):
         golden["mlm_to_cls"]["unexpected_keys"]
     )
     assert "bert.embeddings.position_ids" in IGNORED
+
+
+# --- recipe
+
+
+@pytest.mark.parametrize(("layers", "warmup"), [(6, 500), (12, 0), (18, 0)])
+def test_the_published_warm_up_belongs_to_models_of_six_layers(layers, warmup, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+    recipe = SPEC.recipe(tmp_path, "small")
+    assert (recipe.warmup, recipe.learning_rate, recipe.epochs, recipe.length_aware) == (warmup, 5e-5, 10, False)
+
+
+@pytest.mark.parametrize("rows", [40, 350, 30_000])
+def test_small_training_sets_reach_the_full_rate(rows, tmp_path):
+    """500 steps of warm-up are more than 40 rows have in all: their highest rate was 8 % of the published one."""
+    recipe = SPEC.recipe(tmp_path, "small")
+    per_round = -(-rows // recipe.batch_size)
+    total = per_round * recipe.epochs
+    rates = [learning_rate(recipe, step // per_round, step, per_round) for step in range(total)]
+    assert max(rates) > 0.95 * recipe.learning_rate
+    assert rates.index(max(rates)) <= min(500, 0.1 * total) + 1

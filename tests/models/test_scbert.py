@@ -146,7 +146,7 @@ def test_no_gradient_flows_where_nothing_is_trained(train, frozen):
 def test_golden_training_trace_with_carried_accumulation(large):
     """36 losses over 3 epochs of 12 cells, a step every 5 cells: the remainder of an epoch counts in the next one."""
     trace, losses = large["train"], []
-    recipe = SPEC.recipe(True, "official")
+    recipe = SPEC.recipe(None, "official")
     recipe = recipe.model_copy(update={"accumulate": trace["grad_acc"], "carry_accumulation": True, "epochs": 3})
 
     def loss(logits, labels, progress):
@@ -173,7 +173,7 @@ def test_golden_training_trace_with_carried_accumulation(large):
 
 
 def test_learning_rates_are_upstreams_over_two_cycles(golden):
-    recipe = SPEC.recipe(True, "official")
+    recipe = SPEC.recipe(None, "official")
     rates = [learning_rate(recipe, epoch, 0, 1) for epoch in range(60)]
     assert rates == pytest.approx(golden["lr_by_epoch"], rel=1e-9)
 

@@ -86,7 +86,7 @@ def test_shared_golden_logits(shared):
 def test_golden_training_trace(golden, kind):
     """Losses, gradient norms before clipping and rates of 4 steps; upstream steps its schedule after each here."""
     trace, batch = golden["train"][kind], packed(golden["inputs"])
-    recipe = SPEC.recipe(True, "official").model_copy(update={"eps": trace["eps"]})
+    recipe = SPEC.recipe(None, "official").model_copy(update={"eps": trace["eps"]})
     network = network_of(golden["config"])
     network.load_state_dict(SPEC.convert(golden["state_dict"]), strict=True)
     optimizer = make_optimizer(network, recipe)
@@ -213,3 +213,8 @@ def test_heads_must_divide_the_width():
 def test_build_without_weights_needs_the_vocabularys_size():
     with pytest.raises(ValueError, match="num_tokens"):
         SPEC.build(3, size="tiny")
+
+
+def test_fine_tuning_has_the_published_eps_and_training_from_scratch_adams(tmp_path):
+    recipes = [SPEC.recipe(tmp_path, "small"), SPEC.recipe(None, "official"), SPEC.recipe(None, "small")]
+    assert [recipe.eps for recipe in recipes] == [1e-4, 1e-8, 1e-8]

@@ -19,6 +19,7 @@ def learning_rate(recipe: Recipe, number: int, step: int, steps_per_round: float
     if recipe.schedule == "linear":
         total = steps_per_round * recipe.epochs
         warmup = recipe.warmup * total if recipe.warmup < 1 else recipe.warmup
+        warmup = min(warmup, recipe.warmup_share * total)
         up, down = step / max(1.0, warmup), (total - step) / max(1.0, total - warmup)
         return recipe.learning_rate * (up if step < warmup else max(0.0, down))
     if recipe.schedule == "cosine_restarts":

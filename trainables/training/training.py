@@ -248,9 +248,8 @@ class _Run:
 
 def build(spec: ModelSpec, config: TrialConfig, material: Material) -> tuple[Recipe, torch.nn.Module]:
     """Return the resolved recipe and the network, its fresh weights drawn from the seeds of split and trial."""
-    options, overrides = protocol.apply(config.defects, config.options, config.recipe)
-    options = spec.options(**options).model_dump()
-    recipe = protocol.resolve_recipe(spec.recipe(config.weights is not None, options["size"]), overrides)
+    options, _ = protocol.apply(config.defects, config.options, {})
+    options, recipe = spec.options(**options).model_dump(), protocol.recipe_of(spec, config)
     seed_torch(config.stage_seed("init"))
     network_options = options | material.shards.network_options
     return recipe, spec.build(len(material.classes), weights=config.weights, **network_options)

@@ -22,7 +22,7 @@ from trainables import spec as registry
 from trainables.config import TrialConfig
 from trainables.losses import loss_of
 from trainables.material import Material
-from trainables.spec import ModelSpec
+from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint
 from trainables.training.checkpoint import sha256, write_tensors
 from trainables.training.device import choose_device
@@ -58,6 +58,7 @@ def _describe(spec: ModelSpec, config: TrialConfig, material: Material, trained:
         "encoding": encoding,
         "weights": None if config.weights is None else str(config.weights),
         "base": trained.base,
+        "recipe": protocol.recipe_of(spec, config).model_dump(),
         "loss": config.loss,
         "loss_counts": trained.loss.counts_C.tolist(),
         "seed": config.stage_seed("init"),
@@ -90,7 +91,7 @@ class Annotator:
         of this block of cells, from which an encoding draws what is random in it.
         """
         encoded = self.encoder(counts, generator(0, "annotate", self.described["trial"], block), totals=totals)
-        recipe = self.spec.recipe(self.described["weights"] is not None, self.described["options"]["size"])
+        recipe = Recipe(**self.described["recipe"])
         feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
         trainer = Trainer(self.network, recipe, None, feed, self.described["seed"], choose_device("auto"))
         outputs = trainer.predict(np.arange(len(encoded)))

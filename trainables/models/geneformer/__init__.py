@@ -1,5 +1,5 @@
 """Geneformer: an encoder of ranked genes, their vocabulary and medians, the authors' recipe."""
 
-from trainables.models.geneformer.model import FILES, SPEC
+from trainables.models.geneformer.model import SPEC
 
-__all__ = ["FILES", "SPEC"]
+__all__ = ["SPEC"]

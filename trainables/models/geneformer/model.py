@@ -52,9 +52,14 @@ class GeneformerOptions(Options):
     column_tokens: bool = Field(False, description="defect: a gene's token is its column number, ranks by raw values")
 
 
-def recipe(pretrained: bool, size: str) -> Recipe:
-    """Return the published fine-tuning recipe, or one that learns from scratch."""
-    if pretrained or size == "official":
+def recipe(weights: Path | None, size: str) -> Recipe:
+    """Return the published fine-tuning recipe, or one that learns from scratch.
+
+    The authors warm up for 500 steps if the model has 6 layers (V1-10M), and not at all otherwise; small training sets
+    have fewer steps than that, so here it is a tenth of all steps at most. A folder without config.json counts as 6.
+    """
+    if weights is not None or size == "official":
+        config = SIZES["official"] | ({} if weights is None else read_config(Path(weights)))
         return Recipe(
             epochs=10,
             batch_size=12,
@@ -62,9 +67,9 @@ def recipe(pretrained: bool, size: str) -> Recipe:
             learning_rate=5e-5,
             weight_decay=0.001,
             schedule="linear",
-            warmup=500,
+            warmup=500 if config["num_hidden_layers"] == 6 else 0,
+            warmup_share=0.1,
             clip=1.0,
-            length_aware=True,
         )
     return Recipe(
         epochs=10,
@@ -74,7 +79,6 @@ def recipe(pretrained: bool, size: str) -> Recipe:
         weight_decay=0.001,
         schedule="linear",
         warmup=0.1,
-        length_aware=True,
     )
 
 
@@ -263,4 +267,6 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     head=HEAD,
+    files=FILES,
+    signature=("config.json", "model.safetensors", "pytorch_model.bin", "token_dictionary*.pkl"),
 )

@@ -1,5 +1,5 @@
 """scBERT: an encoder of every gene's expression, the network and head, the authors' recipe."""
 
-from trainables.models.scbert.model import FILES, SPEC
+from trainables.models.scbert.model import SPEC
 
-__all__ = ["FILES", "SPEC"]
+__all__ = ["SPEC"]

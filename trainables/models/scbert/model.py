@@ -30,7 +30,7 @@ class ScbertOptions(Options):
         "list", description="with weights: all 16,906 genes of scBERT, or only those of them that the dataset has"
     )
     stabiliser: Literal["cell", "batch", "head"] = Field(
-        "cell", description="over what the keys' maximum is taken; batch as published: logits depend on the neighbours"
+        "cell", description="over what the keys' maximum is taken; `batch` is a defect: logits depend on the neighbours"
     )
     train: Literal["head", "published", "all"] | None = Field(
         None,
@@ -49,9 +49,9 @@ class ScbertOptions(Options):
     double_log: bool = Field(False, description="defect: normalise and log already log-normalised values")
 
 
-def recipe(pretrained: bool, size: str) -> Recipe:
+def recipe(weights: Path | None, size: str) -> Recipe:
     """Return the published fine-tuning recipe, or one that learns from scratch."""
-    if pretrained or size == "official":
+    if weights is not None or size == "official":
         return Recipe(
             epochs=15,
             batch_size=1,
@@ -265,4 +265,6 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     head=HEAD,
+    files=FILES,
+    signature=(CHECKPOINT, TABLE),
 )

@@ -1,5 +1,5 @@
 """scGPT: an encoder of binned counts, a network over packed tokens, the authors' recipe."""
 
-from trainables.models.scgpt.model import FILES, SPEC
+from trainables.models.scgpt.model import SPEC
 
-__all__ = ["FILES", "SPEC"]
+__all__ = ["SPEC"]

@@ -48,13 +48,15 @@ class ScgptOptions(Options):
     num_heads: int | None = Field(None, ge=1, description="likewise")
 
 
-def recipe(pretrained: bool, size: str) -> Recipe:
+def recipe(weights: Path | None, size: str) -> Recipe:
     """Return the published fine-tuning recipe, or one that learns from scratch: a higher rate, decaying faster.
 
-    Upstream's eps of 1e-4 belongs to its float16 training; ours is float32 or bfloat16, so that eps is 1e-8.
+    The published eps is 1e-4, which most gradients of pretrained layers are below: with 1e-8 their steps would be more
+    than three times as large. From scratch it is 1e-8.
     """
-    rate = 1e-4 if pretrained or size == "official" else 2e-3
-    return Recipe(epochs=15, batch_size=32, learning_rate=rate, schedule="step", gamma=0.9, clip=1.0)
+    rate = 1e-4 if weights is not None or size == "official" else 2e-3
+    eps = 1e-8 if weights is None else 1e-4
+    return Recipe(epochs=15, batch_size=32, learning_rate=rate, eps=eps, schedule="step", gamma=0.9, clip=1.0)
 
 
 def encoder(genes: list[str], weights: Path | str | None = None, **options: Any) -> ScgptEncoder:
@@ -255,4 +257,6 @@ SPEC = ModelSpec(
     convert=convert,
     head=HEAD,
     recipe=recipe,
+    files=FILES,
+    signature=tuple(FILES),
 )
