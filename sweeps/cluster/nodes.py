@@ -25,10 +25,10 @@ from sweeps.cluster.resources import own_cpus
 def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
     """Join the cluster at `address`, use the one already joined, or start one that ends with this process.
 
-    Yields the resources of its nodes.
+    Yields the resources of its nodes, and of a node of each kind that its autoscaler may bring.
     """
     if ray.is_initialized():
-        yield _nodes()
+        yield _nodes() + node_types()
         return
     shared = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
@@ -37,13 +37,22 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
     else:
         _join(address, shared)
     try:
-        yield _nodes()
+        yield _nodes() + node_types()
     finally:
         ray.shutdown()
 
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def node_types() -> list[dict[str, float]]:
+    """Return the resources of a node of each kind that the cluster's autoscaler, if it has one, may bring."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()  # as Ray Data asks for it; there is no public way
+    groups = [] if config is None else config.node_group_configs
+    return [{name: float(amount) for name, amount in group.resources.items()} for group in groups if group.max_count]
 
 
 def cluster_is_gone() -> bool:

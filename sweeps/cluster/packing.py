@@ -13,10 +13,11 @@ import ray
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.shards.shards import Shards
+from sweeps.cluster import resources
 
 VERSION = 1  # raise it when the same kind of trial comes to need another amount
 HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments
-STEPS = 20  # shares are multiples of a twentieth
+MOST = 20  # trials on one GPU
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
 ALIKE = 1.1  # lengths within such a factor need about as much, see HEADROOM
 TYPE = "accelerator_type:"
@@ -30,7 +31,7 @@ def shares(
     measure: Measure,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Return the share of a GPU, a multiple of 0.05, for each trial of `configs` (key -> what run_trial takes).
+    """Return the share of a GPU, a whole n-th of it, for each trial of `configs` (key -> what run_trial takes).
 
     Trials of a kind (model, weights, batch, longest cells, classes) are measured once on each type of GPU that the
     cluster has, by `measure`, which returns {"peak", "total": bytes, "gpu": name}; the largest share counts. Whatever
@@ -59,8 +60,8 @@ def shares(
 
 
 def share(peak: float, total: float) -> float:
-    """Return the share of a GPU with `total` bytes that a trial with such a peak is given."""
-    return min(1.0, max(1, math.ceil(HEADROOM * peak / total * STEPS - 1e-9)) / STEPS)
+    """Return the share of a GPU with `total` bytes that a trial with such a peak is given, 1 of n."""
+    return resources.nth(min(1.0, max(HEADROOM * peak / total, 1 / MOST)))
 
 
 def _types(node: dict[str, float]) -> list[str]:
@@ -114,4 +115,4 @@ def _share(found: dict[str, Any] | None) -> float:
 def _told(found: dict[str, Any]) -> str:
     part = share(found["peak"], found["total"])
     peak, total = found["peak"] / 2**30, found["total"] / 2**30
-    return f"{peak:.1f} of {total:.0f} GB ({found['gpu']}): {part:.2f} of a GPU, {int(1 / part + 1e-9)} trials on each"
+    return f"{peak:.1f} of {total:.0f} GB ({found['gpu']}): {part:.2f} of a GPU, {round(1 / part)} trials on each"

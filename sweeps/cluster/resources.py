@@ -1,5 +1,6 @@
 """What a trial asks of the cluster: CPUs and a share of a GPU."""
 
+import math
 import os
 
 from sweeps.file.trials import Trial
@@ -11,22 +12,43 @@ def own_cpus() -> int:
 
 
 def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0) -> dict[str, float]:
-    """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else 1 CPU and for a network 1 GPU where there are some.
+    """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else 1 CPU, and for a network `gpu: auto`.
 
-    `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU.
+    `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU. Every share is
+    an n-th of a GPU (`nth`).
     """
-    has_gpu = has_gpus(nodes)
     asked = trial.resources
-    wants_gpu = asked.gpu is None and trial.described["recipe"] is not None
-    if asked.gpu == "auto":
-        gpu = measured if has_gpu else 0.0
-    else:
-        gpu = float(has_gpu) if wants_gpu else float(asked.gpu or 0)
-    return {"cpu": 1.0 if asked.cpu is None else float(asked.cpu), "gpu": gpu}
+    given = 0.0 if asked.gpu in (None, "auto") else float(asked.gpu)
+    gpu = measured * has_gpus(nodes) if is_auto(trial) else given
+    return {"cpu": 1.0 if asked.cpu is None else float(asked.cpu), "gpu": nth(gpu)}
+
+
+def is_auto(trial: Trial) -> bool:
+    """Tell whether the trial's share of a GPU is to be measured: a network's, unless the sweep file gives a number."""
+    return trial.has_checkpoint and trial.resources.gpu in (None, "auto")
+
+
+def nth(share: float) -> float:
+    """Return the smallest 1/n of a GPU, n whole, that is at least `share` (0: none), to Ray's four decimals.
+
+    Shares that don't divide a GPU leave crumbs of it. Ray adds the crumbs of several GPUs up to a place that is on
+    none of them, and a trial put there waits for ever (ray-project/ray#52133).
+    """
+    places = math.floor(1 / share + 1e-3) if share else 0  # 1e-3: 0.3333 is a third
+    return math.floor(10_000 / places) / 10_000 if places else 0.0
+
+
+def device_of(share: dict[str, float]) -> str:
+    """Return where a trial computes: "cuda" if it has a share of a GPU, and nowhere else then.
+
+    With CELLSKEW_SIMULATED_GPUS set, GPUs are only numbers that Ray was told (`ray start --num-gpus`), and the trials
+    compute on CPUs: for tests of a cluster.
+    """
+    return "cuda" if share["gpu"] and not os.environ.get("CELLSKEW_SIMULATED_GPUS") else "cpu"
 
 
 def has_gpus(nodes: list[dict[str, float]]) -> bool:
-    """Tell whether any node has a GPU."""
+    """Tell whether any node has a GPU, of those there are and those that an autoscaler may bring."""
     return any(node.get("GPU", 0) > 0 for node in nodes)
 
 

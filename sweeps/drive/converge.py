@@ -199,14 +199,14 @@ class _Drive:
             self._note(tally, outcome, time.monotonic() - begin)
 
     def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
-        """Return the share of a GPU of each network's trial, by key, whose sweep file says `gpu: auto`."""
+        """Return the share of a GPU of each network's trial, by key, that is to be measured."""
         from sweeps.cluster import packing
 
         here = {"directory": str(self.storage / "profiles")}
         configs = {
             trial.key: trial.config() | paths | here
             for trial, paths in zip(todo, made, strict=True)
-            if trial.resources.gpu == "auto" and trial.has_checkpoint
+            if resources.is_auto(trial)
         }
         if not configs or not resources.has_gpus(nodes):
             return {}
@@ -223,7 +223,7 @@ class _Drive:
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]
     ) -> Job:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
-        config |= {"threads": max(1, int(share["cpu"])), "device": "auto" if share["gpu"] else "cpu"}
+        config |= {"threads": max(1, int(share["cpu"])), "device": resources.device_of(share)}
         config["gpu_share"] = share["gpu"]
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
@@ -234,8 +234,10 @@ class _Drive:
         return Job(config, run.run_id, share, tags, data, fresh=self.request.from_scratch, upload=upload)
 
     def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
+        from sweeps.cluster.nodes import node_types
+
         problems = resources.too_large(todo, nodes)
-        if problems and self.request.address is None:
+        if problems and (self.request.address is None or node_types()):  # what can't come isn't waited for
             raise RequestError(*problems)
         for problem in problems:
             self.screen.say(f"waiting for the cluster to grow: {problem}")

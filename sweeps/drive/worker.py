@@ -15,7 +15,7 @@ from sweeps.tracking.lock import file_lock
 from sweeps.tracking.uris import without_secrets
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
-OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError")
+OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError", "NoGpuError")
 NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
 PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not

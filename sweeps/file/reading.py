@@ -35,7 +35,7 @@ class Tracking(Strict):
 
 class Share(Strict):
     cpu: float | None = Field(None, gt=0)
-    gpu: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
+    gpu: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
 
 
 class File(Strict):

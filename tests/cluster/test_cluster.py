@@ -1,15 +1,20 @@
 """Sweeps on clusters: the launcher file, and trials that share GPUs on two nodes of a simulated one."""
 
+import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster import resources
+from sweeps.drive.worker import cause
 from sweeps.file import config
+from trainables.training.device import NoGpuError, choose_device
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -73,6 +78,9 @@ def trials(lines: str = "") -> dict:
         ("resources: {geneformer: {gpu: 0}}", [GPU_NODE], {"cpu": 1, "gpu": 0}),
         ("resources: {geneformer: {gpu: 0.25, cpu: 4}}", [GPU_NODE], {"cpu": 4, "gpu": 0.25}),
         ("resources: {geneformer: {gpu: auto}}", [LAPTOP], {"cpu": 1, "gpu": 0}),
+        ("resources: {geneformer: {gpu: 0.35}}", [GPU_NODE], {"cpu": 1, "gpu": 0.5}),
+        ("resources: {geneformer: {gpu: 0.15}}", [GPU_NODE], {"cpu": 1, "gpu": 0.1666}),
+        ("resources: {geneformer: {gpu: 0.6}}", [GPU_NODE], {"cpu": 1, "gpu": 1}),
     ],
 )
 def test_a_network_takes_a_gpu_where_there_is_one_unless_told_otherwise(lines, nodes, expected):
@@ -89,6 +97,49 @@ def test_what_fits_on_no_node_is_named():
     assert no_cpu.startswith("resources.logistic_regression: a trial asks for 3 CPU")
 
 
+@pytest.mark.parametrize("places", range(1, 21))
+def test_as_many_shares_fit_on_a_gpu_as_it_has_places(places):
+    share = resources.nth(1 / places)
+    assert round(share * 10_000) * places <= 10_000, "Ray counts in ten-thousandths"
+    assert resources.nth(share) == share and share >= 1 / places - 1e-4
+
+
+def test_more_than_one_gpu_for_a_trial_is_refused():
+    with pytest.raises(RequestError, match=r"gpu.*less than or equal to 1"):
+        trials("resources: {geneformer: {gpu: 2}}")
+
+
+def test_a_share_of_a_gpu_means_cuda_unless_gpus_are_simulated(monkeypatch):
+    monkeypatch.delenv("CELLSKEW_SIMULATED_GPUS", raising=False)
+    assert [resources.device_of({"gpu": share}) for share in (0.0, 0.25, 1.0)] == ["cpu", "cuda", "cuda"]
+    monkeypatch.setenv("CELLSKEW_SIMULATED_GPUS", "1")
+    assert resources.device_of({"gpu": 0.25}) == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_trial_whose_gpu_torch_does_not_see_is_refused_with_its_node():
+    with pytest.raises(NoGpuError, match=rf"node {platform.node()}: .* but torch .* sees none") as refused:
+        choose_device("cuda")
+    assert cause(refused.value) == "outside"
+
+
+def test_a_kind_of_node_that_an_autoscaler_may_bring_counts(monkeypatch):
+    from ray._private import state
+
+    from sweeps.cluster import nodes
+
+    def group(most: int, **resources: float) -> types.SimpleNamespace:
+        return types.SimpleNamespace(max_count=most, resources=resources)
+
+    groups = [group(0, CPU=0), group(8, CPU=96, GPU=8), group(0, CPU=4, GPU=1)]
+    config = types.SimpleNamespace(node_group_configs=groups)
+    monkeypatch.setattr(state.state, "get_cluster_config", lambda: config)
+    assert nodes.node_types() == [{"CPU": 96.0, "GPU": 8.0}]
+    asked = trials("")["geneformer"]
+    assert resources.of_trial(asked, [{"node": 1.0}, *nodes.node_types()])["gpu"] == 1
+    assert resources.too_large([asked], nodes.node_types()) == []
+
+
 def test_no_cluster_at_an_address_is_refused_at_once(tmp_path):
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP)
@@ -99,8 +150,9 @@ def test_no_cluster_at_an_address_is_refused_at_once(tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_small_sweep_runs_on_two_nodes_with_trials_sharing_gpus(tmp_path):
+def test_a_small_sweep_runs_on_two_nodes_with_trials_sharing_gpus(tmp_path, monkeypatch):
     """Real trials; the GPUs are only Ray's, so the trials compute on the CPU."""
+    monkeypatch.setenv("CELLSKEW_SIMULATED_GPUS", "1")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()

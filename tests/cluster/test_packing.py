@@ -53,9 +53,10 @@ def shares(configs: dict, storage: Path, measure, nodes=(GPU_NODE,)) -> tuple[di
 
 
 @pytest.mark.parametrize(
-    ("peak", "expected"), [(1, 0.05), (3.4e9, 0.05), (3.6e9, 0.1), (34e9, 0.5), (35e9, 0.55), (75e9, 1.0), (200e9, 1.0)]
+    ("peak", "expected"),
+    [(1, 0.05), (3.4e9, 0.05), (3.6e9, 0.0526), (34e9, 0.5), (35e9, 1.0), (75e9, 1.0), (200e9, 1.0)],
 )
-def test_a_share_has_headroom_and_is_a_twentieth(peak, expected):
+def test_a_share_has_headroom_and_divides_the_gpu(peak, expected):
     assert packing.share(peak, 80e9) == expected
 
 
@@ -92,7 +93,7 @@ def test_a_note_that_is_damaged_is_measured_again(ray_with_gpus, tmp_path, notes
     shares(configs, tmp_path, meter(notes, 12e9))
     for path in (tmp_path / "profiles").iterdir():
         path.write_text('{"peak": 0')
-    assert shares(configs, tmp_path, meter(notes, 30e9))[0] == {"a": 0.45}
+    assert shares(configs, tmp_path, meter(notes, 30e9))[0] == {"a": 0.5}
 
 
 def test_what_cannot_be_measured_gets_a_whole_gpu_and_is_tried_again_next_time(ray_with_gpus, tmp_path, notes):
@@ -118,7 +119,7 @@ def test_each_type_of_gpu_is_measured_and_the_largest_share_counts(tmp_path, not
     monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task(gpu))
     monkeypatch.setattr(packing.ray, "get", lambda answer: answer)
     nodes = [GPU_NODE | {f"accelerator_type:{kind}": 1.0} for kind in ("A100", "L4")] + [{"CPU": 8.0}]
-    assert shares({"a": config_of(tmp_path)}, tmp_path, None, nodes)[0] == {"a": 0.6}
+    assert shares({"a": config_of(tmp_path)}, tmp_path, None, nodes)[0] == {"a": 1.0}
     assert len(list((tmp_path / "profiles").iterdir())) == 2
 
 

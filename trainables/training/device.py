@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import platform
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,8 +16,18 @@ T = TypeVar("T")
 NO_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # CUDA's, a CPU's, cuBLAS' and cuDNN's
 
 
+class NoGpuError(RuntimeError):
+    """A trial that was given a share of a GPU finds none."""
+
+
 def choose_device(wanted: str) -> torch.device:
-    """Return the device for "auto", "cpu" or "cuda"."""
+    """Return the device for "auto", "cpu" or "cuda"; NoGpuError where "cuda" isn't to be had."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise NoGpuError(
+            f"node {platform.node()}: this trial was given a share of a GPU, but torch {torch.__version__} sees none "
+            "there; look for a build of torch without CUDA, a driver older than it wants (nvidia-smi), or a container "
+            "started without GPUs"
+        )
     return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
 
 
