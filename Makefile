@@ -16,14 +16,14 @@ test: $(READY)-dev
 lint: $(READY)-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-# What README and docs take from the code and from a run: sweep-file.md, the outputs shown; the figure of a finished sweep.
+# What README and docs take from the code and from a run: sweep-file.md, the outputs shown; README's figure.
 docs: $(READY)-dev
 	$(VENV)/bin/python docs/reference.py
 	$(VENV)/bin/python tests/docs/renew.py
 
-SWEEP ?= quickstart
 figure: $(READY)
-	$(VENV)/bin/python benchmarks/figure.py $(SWEEP)
+	$(VENV)/bin/cellskew run docs/figures/few-cells.yaml
+	$(VENV)/bin/python benchmarks/figure.py few-cells
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

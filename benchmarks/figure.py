@@ -1,7 +1,7 @@
 """The figure of README: one of those that `cellskew report` draws, as SVG for light and for dark pages.
 
-    python benchmarks/figure.py quickstart --storage cellskew-runs
-    python benchmarks/figure.py skew-curve --heading "How it changes with the skew"
+    python benchmarks/figure.py few-cells               # make figure: runs docs/figures/few-cells.yaml and this
+    python benchmarks/figure.py quickstart --metric test_macro_f1 --heading "Which model, which remedy"
 
 Writes OUT-light.svg and OUT-dark.svg: the first figure below that heading of the report.
 """
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", help="name of a finished sweep")
     parser.add_argument("--storage", type=Path, default=Path("cellskew-runs"))
-    parser.add_argument("--metric", default="test_macro_f1")
-    parser.add_argument("--heading", default="Which model, which remedy")
+    parser.add_argument("--metric", default="test_f1_rarefied")
+    parser.add_argument("--heading", default="How it changes with the skew")
     parser.add_argument("--out", default="docs/figures/answer", help="-light.svg and -dark.svg are added")
     asked = parser.parse_args()
     for name, settings in PAPER.items():

@@ -7,12 +7,15 @@ from documents import ROOT
 
 from sweeps.answers import results
 from trainables import metrics
+from trainables.posthoc import POSTHOC
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
 def named() -> set[str]:
     found = set(re.findall(r"`([a-z0-9_]+)`", PAGE))
+    if "`<adjustment>_applied`" in PAGE:
+        found |= {f"{name}_applied" for name in POSTHOC}
     for first, rest in re.findall(r"`(test_recall_)head`, ((?:`_\w+`(?:, )?)+)", PAGE):
         found |= {first + end.removeprefix("_") for end in re.findall(r"`(\w+)`", rest)}
     for first, rest in re.findall(r"`(test_recall_)head_after_skew`, ((?:`\.\.\._\w+`(?:, )?)+)", PAGE):
