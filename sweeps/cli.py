@@ -10,6 +10,7 @@ from data_pipeline.errors import RequestError
 from sweeps.commands import asking, data, networks, running
 
 COMMANDS = {  # in the order of use
+    "init": data.init,
     "check": data.check,
     "plan": running.plan,
     "run": running.run,

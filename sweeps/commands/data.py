@@ -1,18 +1,22 @@
-"""`cellskew check`, `datasets`: what there is to train on."""
+"""`cellskew init`, `check`, `datasets`: what there is to train on."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from data_pipeline.atomic import publish
+from data_pipeline.errors import RequestError
 from sweeps.commands.options import (
     STORAGE,
     AsJson,
     Base,
+    Donor,
     Duplicates,
     Empty,
     GeneNames,
     Kind,
+    Label,
     Layer,
     Storage,
     Target,
@@ -20,15 +24,45 @@ from sweeps.commands.options import (
 )
 
 
+def init(
+    data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The sweep file to write; - prints it.")] = Path(
+        "sweep.yaml"
+    ),
+    label: Label = None,
+    donor: Donor = None,
+    layer: Layer = None,
+    gene_names: GeneNames = None,
+    duplicates: Duplicates = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    storage: Storage = STORAGE,
+) -> None:
+    """Draft a sweep file for a data file: columns, skews and baselines that suit it, each with its reason.
+
+    Example: `cellskew init cells.h5ad -o sweep.yaml`
+    """
+    from sweeps.answers import drafting
+
+    if str(out) != "-" and out.exists() and not force:
+        raise RequestError(f"{out} is there already; choose another name with -o, or overwrite it with --force")
+    given = {"label": label, "donor": donor, "layer": layer, "gene_names": gene_names, "duplicates": duplicates}
+    text = drafting.draft(data, {key: value for key, value in given.items() if value is not None}, storage)
+    if str(out) == "-":
+        print(text, end="")
+        return
+    publish(out, text.encode())
+    print(f"{out}: look at it, then: cellskew plan {out}")
+
+
 def check(
     data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
-    label: Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")] = None,
+    label: Label = None,
     layer: Layer = None,
     values: Kind = "counts",
     base: Base = "e",
     target_sum: Target = 1e4,
     gene_names: GeneNames = None,
-    donor: Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")] = None,
+    donor: Donor = None,
     duplicates: Duplicates = None,
     empty_cells: Empty = None,
     unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,

@@ -19,6 +19,8 @@ Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: a
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
+Label = Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")]
+Donor = Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")]
 Layer = Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')]
 Kind = Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")]
 Base = Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")]
