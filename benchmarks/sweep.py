@@ -103,7 +103,7 @@ def sleeping_parts() -> Parts:
     return dataclasses.replace(real_parts(), prepare=nothing_to_prepare, run_trial=sleeping_trial)
 
 
-def nothing_to_prepare(configs: list, cells: dict, storage: Path) -> list[dict[str, Any]]:
+def nothing_to_prepare(configs: list, cells: dict, storage: Path, count: Any) -> list[dict[str, Any]]:
     return [{"shards": "none", "generated": None, "rows": None} for _ in configs]
 
 

@@ -23,13 +23,18 @@ def log_normalised(counts: sparse.csr_matrix, totals: np.ndarray | None = None) 
 
 def principal_components(counts: sparse.csr_matrix, components: int, rng: np.random.Generator) -> np.ndarray:
     """Return float64 [n, <= components] of the log-normalised counts, over the MOST_VARIABLE genes in that measure."""
-    from sklearn.decomposition import PCA
-
     logs = log_normalised(counts)
     means = np.asarray(logs.mean(axis=0)).ravel()
     variances = np.asarray(logs.multiply(logs).mean(axis=0)).ravel() - means**2
-    logs = sparse.csr_matrix(logs[:, np.sort(np.argsort(-variances, kind="stable")[:MOST_VARIABLE])])
-    number = min(components, min(logs.shape) - 1)
+    return components_of(logs[:, np.sort(np.argsort(-variances, kind="stable")[:MOST_VARIABLE])], components, rng)
+
+
+def components_of(features: sparse.csr_matrix, components: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the principal components, float64 [n, <= components], of numbers as they are."""
+    from sklearn.decomposition import PCA
+
+    number = min(components, min(features.shape) - 1)
     if number < 1:
-        return logs.toarray()
-    return PCA(number, svd_solver="arpack", random_state=int(rng.integers(2**31))).fit_transform(logs)
+        return features.toarray()
+    solver = PCA(number, svd_solver="arpack", random_state=int(rng.integers(2**31)))
+    return solver.fit_transform(sparse.csr_matrix(features))

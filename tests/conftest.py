@@ -111,9 +111,8 @@ def made_up_cells(num_cells: int = 300, num_genes: int = 60, num_types: int = 4,
     from data_pipeline.rows.generated import GeneratedCells
 
     counts, labels = counts_like(num_cells, num_genes, num_types, seed)
-    return GeneratedCells(
-        f"{seed:04d}-made-up-{num_cells}-{num_genes}", counts, labels, [f"type {n}" for n in range(num_types)]
-    )
+    digest, totals = f"{seed:04d}-made-up-{num_cells}-{num_genes}", np.asarray(counts.sum(axis=1)).ravel()
+    return GeneratedCells(digest, counts, labels, [f"type {n}" for n in range(num_types)], totals)
 
 
 def trial_config(tmp_path: Path, model: str, **changes) -> dict:

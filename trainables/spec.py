@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from scipy import sparse
 
 from data_pipeline.names import did_you_mean
-from data_pipeline.shards.encoded import Encoded
+from data_pipeline.shards.encoded import Encoded, as_values
 
 __all__ = ["Encoded", "Encoder", "ModelSpec", "Options", "Recipe", "get", "names"]
 
@@ -98,6 +98,7 @@ class ModelSpec:
     """One model: how cells become its input, how it is built and trained. `build` for networks, `fit` for baselines.
 
     encoder(genes, weights=None, **options) -> Encoder
+    features(encoded) -> CSR [n, F]: the input as numbers that a linear method can tell cells apart by
     fit_encoder(blocks, genes) -> encoder options learnt from training cells (Geneformer's medians), or None
     collate(encoded, rows) -> dict of tensors for the network (networks only)
     build(num_classes, weights=None, **options) -> nn.Module (networks only)
@@ -114,6 +115,7 @@ class ModelSpec:
     kind: Literal["network", "baseline"]
     options: type[Options]
     encoder: Callable[..., Encoder]
+    features: Callable[[Encoded], sparse.csr_matrix] = as_values
     recipe: Callable[[Path | None, str], Recipe] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     signature: tuple[str, ...] = ()

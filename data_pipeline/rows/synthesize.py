@@ -1,27 +1,32 @@
 """Strategies that make cells, from the counts of training cells alone; the made cells join the training rows.
 
-Every one: (counts CSR [n, G], labels int64 [n], rng, *, cells, ...) -> (new counts CSR float32 [m, G], new labels
-int64 [m]). Classes of fewer than `cells` cells are raised to `cells`, the others get none, so originals + new =
-max(n_c, cells).
-`distance_report` says how far the new cells are from real ones.
+Every one: (counts CSR [n, G], labels int64 [n], rng, *, cells, ...) -> Made. Classes of fewer than `cells` cells are
+raised to `cells`, the others get none, so originals + new = max(n_c, cells). Attributes that a caller must heed:
+`of_small_classes = True`: the cells of classes that lack none are not looked at and need not be passed;
+`on_gpu = True`: much faster on a GPU.
 """
 
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from data_pipeline.errors import RequestError
-from data_pipeline.normalise import log_normalised, principal_components
+from data_pipeline.normalise import log_normalised
 from data_pipeline.rows.apportion import classes_in
 
-Made = tuple[sparse.csr_matrix, np.ndarray]
-DISTANCES = ["class", "real", "made", "mean_correlation"]
-DISTANCES += ["real_library", "made_library", "real_genes", "made_genes", "auc"]
-FEWEST_FOR_AUC = 10  # cells of each kind
+
+class Made(NamedTuple):
+    """New cells: counts CSR float32 [m, G]; labels int64 [m]; sources int64 [m], the row of the cell whose library
+    size each has, and with it that cell's counts over genes which the file leaves out."""
+
+    counts: sparse.csr_matrix
+    labels: np.ndarray
+    sources: np.ndarray
 
 
 def smote(
@@ -38,10 +43,11 @@ def smote(
     uses its k; a class of one cell has nothing to interpolate between, and gets copies of that cell.
     """
     _check(cells, neighbours)
-    parts = [
-        (_interpolated(counts[labels == code], lack, neighbours, rng), np.full(lack, code, np.int64))
-        for code, lack in _lacking(labels, cells)
-    ]
+    parts = []
+    for code, lack in _lacking(labels, cells):
+        own = np.flatnonzero(labels == code)
+        new, sources = _interpolated(counts[own], lack, neighbours, rng)
+        parts.append(Made(new, np.full(lack, code, np.int64), own[sources]))
     return _together(parts, counts.shape[1])
 
 
@@ -75,38 +81,16 @@ def scvi(
     parts = []
     for code, lack in lacking:
         sources = rng.choice(np.flatnonzero(places == code), lack)
-        parts.append((_decoded(model, sources, unscaled), np.full(lack, code, np.int64)))
+        made = _decoded(model, sources, unscaled)
+        parts.append(Made(made, np.full(lack, code, np.int64), np.flatnonzero(taught)[sources]))
     return _together(parts, counts.shape[1])
 
 
 scvi.passed = ("unscaled",)  # by cellskew, where the defect is declared: a sweep file can't ask for it by itself
+scvi.on_gpu = True
+smote.of_small_classes = True
 
 SYNTHESIZERS: dict[str, Callable[..., Made]] = {"smote": smote, "scvi": scvi}
-
-
-def distance_report(
-    counts: sparse.csr_matrix,
-    labels: np.ndarray,
-    made_counts: sparse.csr_matrix,
-    made_labels: np.ndarray,
-    classes: Sequence[str],
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """Return, for each class with made cells, how these compare with the real cells `counts` [n, G] of the class.
-
-    Columns: class, real, made (cells), mean_correlation (Pearson, of mean log-normalised expression over genes),
-    real_library, made_library (median counts per cell), real_genes, made_genes (median detected genes), auc (of a
-    classifier that tells real from made, cross-validated: 0.5 = can't, 1 = always; NaN where there are fewer than
-    FEWEST_FOR_AUC real or made cells). No row where no cell was made.
-    """
-    rows = []
-    for code in np.unique(made_labels):
-        real, made = sparse.csr_matrix(counts[labels == code]), sparse.csr_matrix(made_counts[made_labels == code])
-        sizes = (classes[code], real.shape[0], made.shape[0])
-        libraries = [float(np.median(np.asarray(part.sum(axis=1)))) for part in (real, made)]
-        genes = [float(np.median(part.getnnz(axis=1))) for part in (real, made)]
-        rows.append((*sizes, _mean_correlation(real, made), *libraries, *genes, _real_or_made(real, made, rng)))
-    return pd.DataFrame(rows, columns=DISTANCES)
 
 
 def _check(cells: int, neighbours: int) -> None:
@@ -118,25 +102,30 @@ def _check(cells: int, neighbours: int) -> None:
 
 def _lacking(labels: np.ndarray, cells: int) -> list[tuple[int, int]]:
     """Return (class, how many cells it lacks of `cells`) for every class present that lacks some."""
+    if not len(labels):
+        return []
     there = classes_in(labels)
     return [(int(c), int(cells - n)) for c, n in zip(there.codes, there.available, strict=True) if n < cells]
 
 
-def _together(parts: list[tuple[sparse.csr_matrix, np.ndarray]], num_genes: int) -> Made:
+def _together(parts: list[Made], num_genes: int) -> Made:
     if not parts:
-        return sparse.csr_matrix((0, num_genes), dtype=np.float32), np.zeros(0, np.int64)
-    made = sparse.vstack([part for part, _ in parts], format="csr", dtype=np.float32)
-    return made, np.concatenate([labels for _, labels in parts])
+        return Made(sparse.csr_matrix((0, num_genes), dtype=np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    counts = sparse.vstack([part.counts for part in parts], format="csr", dtype=np.float32)
+    return Made(counts, *(np.concatenate([part[field] for part in parts]) for field in (1, 2)))
 
 
-def _interpolated(real: sparse.csr_matrix, number: int, neighbours: int, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Return `number` new cells of one class as whole counts [number, G], from its cells `real`."""
+def _interpolated(
+    real: sparse.csr_matrix, number: int, neighbours: int, rng: np.random.Generator
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Return (`number` new cells of a class as whole counts [number, G], the cells of `real` that lent their size)."""
     from imblearn.over_sampling import SMOTE
 
     real, num_real = sparse.csr_matrix(real, dtype=np.float64), real.shape[0]
-    libraries = rng.choice(np.asarray(real.sum(axis=1)).ravel(), number)
+    sources = rng.choice(num_real, number)
+    libraries = np.asarray(real.sum(axis=1)).ravel()[sources]
     if num_real == 1:
-        return real[np.zeros(number, np.int64)]
+        return real[sources], sources
     sampler = SMOTE(
         sampling_strategy={0: num_real + number},
         k_neighbors=min(neighbours, num_real - 1),
@@ -145,7 +134,7 @@ def _interpolated(real: sparse.csr_matrix, number: int, neighbours: int, rng: np
     stranger = sparse.csr_matrix((1, real.shape[1]))  # SMOTE refuses a single class
     cells = sparse.vstack([log_normalised(real), stranger], format="csr")
     logs, _ = sampler.fit_resample(cells, np.append(np.zeros(num_real, np.int64), 1))
-    return _whole_counts(sparse.csr_matrix(logs[num_real + 1 :]).expm1(), libraries, rng)
+    return _whole_counts(sparse.csr_matrix(logs[num_real + 1 :]).expm1(), libraries, rng), sources
 
 
 def _whole_counts(profiles: sparse.csr_matrix, libraries: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
@@ -198,28 +187,3 @@ def _decoded(model: object, sources: np.ndarray, unscaled: bool) -> sparse.csr_m
         return sparse.csr_matrix(model.get_normalized_expression(indices=sources, return_numpy=True))
     drawn = model.posterior_predictive_sample(indices=sources, n_samples=1)
     return sparse.csr_matrix(drawn.to_scipy_sparse())
-
-
-def _mean_correlation(real: sparse.csr_matrix, made: sparse.csr_matrix) -> float:
-    means = [np.asarray(log_normalised(part).mean(axis=0)).ravel() for part in (real, made)]
-    return float(np.corrcoef(*means)[0, 1])
-
-
-def _real_or_made(real: sparse.csr_matrix, made: sparse.csr_matrix, rng: np.random.Generator) -> float:
-    """Return the cross-validated AUC of logistic regression on 20 principal components, equally many cells of both."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    number = min(real.shape[0], made.shape[0])
-    if number < FEWEST_FOR_AUC:
-        return float("nan")
-    chosen = [part[np.sort(rng.choice(part.shape[0], number, replace=False))] for part in (real, made)]
-    truth = np.repeat([0, 1], number)
-    components = principal_components(sparse.vstack(chosen, format="csr"), 20, rng)
-    folds = StratifiedKFold(5, shuffle=True, random_state=int(rng.integers(2**31)))
-    teller = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    scores = cross_val_predict(teller, components, truth, cv=folds, method="predict_proba")[:, 1]
-    return float(roc_auc_score(truth, scores))

@@ -19,11 +19,13 @@ def for_each_block(
     num_cells: list[int],
     tasks: list[tuple[int, int]],
     block: int,
+    count: Callable[[int, int], None],
     work: Callable[[int, int, sparse.csr_matrix], None],
 ) -> None:
     """Call work(index, start, counts) for every task (index into `readers`, first row); Ray must be running.
 
     A lost worker's block is worked on again by another; the first error of `work` is raised here as it was there.
+    count(done, of all) is called after each block.
     """
     if not tasks:
         return
@@ -37,9 +39,12 @@ def for_each_block(
 
     blocks = ray.data.read_datasource(CountBlocks(readers, num_cells, tasks, block))
     done = blocks.map_batches(run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    for row in done.take_all():
-        if row["error"] is not None:
-            raise cloudpickle.loads(row["error"])
+    errors = []
+    for number, row in enumerate(done.iter_rows(), start=1):
+        errors += [] if row["error"] is None else [row["error"]]
+        count(number, len(tasks))
+    if errors:
+        raise cloudpickle.loads(errors[0])
 
 
 def _attempt(work: Callable[[int, int, sparse.csr_matrix], None], index: int, start: int, counts: Any) -> bytes | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,30 @@ def concatenate(parts: list[Encoded]) -> Encoded:
     lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
     values = None if any(part.values is None for part in parts) else np.concatenate([part.values for part in parts])
     return Encoded(np.concatenate([part.ids for part in parts]), values, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+# a model's input as numbers that linear methods understand: CSR [n, F]
+
+
+def as_values(encoded: Encoded) -> sparse.csr_matrix:
+    """Return each token's value (1 where the model has none) in the token's column."""
+    return _matrix(encoded, encoded.ids, np.ones(len(encoded.ids)) if encoded.values is None else encoded.values)
+
+
+def as_ranks(encoded: Encoded) -> sparse.csr_matrix:
+    """Return each token's place in its cell, from 1 (first) down towards 0 (last), in the token's column."""
+    return _matrix(encoded, encoded.ids, 1 - _places(encoded) / np.repeat(encoded.lengths, encoded.lengths))
+
+
+def as_places(encoded: Encoded) -> sparse.csr_matrix:
+    """Return each token's number in the column of its place in the cell."""
+    return _matrix(encoded, _places(encoded), encoded.ids)
+
+
+def _places(encoded: Encoded) -> np.ndarray:
+    return np.arange(encoded.offsets[-1]) - np.repeat(encoded.offsets[:-1], encoded.lengths)
+
+
+def _matrix(encoded: Encoded, columns: np.ndarray, values: np.ndarray) -> sparse.csr_matrix:
+    shape = (len(encoded), int(columns.max(initial=0)) + 1)
+    return sparse.csr_matrix((np.asarray(values, dtype=np.float32), columns, encoded.offsets), shape=shape)

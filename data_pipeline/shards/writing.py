@@ -14,6 +14,7 @@ import functools
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,10 @@ def _write_cells(job: Job) -> None:
     publish(path, sink.getvalue().to_pybytes())
 
 
-def write_shards(jobs: list[Job]) -> None:
+def write_shards(jobs: list[Job], count: Callable[[str, int, int], None] | None = None) -> None:
     """Encode every job that isn't complete, in one Ray Data job that reads each block of counts once.
 
+    count(what, done, of all) is told of each block.
     Ray must be running. A job that was cut short goes on where it stopped; parts that are there are not made again.
     """
     pending = {str(job.folder): job for job in jobs if not job.is_complete()}
@@ -141,7 +143,7 @@ def write_shards(jobs: list[Job]) -> None:
         _drop_damaged(job)
         _write_cells(job)
         by_cells.setdefault(job.cells.digest, []).append(job)
-    _run(list(by_cells.values()))
+    _run(list(by_cells.values()), lambda done, of: count and count("preparing: blocks encoded", done, of))
     for job in pending.values():
         _finish(job)
 
@@ -162,7 +164,7 @@ def _missing_blocks(group: list[Job]) -> list[int]:
     return [s for s in starts if not all((job.folder / f"part-{s:09d}.json").exists() for job in group)]
 
 
-def _run(groups: list[list[Job]]) -> None:
+def _run(groups: list[list[Job]], count: Callable[[int, int], None]) -> None:
     from data_pipeline.shards.datasource import for_each_block
 
     writers = [[job.writer for job in group] for group in groups]
@@ -173,4 +175,4 @@ def _run(groups: list[list[Job]]) -> None:
             writer.write(start, counts)
 
     tasks = [(index, start) for index, group in enumerate(groups) for start in _missing_blocks(group)]
-    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, encode)
+    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, count, encode)

@@ -45,7 +45,7 @@ class Parts:
     """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
 
     open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
-    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path], list[dict[str, Any]]]
+    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable], list[dict[str, Any]]]
     run_trial: Callable[..., dict[str, Any]]
     measure: Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -177,7 +177,7 @@ class _Drive:
                 cluster.check_nodes(self.storage)
             self._check_resources(todo, nodes)
             self.screen.say(f"preparing {len(todo)} trials")
-            made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage)
+            made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage, self.screen.count)
             if any(paths.get("distances") for paths in made):
                 self.screen.say(
                     "how far made cells are from real ones: generated_cells.csv of each run, and "

@@ -19,7 +19,7 @@ from sweeps.drive.shapes import Shape, shapes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from trainables.protocol import DEFECTS
-from trainables.spec import Recipe
+from trainables.spec import Recipe, get
 
 BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 
@@ -148,12 +148,20 @@ def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
     """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
     encodings = {}
     for trial in trials:
-        fitted = trial.described["genes"]["select"] == "hvg"
-        encodings[trial.dataset, trial.model, trial.labels["split"] if fitted else ""] = trial
+        encodings[trial.dataset, trial.model, _fitted_on(trial)] = trial
     tokens = 0.0
     for (dataset, _, _), trial in encodings.items():
         tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
     return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3
+
+
+def _fitted_on(trial: Trial) -> tuple[str, ...]:
+    """Return the axes that the cells differ in which a trial's genes or medians are fitted on; none: nothing is."""
+    learns = get(trial.model).fit_encoder is not None and trial.described["weights"] is None
+    if trial.described["genes"]["select"] == "all" and not learns:
+        return ()
+    axes = ("split", "skew") if trial.described["genes"]["fit"] == "kept" else ("split",)
+    return tuple(trial.labels[axis] for axis in axes)
 
 
 def show(found: Plan, as_json: bool) -> None:

@@ -19,8 +19,15 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Genes(Strict):
+    """Which genes models see, and the cells that variable genes and gene medians are fitted on.
+
+    fit: kept: the training cells that the skew has left, so that a trial with five cells of a type knows no more of it;
+    natural: all training cells of the split, as if the genes had been chosen in another study of the same tissue.
+    """
+
     select: Literal["all", "hvg"] = "all"
     n: int = Field(3000, ge=2)
+    fit: Literal["kept", "natural"] = "kept"
 
 
 class Splits(Strict):
@@ -147,8 +154,8 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
 def _genes(given: Any) -> tuple[dict[str, Any], list[Problem]]:
     genes, problems = shaped(Genes, {"select": given} if isinstance(given, str) else given, ("genes",))
     if genes is None or genes.select == "all":
-        return {"select": "all"}, problems
-    return {"select": genes.select, "n": genes.n}, problems
+        return {"select": "all", "fit": "kept" if genes is None else genes.fit}, problems
+    return {"select": genes.select, "n": genes.n, "fit": genes.fit}, problems
 
 
 def _name(given: Any) -> list[Problem]:

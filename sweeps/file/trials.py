@@ -61,6 +61,8 @@ class Trial:
         tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
         if self.described["defects"]:
             tags["defects"] = ",".join(self.described["defects"])
+        if self.described["genes"]["fit"] == "natural":
+            tags["genes_fit"] = "natural"
         return {f"cellskew.{name}": value for name, value in tags.items()}
 
     def params(self) -> dict[str, str]:

@@ -205,8 +205,9 @@ def test_makers_fill_up_rare_classes_alone_and_are_seeded(kind: str):
         [np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:7], np.flatnonzero(labels == 2)[:1]]
     )
     counts, labels = counts[kept], labels[kept]
-    made, of = SYNTHESIZERS[kind](counts, labels, np.random.default_rng(0), cells=20)
-    again, _ = SYNTHESIZERS[kind](counts, labels, np.random.default_rng(0), cells=20)
+    made, of, sources = SYNTHESIZERS[kind](counts, labels, np.random.default_rng(0), cells=20)
+    again, *_ = SYNTHESIZERS[kind](counts, labels, np.random.default_rng(0), cells=20)
     assert np.bincount(of, minlength=3).tolist() == [0, 13, 19]
     assert made.shape == (32, 50)
+    assert np.array_equal(labels[sources], of)
     assert (made != again).nnz == 0

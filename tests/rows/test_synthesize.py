@@ -3,6 +3,7 @@
 import builtins
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import counts_like
 from scipy import sparse
@@ -10,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import log_normalised, principal_components
-from data_pipeline.rows.synthesize import distance_report, scvi, smote
+from data_pipeline.rows.distances import Measured, distance_report
+from data_pipeline.rows.synthesize import Made, scvi, smote
 
 
 def training(sizes: tuple[int, ...] = (150, 30, 4, 1), num_genes: int = 120) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -19,23 +21,23 @@ def training(sizes: tuple[int, ...] = (150, 30, 4, 1), num_genes: int = 120) -> 
     return counts[kept], labels[kept]
 
 
-def made_by_smote(cells: int = 60, seed: int = 0, **params: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+def made_by_smote(cells: int = 60, seed: int = 0, **params: int) -> Made:
     return smote(*training(), np.random.default_rng(seed), cells=cells, **params)
 
 
 def test_classes_are_raised_to_the_number_and_larger_ones_left():
-    counts, labels = made_by_smote(cells=60)
+    counts, labels, _ = made_by_smote(cells=60)
     assert np.bincount(labels, minlength=4).tolist() == [0, 30, 56, 59]
     assert counts.shape == (145, 120)
     assert counts.dtype == np.float32
-    none, of = made_by_smote(cells=1)
+    none, of, _ = made_by_smote(cells=1)
     assert none.shape == (0, 120)
     assert len(of) == 0
 
 
 def test_made_cells_are_whole_counts_at_library_sizes_of_their_class():
     real, real_labels = training()
-    counts, labels = made_by_smote(cells=300)
+    counts, labels, _ = made_by_smote(cells=300)
     assert counts.data.min() >= 1
     assert (counts.data == np.round(counts.data)).all()
     for code in (1, 2):
@@ -47,7 +49,7 @@ def test_made_cells_are_whole_counts_at_library_sizes_of_their_class():
 
 def test_made_cells_lie_between_cells_of_their_class():
     real, real_labels = training()
-    counts, labels = made_by_smote(cells=100)
+    counts, labels, _ = made_by_smote(cells=100)
     for code in (1, 2, 3):
         seen = np.asarray((real[real_labels == code] > 0).sum(axis=0)).ravel() > 0
         assert not np.asarray(counts[labels == code].sum(axis=0)).ravel()[~seen].any()
@@ -55,12 +57,12 @@ def test_made_cells_lie_between_cells_of_their_class():
 
 def test_a_class_of_one_cell_gets_copies_of_it():
     real, real_labels = training()
-    counts, labels = made_by_smote(cells=10)
+    counts, labels, _ = made_by_smote(cells=10)
     assert (counts[labels == 3].toarray() == real[real_labels == 3].toarray()).all()
 
 
 def test_made_cells_are_taken_for_their_own_class():
-    counts, labels = made_by_smote(cells=100)
+    counts, labels, _ = made_by_smote(cells=100)
     real, real_labels = counts_like(800, 120, 4)
     classifier = LogisticRegression(max_iter=1000).fit(log_normalised(real), real_labels)
     assert (classifier.predict(log_normalised(counts)) == labels).mean() > 0.9
@@ -94,7 +96,7 @@ def test_without_scvi_tools_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_scvi_without_a_rare_class_makes_nothing_and_needs_nothing():
-    made, labels = scvi(*training((50, 40)), np.random.default_rng(0), cells=30)
+    made, labels, _ = scvi(*training((50, 40)), np.random.default_rng(0), cells=30)
     assert made.shape == (0, 120)
     assert len(labels) == 0
 
@@ -105,7 +107,7 @@ def test_scvi_without_a_rare_class_makes_nothing_and_needs_nothing():
 def test_scvi_makes_counts_of_the_class_or_the_published_shares(unscaled: bool):
     pytest.importorskip("scvi")
     counts, labels = training((200, 60, 12, 1))
-    made, of = scvi(counts, labels, np.random.default_rng(0), cells=40, epochs=60, unscaled=unscaled)
+    made, of, _ = scvi(counts, labels, np.random.default_rng(0), cells=40, epochs=60, unscaled=unscaled)
     assert np.bincount(of, minlength=4).tolist() == [0, 0, 28, 39]
     assert made.dtype == np.float32
     totals = np.asarray(made.sum(axis=1)).ravel()
@@ -116,22 +118,26 @@ def test_scvi_makes_counts_of_the_class_or_the_published_shares(unscaled: bool):
     assert (made.data == np.round(made.data)).all()
     library = np.median(np.asarray(counts[labels == 2].sum(axis=1)))
     assert np.median(totals[of == 2]) == pytest.approx(library, rel=0.3)
-    again, _ = scvi(counts, labels, np.random.default_rng(0), cells=40, epochs=60)
+    again, *_ = scvi(counts, labels, np.random.default_rng(0), cells=40, epochs=60)
     assert (made != again).nnz == 0
 
 
-def report_on(made: sparse.csr_matrix, labels: np.ndarray) -> dict:
-    real, real_labels = counts_like(300, 120, 2, seed=0)
-    return distance_report(real, real_labels, made, labels, ["B", "NK"], np.random.default_rng(0)).set_index("class")
+def measured(counts: sparse.csr_matrix, labels: np.ndarray) -> Measured:
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    return Measured(labels, totals, counts.getnnz(axis=1), log_normalised(counts))
+
+
+def report_on(made: sparse.csr_matrix, labels: np.ndarray) -> pd.DataFrame:
+    real, own = measured(*counts_like(300, 120, 2, seed=0)), measured(made, labels)
+    return distance_report(real, own, ["B", "NK"], np.random.default_rng(0)).set_index("class")
 
 
 def test_the_report_tells_real_cells_from_noise():
     real, labels = counts_like(300, 120, 2, seed=0)
     rng = np.random.default_rng(5)
     halves = rng.permutation(300)
-    same = distance_report(
-        real[halves[:150]], labels[halves[:150]], real[halves[150:]], labels[halves[150:]], ["B", "NK"], rng
-    ).set_index("class")
+    pair = [measured(real[half], labels[half]) for half in (halves[:150], halves[150:])]
+    same = distance_report(*pair, ["B", "NK"], rng).set_index("class")
     assert (same["mean_correlation"] > 0.95).all()
     assert same["auc"].between(0.25, 0.75).all()  # about 75 cells a side: standard error 0.05, and folds add to it
     noise = sparse.csr_matrix(rng.poisson(real.mean(), real.shape).astype(np.float32))

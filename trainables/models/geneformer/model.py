@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage
+from data_pipeline.shards.encoded import as_ranks
 from trainables.models.geneformer.encoder import GeneformerEncoder
 from trainables.models.geneformer.medians import fit_encoder
 from trainables.models.geneformer.vocabulary import VOCABULARY_FILES, from_dataset, from_folder, read_config
@@ -263,6 +264,7 @@ SPEC = ModelSpec(
     encoder=encoder,
     recipe=recipe,
     fit_encoder=fit_encoder,
+    features=as_ranks,
     collate=collate,
     build=build,
     convert=convert,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, strip_version
+from data_pipeline.shards.encoded import as_places
 from trainables.models.scbert.encoder import ScbertEncoder
 from trainables.spec import Encoded, ModelSpec, Options, Recipe
 
@@ -260,6 +261,7 @@ SPEC = ModelSpec(
     kind="network",
     options=ScbertOptions,
     encoder=encoder,
+    features=as_places,
     recipe=recipe,
     collate=collate,
     build=build,
