@@ -1,6 +1,7 @@
 """What many tests need: the folder of real data (tests skip without it) and small made-up cells."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,6 +37,29 @@ def baron(shared: Path) -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without a sweep, to be copied: MLflow takes seconds to make one."""
+    from sweeps.tracking.connection import create_database
+
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    create_database(path)
+    return path
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, blank_database: Path):
+    """The tracker of sweep small, whose store is embedded in the test's own folder."""
+    from sweeps.tracking.store import Tracker
+    from sweeps.tracking.uris import default_uri
+
+    (tmp_path / "sweeps").mkdir()
+    shutil.copyfile(blank_database, tmp_path / "mlflow.db")
+    made = Tracker(default_uri(tmp_path), "small", tmp_path)
+    yield made
+    made.close(10)
 
 
 def counts_like(num_cells: int, num_genes: int, num_types: int, seed: int = 0) -> tuple[sparse.csr_matrix, np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sweeps import tables
-from sweeps.tracking import lock
+from sweeps.tracking import lock, outbox
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class State:
     """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has.
 
     failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
-    those that something went wrong with and that went on.
+    those that something went wrong with and that went on. waiting_records: for MLflow, in the outbox; refused: runs
+    whose news MLflow refused time and again, and why.
     """
 
     name: str
@@ -28,6 +29,7 @@ class State:
     troubled: pd.DataFrame
     seconds_left: float | None
     waiting_records: int
+    refused: dict[str, str]
 
     @property
     def wanted(self) -> int:
@@ -50,7 +52,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     failed = wanted[wanted["status"] == "FAILED"].assign(again=lambda rows: rows["cause"] == "outside")
     troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
     left = counts["scheduled"] + counts["running"] + counts["not registered"]
-    waiting = folder / f"{name}.outbox.jsonl"
+    waiting, refused = outbox.waiting(folder / f"{name}.outbox.jsonl")
     return State(
         name=name,
         counts={word: counts[word] for word in counts if counts[word]},
@@ -59,7 +61,8 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         failed=failed[["name", "reason", "again"]],
         troubled=troubled[["name", "status", "trouble"]],
         seconds_left=_left(wanted, left) if alive else None,
-        waiting_records=waiting.read_bytes().count(b"\n") if waiting.exists() else 0,
+        waiting_records=waiting,
+        refused=refused,
     )
 
 
@@ -88,6 +91,7 @@ def show(found: State, as_json: bool) -> None:
     if as_json:
         fields = {name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver")}
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
+        fields["refused"] = found.refused
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
         print(json.dumps(fields, indent=1, ensure_ascii=False))
         return
@@ -100,6 +104,11 @@ def show(found: State, as_json: bool) -> None:
         print(f"{found.removed} runs beside these are of trials that the sweep's file no longer has; they stay")
     if found.waiting_records:
         print(f"{found.waiting_records} records wait on disk for MLflow; the next run delivers them")
+    if found.refused:
+        why = next(iter(found.refused.values()))
+        print(
+            f"MLflow refused the news of {len(found.refused)} trials; the next run tries again; the last answer: {why}"
+        )
     for row in found.failed.head(10).itertuples():
         then = "the next run tries it again" if row.again else "left alone until --retry-failed"
         out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)

@@ -121,7 +121,7 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
     from sweeps.tracking.uris import of_sweep
 
     store = of_sweep(storage, uri, name)
-    if not outcome.undelivered:
+    if not outcome.undelivered and not outcome.refused:
         results.show_final(results.fetch(store, name))
     tell(name, storage, uri, store, outcome, screen.say)
 

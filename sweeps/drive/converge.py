@@ -132,7 +132,7 @@ class _Drive:
             if len(outbox) > 50 or outbox.away_since is not None:
                 self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
             if not self.tracker.close():
-                outcome.undelivered = max(len(outbox), 1)
+                outcome.undelivered, outcome.refused = len(outbox), dict(outbox.aside)
                 if outbox.trouble is not None:
                     self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
             outcome.seconds = time.monotonic() - begin

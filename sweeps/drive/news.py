@@ -105,8 +105,7 @@ class News:
         self.watch("epoch", job.key, numbers)
 
     def _finished(self, job: Job, final: dict[str, Any], where: dict[str, str]) -> None:
-        self.tracker.report(job.run_id, final)
-        self.tracker.finish(job.run_id, "FINISHED", _where_tags(where))
+        self.tracker.finish(job.run_id, "FINISHED", _where_tags(where), final)
         self.tally.finished.add(job.key)
         self.watch("finished", job.key, final)
 

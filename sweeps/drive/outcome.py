@@ -17,13 +17,14 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: int = 0
     undelivered: int = 0
+    refused: dict[str, str] = field(default_factory=dict)  # runs whose news MLflow refused time and again, and why
     stopped: str = ""
     seconds: float = 0.0
     utilisation: float | None = None
 
     @property
     def is_complete(self) -> bool:
-        return self.before + self.finished == self.wanted and not self.undelivered
+        return self.before + self.finished == self.wanted and not self.undelivered and not self.refused
 
 
 def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
@@ -43,6 +44,10 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
         say(f"Ray ended before the others had: a node was lost; go on: cellskew resume {name}{where}")
     if found.undelivered:
         say(f"MLflow did not answer: {found.undelivered} records wait in {storage}/sweeps; the next run delivers them")
+    if found.refused:
+        why = next(iter(found.refused.values()))
+        say(f"MLflow refused the news of {len(found.refused)} trials time and again; the last answer: {why}")
+        say(f"  they are kept in {storage}/sweeps/{name}.refused.jsonl, and the next run delivers them")
     say(f"more:   cellskew results {name} --by model,strategy{where}")
     say(f"        cellskew compare {name} --between strategy --within model{where}")
     say(f"        cellskew report {name} -o {name}.html{where}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -9,31 +10,30 @@ from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.connection import reaching
 from sweeps.tracking.joint import one_transaction
-from sweeps.tracking.outbox import Record
-from sweeps.tracking.uris import without_secrets
+from sweeps.tracking.outbox import Record, Refused, Undeliverable
+from sweeps.tracking.uris import harmless
 
 
 class Delivery:
     """Delivers what an outbox holds, in its thread. known: points that MLflow has, of runs not over yet."""
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
-        self.client, self.uri, self.is_local = client, uri, uri.startswith("sqlite:")
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+        self.client, self.uri, self.experiment_id = client, uri, experiment_id
+        self.is_local = uri.startswith("sqlite:")
         self.known: dict[str, set[tuple[str, int]]] = {}
 
-    def deliver(self, records: list[Record]) -> None:
-        """Send records to MLflow. Raises Undeliverable if it is away; what it refuses is told, and dropped."""
+    def deliver(self, records: list[Record]) -> Refused:
+        """Send records to MLflow; returns the runs whose news were not all taken. Raises Undeliverable if it is away.
+
+        What can't be told from outside, a server in trouble or a record that it can't take, a write of our own tells.
+        """
         by_run: dict[str, list[Record]] = {}
         for record in records:
             by_run.setdefault(record["run"], []).append(record)
         if self.is_local and len(by_run) > 1 and self._deliver_together(by_run):
-            return
-        for run_id, listed in by_run.items():
-            try:
-                with reaching(self.uri):
-                    self._deliver_run(run_id, listed)
-            except MlflowException as error:
-                said = without_secrets(error.message)
-                logging.getLogger("cellskew").warning("MLflow refuses news of run %s: %s", run_id, said)
+            return {}
+        refused = {run_id: self._deliver_alone(run_id, listed) for run_id, listed in by_run.items()}
+        return {run_id: why for run_id, why in refused.items() if why}
 
     def _deliver_together(self, by_run: dict[str, list[Record]]) -> bool:
         """Send the news of many runs in one transaction; False if one of them spoilt it and nothing was sent."""
@@ -41,11 +41,41 @@ class Delivery:
             with one_transaction(self.client):
                 for run_id, records in by_run.items():
                     self._deliver_run(run_id, records)
-        except MlflowException:
+        except Exception:  # whatever it was, it shows again where each run's news go alone
             for run_id in by_run:
                 self.known.pop(run_id, None)  # what MLflow has must be asked anew
             return False
         return True
+
+    def _deliver_alone(self, run_id: str, records: list[Record]) -> str:
+        """Send the news of one run; returns why it was refused, "" if it wasn't or if nobody misses the run."""
+        try:
+            with reaching(self.uri):
+                self._deliver_run(run_id, records)
+        except Exception as error:  # refused, away, or news that can't even be sent: the other runs' must go on
+            self.known.pop(run_id, None)
+            if not isinstance(error, Undeliverable) and self._is_gone(run_id):
+                logging.getLogger("cellskew").warning("run %s was deleted in MLflow; its news are dropped", run_id)
+                return ""
+            self._check_writable()
+            return harmless(str(error) or type(error).__name__, self.uri)
+        return ""
+
+    def _is_gone(self, run_id: str) -> bool:
+        """Tell whether MLflow itself, and not something before it, says that a run was deleted or never was."""
+        try:
+            with reaching(self.uri):
+                return self.client.get_run(run_id).info.lifecycle_stage == "deleted"
+        except MlflowException as error:
+            is_mlflow = not error.message.startswith("API request to ")  # as of an answer that isn't MLflow's own
+            return is_mlflow and error.error_code == "RESOURCE_DOES_NOT_EXIST" and run_id in error.message
+
+    def _check_writable(self) -> None:
+        """Undeliverable if MLflow takes nothing at all now, for whatever reason."""
+        try:
+            self.client.set_experiment_tag(self.experiment_id, "cellskew.probe", str(int(time.time())))
+        except Exception as error:
+            raise Undeliverable(harmless(str(error), self.uri)) from None
 
     def _deliver_run(self, run_id: str, records: list[Record]) -> None:
         """Send all news of one run: its new points, params and tags in one call, then its last status."""

@@ -1,60 +1,97 @@
 """Records on their way to MLflow: written to disk, sent in order by a thread, kept while the server is away.
 
-Delivery is at least once: a record may be delivered again after a crash, so `deliver` must not mind.
+Delivery is at least once: a record may be delivered again after a crash, so `deliver` must not mind. None is dropped: a
+run whose news are refused time and again is set aside in a file of its own, which the next process tries again.
 """
 
+import contextlib
 import json
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import publish
+from sweeps.tracking.uris import without_secrets
+
 Record = dict[str, Any]
+Refused = dict[str, str]  # run -> why nothing, or not all, of its news was taken
 BATCH = 500  # records handed to `deliver` at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts, doubled each time
+MOST_REFUSALS = 8  # of one run's news, a minute in all, while those of others, or a probe, are taken
 
 
 class Undeliverable(Exception):
     """`deliver` could not reach its destination; the same records are tried again later."""
 
 
+@dataclass(frozen=True)
+class Strike:
+    """How often a run's news were refused in a row, why last, and when (time.monotonic()) they are tried again."""
+
+    times: int
+    why: str
+    due: float
+
+
 class Outbox:
     """A queue that survives the process. `put` never waits for the destination."""
 
-    def __init__(self, path: Path, deliver: Callable[[list[Record]], None]) -> None:
+    def __init__(self, path: Path, deliver: Callable[[list[Record]], Refused | None]) -> None:
         self.path, self._deliver = path, deliver
-        self._queue: deque[Record] = deque(_read(path))
+        self._queue: deque[Record] = deque(_taken_up(path))
+        self._strikes: dict[str, Strike] = {}
+        self.aside: Refused = {}  # runs whose news wait in the other file, and why
         self._changed = threading.Condition()
         self._closing = False
         self.trouble: str | None = None  # why the last attempt failed
         self.away_since: float | None = None  # time.monotonic() of the first failed attempt in a row
+        self._torn = path.exists() and not path.read_bytes().endswith(b"\n")  # the last line was cut off
         self._file = path.open("a", encoding="utf-8")
         self._thread = threading.Thread(target=self._run, name="cellskew-outbox", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        """Return how many records have not been delivered yet."""
+        """Return how many records have been neither delivered nor set aside yet."""
         return len(self._queue)
 
     def put(self, record: Record) -> None:
         """Append a record. It is with the operating system when this returns, so a killed process loses nothing."""
-        line = json.dumps(record)
+        record = clean(record)
         with self._changed:
-            self._queue.append(record)
-            try:
-                self._file.write(line + "\n")
-                self._file.flush()
-            except OSError as error:  # disk full: the record is still in memory, and in the trial's own history
-                self.trouble = f"{self.path}: {error}"
-            self._changed.notify_all()
+            if not self._follows_aside(record):
+                self._queue.append(record)
+                self._write(json.dumps(record) + "\n")
+                self._changed.notify_all()
+
+    def _follows_aside(self, record: Record) -> bool:
+        """Put news of a run whose earlier ones are set aside behind them; False if they aren't, or it can't be."""
+        why = self.aside.get(record.get("run", ""))
+        return why is not None and self._write_aside([record], why)
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write("\n" + line if self._torn else line)
+            self._file.flush()
+            self._torn = False
+        except OSError as error:  # disk full: the record is still in memory, and in the trial's own history
+            self.trouble, self._torn = f"{self.path}: {error}", True
 
     def drain(self, seconds: float) -> bool:
-        """Wait until everything is delivered; returns whether it was, within so many seconds."""
+        """Wait until everything is delivered or set aside; returns whether it was, within so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue, timeout=seconds)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until everything has been tried and the rest refused at least once; returns whether it came to that."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: all(record.get("run") in self._strikes for record in self._queue), timeout=seconds
+            )
 
     def close(self, seconds: float) -> bool:
         """Deliver what is left, then stop; what can't be delivered in time stays on disk. Returns whether all was."""
@@ -66,40 +103,88 @@ class Outbox:
         self._file.close()
         if done:
             self.path.unlink(missing_ok=True)
-        return done
+        return done and not self.aside
+
+    # the thread
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
-        while (batch := self._next()) is not None:
+        while not self._closing:
             try:
-                self._deliver(batch)
-            except Undeliverable as error:
-                self._note_failure(str(error))
+                self._attempt()
+                pause = FIRST_PAUSE
+            except Exception as error:  # away, or a fault of ours: said and tried again, so that the thread can't die
+                self._note_failure(str(error) if isinstance(error, Undeliverable) else _described(error))
                 self._wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                pause, self.trouble, self.away_since = FIRST_PAUSE, None, None
-                self._forget(len(batch))
 
-    def _next(self) -> list[Record] | None:
-        """Return the oldest records, waiting for some; None when closing."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            return None if self._closing else list(self._queue)[:BATCH]
+    def _attempt(self) -> None:
+        batch = self._next()
+        refused = self._deliver(batch) or {} if batch else {}
+        self.away_since, self.trouble = None, next(iter(refused.values()), None)
+        self._forget(batch, refused)
 
-    def _forget(self, count: int) -> None:
+    def _next(self) -> list[Record]:
+        """Return the oldest records that are due, waiting for some; none when closing."""
         with self._changed:
-            for _ in range(count):
-                self._queue.popleft()
+            while not self._closing:
+                if batch := self._due():
+                    return batch
+                waits = [strike.due for strike in self._strikes.values()]
+                self._changed.wait(max(0.0, min(waits) - time.monotonic()) if waits else None)
+            return []
+
+    def _due(self) -> list[Record]:
+        now, batch = time.monotonic(), []
+        held = {run for run, strike in self._strikes.items() if strike.due > now}
+        for record in self._queue:
+            if record.get("run") not in held:
+                batch.append(record)
+            if len(batch) == BATCH:
+                break
+        return batch
+
+    def _forget(self, batch: list[Record], refused: Refused) -> None:
+        """Drop what was delivered, keep what was refused for another time."""
+        with self._changed:
+            delivered = {id(record) for record in batch if record.get("run") not in refused}
+            for run in {record.get("run") for record in batch} - set(refused):
+                self._strikes.pop(run, None)
+            for run, why in refused.items():
+                self._strike(run, why)
+            self._queue = deque(record for record in self._queue if id(record) not in delivered)
             if not self._queue:
-                self._file.truncate(0)
+                with contextlib.suppress(OSError):
+                    self._file.truncate(0)
             self._changed.notify_all()
+
+    def _strike(self, run: str, why: str) -> None:
+        times = self._strikes[run].times + 1 if run in self._strikes else 1
+        if times < MOST_REFUSALS:
+            due = time.monotonic() + min(FIRST_PAUSE * 2 ** (times - 1), LONGEST_PAUSE)
+            self._strikes[run] = Strike(times, why, due)
+        elif self._write_aside([record for record in self._queue if record.get("run") == run], why):
+            self._strikes.pop(run, None)
+            self.aside[run] = why
+            self._queue = deque(record for record in self._queue if record.get("run") != run)
+
+    def _write_aside(self, records: list[Record], why: str) -> bool:
+        """Append records to the file of refused ones; False if that can't be written, so that they must stay here."""
+        try:
+            with refused_path(self.path).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(record | {"refused": why}) + "\n" for record in records)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            self.trouble = f"{refused_path(self.path)}: {error}"
+            return False
+        return True
 
     def _note_failure(self, said: str) -> None:
         self.trouble = said
         if self.away_since is None:
             self.away_since = time.monotonic()
-        with self._changed:
+        with self._changed, contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
 
     def _wait(self, seconds: float) -> None:
@@ -107,22 +192,49 @@ class Outbox:
             self._changed.wait_for(lambda: self._closing, timeout=seconds)
 
 
-def _read(path: Path) -> list[Record]:
-    """Return the records that an earlier process left; a last line cut off by its death is dropped."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    records, whole = [], 0
-    data = path.read_bytes()
-    for line in data.splitlines(keepends=True):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            records.pop()
-            break
-        whole += len(line)
-    if whole < len(data):
-        os.truncate(path, whole)
+def refused_path(path: Path) -> Path:
+    """Return the file beside an outbox for the records of runs whose news MLflow refused time and again."""
+    return path.with_name(path.name.removesuffix(".outbox.jsonl") + ".refused.jsonl")
+
+
+def waiting(path: Path) -> tuple[int, Refused]:
+    """Return (records that wait in an outbox's file, runs set aside beside it and why)."""
+    return len(_lines(path)), {
+        record.get("run", ""): record.get("refused", "") for record in _lines(refused_path(path))
+    }
+
+
+def clean(what: Any) -> Any:
+    """Return a record without what no database and no network takes: NUL characters and halves of surrogate pairs."""
+    if isinstance(what, str):
+        return what.encode("utf-8", "replace").decode().replace("\0", "")
+    if isinstance(what, dict):
+        return {clean(name): clean(value) for name, value in what.items()}
+    return what
+
+
+def _described(error: Exception) -> str:
+    return without_secrets(f"{type(error).__name__}: {error}")[:500]
+
+
+def _taken_up(path: Path) -> list[Record]:
+    """Return the records that earlier processes left, refused ones first: their runs' later news follow them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refused = refused_path(path)
+    records = [clean(record) for record in [*_lines(refused), *_lines(path)]]
+    for record in records:
+        record.pop("refused", None)
+    if refused.exists():
+        publish(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        refused.unlink(missing_ok=True)
+    return records
+
+
+def _lines(path: Path) -> list[Record]:
+    """Return the records of a file; lines that a crash or a full disk has torn are left out."""
+    records = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            records += [record] if isinstance(record, dict) else []
     return records

@@ -19,7 +19,7 @@ from sweeps.tracking.database import read_runs
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.joint import MOST, one_transaction
 from sweeps.tracking.lock import file_lock
-from sweeps.tracking.outbox import Outbox, Undeliverable
+from sweeps.tracking.outbox import Outbox, Undeliverable, clean
 from sweeps.tracking.runs import RunState, pages, state_of, stored
 from sweeps.tracking.uris import default_uri, shown_uri, take_credentials, without_secrets
 
@@ -35,9 +35,9 @@ class Tracker:
         with self._creating():
             self.client = self._patiently(lambda: MlflowClient(self.uri))
             self.experiment_id = self._patiently(self._experiment)
-        self.delivery = Delivery(self.client, self.uri)
+        self.delivery = Delivery(self.client, self.uri, self.experiment_id)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
-        if not self.outbox.drain(patience):
+        if not self.outbox.settle(patience):
             self.outbox.close(0)
             raise RequestError(self._away(f"{len(self.outbox)} records of the last run wait to be delivered"))
 
@@ -139,9 +139,9 @@ class Tracker:
         return self._patiently(create)
 
     def _create_one(self, trial: Trial, common: dict[str, str], is_first: bool) -> RunState:
-        tags = trial.tags() | common
+        tags = clean(trial.tags() | common)
         found = [] if is_first else self._same(trial)
-        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=trial.name, tags=tags)
+        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=clean(trial.name), tags=tags)
         run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(*pair) for pair in _params(trial).items()])
         self.client.update_run(run_id, status="SCHEDULED")
@@ -170,17 +170,17 @@ class Tracker:
         self._put(run_id, tags={"cellskew.trouble": without_secrets(trouble)[:4000]})
 
     def report(self, run_id: str, metrics: dict[str, Any]) -> None:
-        """Log the numbers of one epoch, or the final ones; points that MLflow has already are not sent again."""
-        points = {
-            key: float(value)
-            for key, value in metrics.items()
-            if key not in CONTROL and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        self._put(run_id, metrics=points, step=int(metrics.get("epoch", 0)))
+        """Log the numbers of one epoch; points that MLflow has already are not sent again."""
+        self._put(run_id, **_points(metrics))
 
-    def finish(self, run_id: str, status: str, tags: dict[str, str]) -> None:
-        """End a run as FINISHED, FAILED or KILLED (interrupted); tags say why and where."""
-        self._put(run_id, status=status, tags={name: without_secrets(value)[:4000] for name, value in tags.items()})
+    def finish(self, run_id: str, status: str, tags: dict[str, str], final: dict[str, Any] | None = None) -> None:
+        """End a run as FINISHED, FAILED or KILLED (interrupted); tags say why and where.
+
+        final: the numbers of a finished trial, in one record with its status, so that neither is there without the
+        other.
+        """
+        shown = {name: without_secrets(value)[:4000] for name, value in tags.items()}
+        self._put(run_id, status=status, tags=shown, **({} if final is None else _points(final)))
 
     def _put(self, run_id: str, **what: Any) -> None:
         self.outbox.put({"run": run_id, "time": int(time.time() * 1000), **what})
@@ -190,5 +190,15 @@ class Tracker:
         return self.outbox.close(seconds)
 
 
+def _points(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a report in the form of a record."""
+    points = {
+        key: float(value)
+        for key, value in metrics.items()
+        if key not in CONTROL and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {"metrics": points, "step": int(metrics.get("epoch", 0))}
+
+
 def _params(trial: Trial) -> dict[str, str]:
-    return {name: value[:6000] for name, value in trial.params().items()}
+    return {name: clean(value)[:6000] for name, value in trial.params().items()}
