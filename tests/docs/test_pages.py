@@ -23,6 +23,14 @@ def test_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_every_page_is_reached_from_readme_and_every_benchmark_from_its_page():
+    text, benchmarks = (ROOT / "README.md").read_text(), (ROOT / "benchmarks" / "README.md").read_text()
+    pages = [page.relative_to(ROOT).as_posix() for page in PAGES if page.name != "README.md"]
+    assert [page for page in pages if f"({page}" not in text] == []
+    scripts = [path.name for path in (ROOT / "benchmarks").glob("*.py") if "ArgumentParser" in path.read_text()]
+    assert [script for script in scripts if f"| `{script}` |" not in benchmarks] == []
+
+
 def test_every_block_says_what_it_is_and_what_is_not_run_says_why():
     assert [str(block) for block in blocks() if block.kind not in KINDS] == []
     assert [str(block) for block in blocks() if not block.is_run and len(block.note.split()) < 5] == []
