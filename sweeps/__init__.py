@@ -73,18 +73,15 @@ def plan(sweep: str | Path, storage: str | Path = STORAGE) -> "Plan":
 def load(name: str, where: str | Path = STORAGE) -> "pd.DataFrame":
     """Return the finished trials of a sweep, one per row: its axes, its run in MLflow and every metric's last value.
 
-    where: the storage folder that it was run in, or the URI of an MLflow server. Given the folder, trials that the
-    sweep's file had no longer when it last ran are left out; a server doesn't know them. RequestError if there is no
-    such sweep.
+    where: the storage folder that it was run in, or the URI of an MLflow server. Trials that the sweep's file had no
+    longer when it last ran are left out. RequestError if there is no such sweep.
     """
-    from sweeps.answers import results, state
+    from sweeps.answers import results
     from sweeps.tracking.uris import of_sweep
 
-    is_uri = "://" in str(where)
-    runs = results.fetch(str(where) if is_uri else of_sweep(Path(where), None, name), name)
-    keys = set() if is_uri else state.wanted_keys(Path(where) / "sweeps" / f"{name}.keys")
-    is_wanted = runs["key"].isin(keys) if keys else True
-    return runs[(runs["status"] == "FINISHED") & is_wanted].reset_index(drop=True)
+    uri = str(where) if "://" in str(where) else of_sweep(Path(where), None, name)
+    runs, _ = results.choose(uri, results.fetch(uri, name), every=False)
+    return runs[runs["status"] == "FINISHED"].reset_index(drop=True)
 
 
 def results(
@@ -96,11 +93,13 @@ def results(
     """Return mean, spread and 95 % interval of metrics for each group of finished trials.
 
     runs: a sweep's name, looked for in `where`, or what `load` returned, or a part of that. metrics: None for macro
-    F1, balanced accuracy and rare-type recall. Columns: see sweeps.answers.results.summarise.
+    F1, balanced accuracy and rare-type recall, as far as they are there. Columns: see sweeps.answers.summary.summarise.
     """
-    from sweeps.answers import results
+    from sweeps.answers import results, summary
 
-    return results.summarise(_runs(runs, where), list(by), list(results.SHOWN if metrics is None else metrics))
+    found = _runs(runs, where)
+    shown = [metric for metric in results.SHOWN if metric in found] if metrics is None else list(metrics)
+    return summary.summarise(found, list(by), shown)
 
 
 def compare(
@@ -119,7 +118,7 @@ def compare(
     """
     from sweeps.answers import comparison
 
-    return comparison.compare(_runs(runs, where), between, list(within), metric, against, tie)
+    return comparison.compare(_runs(runs, where), between, list(within), metric, against, tie).table
 
 
 def _runs(runs: "str | pd.DataFrame", where: str | Path) -> "pd.DataFrame":

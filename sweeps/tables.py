@@ -1,6 +1,8 @@
 """Tables on standard output, for people and for programs."""
 
 import json
+import sys
+import textwrap
 
 import pandas as pd
 from rich.console import Console
@@ -31,12 +33,17 @@ def spread(mean: float, sd: float) -> str:
 
 
 def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
-    """Print a table as CSV or JSON if that was asked for; else the warning alone, and return False."""
+    """Print a table as CSV or JSON if that was asked for; else the warning alone, and return False.
+
+    The warning of a CSV goes to standard error, so that the table stays one.
+    """
     if form == "json":
         rows = json.loads(table.to_json(orient="records"))
         print(json.dumps({"warning": warning, "rows": rows}, indent=1, ensure_ascii=False))
     elif form == "csv":
-        print(("" if warning is None else f"# {warning}\n") + table.to_csv(index=False), end="")
+        if warning is not None:
+            print(warning, file=sys.stderr)
+        print(table.to_csv(index=False), end="")
     elif warning is not None:
         console().print(warning, style="bold red")
     return form in ("json", "csv")
@@ -47,3 +54,9 @@ def hours(seconds: float) -> str:
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"
     return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
+def say(*sentences: str) -> None:
+    """Print sentences below a table, each on lines of its own, as wide as a page."""
+    for sentence in sentences:
+        print(textwrap.fill(sentence, 110, subsequent_indent="  "))

@@ -1,6 +1,6 @@
-"""`cellskew compare`: what a choice changes, on the same cells, and whether seeds alone could have done it."""
+"""`cellskew compare`: what a choice changes, on the same cells, and whether chance alone could have done it."""
 
-import textwrap
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,57 +8,102 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
-from sweeps.answers.results import AXES, SEEDS, TITLES, check_columns
+from sweeps.answers.designs import Designs, indexed, per_split
+from sweeps.answers.results import AXES, check_alone, check_columns
+from sweeps.answers.summary import explained_intervals, title
 from sweeps.file.plugins import unknown
+from sweeps.statistics import families, intervals
 
-CHOICES = [axis for axis in AXES if axis not in SEEDS] + ["posthoc", "defects"]
+CHOICES = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc", "defects"]
 USUAL = {"none", "natural", "cross_entropy", "logistic_regression"}  # what others are compared with, unless told
-COLUMNS = ["level", "against", "n", "pairs", "unpaired", "mean", "mean_against"]
-COLUMNS += ["difference", "low", "high", "effect", "wins", "ties", "losses", "p", "p_holm"]
+ALL = "all"  # in the column dataset: over datasets
+COLUMNS = ["level", "against", "n", "seeds", "pairs", "mean", "mean_against"]
+COLUMNS += ["difference", "low", "high", "wins", "ties", "losses", "p", "p_holm"]
+NAMED = 6  # of what is left out
+
+
+@dataclass
+class Comparison:
+    """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
+
+    left_out: what was not compared, in words. designs: how sure the differences are, see designs.
+    """
+
+    table: pd.DataFrame
+    between: str
+    within: list[str]
+    metric: str
+    against: str
+    designs: Designs
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def tested(self) -> pd.Series:
+        """Tell which rows make up the family of tests: those over all datasets."""
+        return self.table["dataset"] == ALL if ALL in set(self.table.get("dataset", ())) else self.table["n"] > 0
 
 
 def compare(
-    runs: pd.DataFrame, between: str, within: list[str], metric: str, against: str | None = None, tie: float = 0.0
-) -> pd.DataFrame:
-    """Return one row per group of `within` and level of `between`, compared with the level `against`.
+    runs: pd.DataFrame,
+    between: str,
+    within: list[str],
+    metric: str,
+    against: str | None = None,
+    tie: float = 0.0,
+    designs: Designs | None = None,
+) -> Comparison:
+    """Return the differences level - against of every group of `within` and level of `between`.
 
-    Two finished runs are a pair if they differ in `between` alone: same dataset, split, skew and so on. Differences
-    (level - against) are averaged for each split first, or for each seed where there is one split; n is the number of
-    those. Test and interval are Student's t over them, two-sided, its variance enlarged for the cells that training
-    sets of several splits share (Nadeau & Bengio 2003); p_holm is corrected for all rows (Holm 1979). effect:
-    difference / sd of the differences (Cohen's d of paired samples); wins, ties, losses: pairs, |difference| <= tie
-    being a tie. p and interval are NaN with fewer than two differences or where all are equal but not zero.
+    Two finished runs are a pair if they differ in `between` alone: same dataset, split, skew, seed and so on. Only
+    splits count that have every pair that the others have (complete blocks); what is dropped is named. Differences are
+    averaged over trial seeds within a split, then over what else is pooled: n splits remain, and interval and p (see
+    designs) are theirs; under three splits there are none. Where several datasets are pooled each has a row, and a row
+    "all" has the mean of their differences: of these datasets, and from six on of datasets (t interval and Wilcoxon's
+    signed-rank test over them). p_holm: corrected for all rows that have a p (Holm 1979). wins, ties, losses: pairs,
+    |difference| <= tie being a tie.
     RequestError for an unknown column, metric or level, and where there is nothing to compare.
     """
+    _check_choice(between, within)
+    designs = Designs(runs) if designs is None else designs
+    check_alone(runs)
+    runs = _with_posthoc(runs, metric) if between == "posthoc" else runs
+    check_columns(runs, [*within, between], [metric])
+    finished = runs[runs["status"] == "FINISHED"].replace({"defects": {"": "none"}})
+    levels = list(dict.fromkeys(finished[between]))
+    against = _baseline(levels, against, between)
+    found = Comparison(pd.DataFrame(), between, within, metric, against, designs)
+    rows: list[dict[str, Any]] = []
+    for values, group in finished.groupby(within, sort=False) if within else [((), finished)]:
+        named = dict(zip(within, values, strict=True))
+        for level in levels:
+            if level != against:
+                rows += [named | row for row in _rows(found, group, level, tie, named)]
+    if not rows:
+        why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
+        raise RequestError(f"{why}; `cellskew status` says what is missing", *found.left_out)
+    several = any("dataset" in row for row in rows) and "dataset" not in within
+    found.table = pd.DataFrame(rows, columns=[*within, *(["dataset"] if several else []), *COLUMNS])
+    found.table["p"] = found.table["p"].where(found.tested)
+    found.table["p_holm"] = families.holm(found.table["p"].to_numpy(dtype=float))
+    return found
+
+
+def _check_choice(between: str, within: list[str]) -> None:
     if between not in CHOICES:
         raise RequestError(unknown("choice for --between", between, CHOICES))
     if between in within:
         raise RequestError(f"--within {between} is what --between compares; leave it out there")
-    runs = _with_posthoc(runs, metric) if between == "posthoc" else runs
-    check_columns(runs, [*within, between], [metric])
-    finished = runs[(runs["status"] == "FINISHED") & runs[metric].notna()].replace({"defects": {"": "none"}})
-    levels = list(dict.fromkeys(finished[between]))
-    against = _baseline(levels, against, between)
-    same = [name for name in (*AXES, "defects") if name != between]
-    table = finished.pivot_table(metric, same, between, sort=False)
-    correction = float(finished["test_per_train"].mean())
-    rows = []
-    for values, group in table.groupby(within, sort=False) if within else [((), table)]:
-        named = dict(zip(within, values, strict=True))
-        rows += [named | _row(group, level, against, correction, tie) for level in levels if level != against]
-    found = pd.DataFrame([row for row in rows if row["pairs"]], columns=[*within, *COLUMNS])
-    if found.empty:
-        raise RequestError(f"no two finished runs differ in {between} alone; `cellskew status` says what is missing")
-    return found.assign(p_holm=holm(found["p"].to_numpy(dtype=float)))
 
 
 def _with_posthoc(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the runs once as they are and once per adjustment, whose numbers stand as <metric>.<name> beside."""
     names = [name.removeprefix(f"{metric}.") for name in runs.columns if name.startswith(f"{metric}.")]
     adjusted = [
-        runs.assign(posthoc=name, **{metric: runs[f"{metric}.{name}"]})[lambda one: one[metric].notna()]
+        runs.assign(
+            posthoc=name, artifact_uri="", run_id=runs["run_id"] + f".{name}", **{metric: runs[f"{metric}.{name}"]}
+        )
         for name in names
-    ]
+    ]  # what adjusted predictions were is not kept
     return pd.concat([runs.assign(posthoc="none"), *adjusted], ignore_index=True)
 
 
@@ -73,71 +118,119 @@ def _baseline(levels: list[str], against: str | None, between: str) -> str:
     return against
 
 
-def _row(group: pd.DataFrame, level: str, against: str, correction: float, tie: float) -> dict[str, Any]:
-    """Return the comparison of two columns of `group`, whose rows are what else is the same."""
-    both = group.reindex(columns=[level, against]).dropna(how="all")
-    pairs = both.dropna()
-    difference = pairs[level] - pairs[against]
-    by_split = pairs.index.get_level_values("split").nunique() > 1
-    per_seed = pairs.groupby(level="split" if by_split else "seed").mean()
+def _rows(
+    found: Comparison, group: pd.DataFrame, level: str, tie: float, named: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return the comparison of one level: of all datasets, and of each where there are several."""
+    where = " ".join([*named.values(), level])
+    mine, theirs = _pairs(found, group, level, where)
+    if mine.empty:
+        return []
+    row = _row(found, mine, theirs, level, tie)
+    datasets = list(dict.fromkeys(mine["dataset"]))
+    if len(datasets) == 1 or "dataset" in found.within:
+        return [row]
+    each = [
+        _row(found, mine[mine["dataset"] == name], theirs[(mine["dataset"] == name).to_numpy()], level, tie)
+        | {"dataset": name}
+        for name in datasets
+    ]
+    return [row | _over_datasets([one["difference"] for one in each]) | {"dataset": ALL}, *each]
+
+
+def _over_datasets(differences: list[float]) -> dict[str, float]:
+    """Return interval and p with datasets as units where there are enough of them, else nothing to change."""
+    values = np.array(differences)
+    if len(values) < families.DATASETS:
+        return {}
+    error = intervals.Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
+    low, high = intervals.interval(float(values.mean()), error)
+    return {"low": low, "high": high, "p": families.signed_rank(values)}
+
+
+def _pairs(found: Comparison, group: pd.DataFrame, level: str, where: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs of `level` and their partners, row by row, in complete blocks; `found` notes what is dropped."""
+    same = [name for name in (*AXES, "defects") if name != found.between]
+    mine, theirs = (group[group[found.between] == one].set_index(same) for one in (level, found.against))
+    both = mine.index.intersection(theirs.index, sort=False)
+    alone = len(mine.index.union(theirs.index)) - len(both)
+    if alone and len(both):
+        found.left_out.append(f"{where}: {alone} runs without a finished partner")
+    mine, theirs = mine.loc[both].reset_index(), theirs.loc[both].reset_index()
+    there = (mine[found.metric].notna() & theirs[found.metric].notna()).to_numpy()
+    if not there.all():
+        found.left_out.append(f"{where}: {int((~there).sum())} pairs without {title(found.metric)}")
+    mine, theirs = mine[there], theirs[there]
+    whole, dropped = _complete(mine, found.between)
+    if dropped:
+        found.left_out.append(f"{where}: {int((~whole).sum())} pairs of incomplete blocks ({', '.join(dropped)})")
+    return mine[whole], theirs[whole]
+
+
+def _complete(pairs: pd.DataFrame, between: str) -> tuple[np.ndarray, list[str]]:
+    """Return which pairs, bool [n], belong to complete blocks, and in words what doesn't.
+
+    A block is a split of a dataset; complete, if it has every cell (skew, strategy, ..., seed) that at least half of
+    the dataset's splits have. Cells that fewer splits have are dropped themselves.
+    """
+    whole, dropped = np.zeros(len(pairs), dtype=bool), []
+    axes = [axis for axis in ("skew", "strategy", "loss", "model", "seed") if axis != between]
+    cells = pairs[axes].agg(" ".join, axis=1)
+    for dataset in dict.fromkeys(pairs["dataset"]):
+        rows = (pairs["dataset"] == dataset).to_numpy()
+        splits = pairs.loc[rows, "split"]
+        common = cells[rows].groupby(cells[rows]).size() * 2 >= splits.nunique()
+        usual = cells.isin(common.index[common]).to_numpy() & rows
+        number = cells[usual].groupby(pairs.loc[usual, "split"]).nunique()
+        full = set(number.index[number == common.sum()])
+        whole |= usual & pairs["split"].isin(full).to_numpy()
+        dropped += [f"{dataset} split {split}" for split in dict.fromkeys(splits) if split not in full]
+        dropped += [f"{dataset} {cell}" for cell in common.index[~common]]
+    return whole, dropped[:NAMED] + ([f"and {len(dropped) - NAMED} more"] if len(dropped) > NAMED else [])
+
+
+def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str, tie: float) -> dict[str, Any]:
+    """Return the comparison of runs with their partners, row by row."""
+    estimate = found.designs.estimate(mine, found.metric, minus=theirs)
+    difference = (mine[found.metric] - theirs[found.metric].to_numpy()).to_numpy()
+    low, high = estimate.interval(None)
+    of_mine, of_theirs = (_mean(runs, found.metric) for runs in (mine, theirs))
     return {
         "level": level,
-        "against": against,
-        "n": len(per_seed),
-        "pairs": len(pairs),
-        "unpaired": len(both) - len(pairs),
-        "mean": per_seed[level].mean(),
-        "mean_against": per_seed[against].mean(),
+        "against": found.against,
+        "n": estimate.n,
+        "seeds": int(mine.groupby(["dataset", "split"])["seed"].nunique().max()),
+        "pairs": len(mine),
+        "mean": of_mine,
+        "mean_against": of_theirs,
+        "difference": estimate.mean,
+        "low": low,
+        "high": high,
         "wins": int((difference > tie).sum()),
-        "ties": int((difference.abs() <= tie).sum()),
+        "ties": int((np.abs(difference) <= tie).sum()),
         "losses": int((difference < -tie).sum()),
-    } | _test((per_seed[level] - per_seed[against]).to_numpy(), correction if by_split else 0.0)
+        "p": intervals.p_value(estimate.mean, estimate.error),
+    }
 
 
-def _test(differences: np.ndarray, correction: float) -> dict[str, float]:
-    """Return mean, 95 % interval, effect and p of paired differences float [n].
-
-    correction: test cells per training cell of a split (Nadeau & Bengio 2003); 0: the ordinary paired t-test.
-    """
-    from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
-
-    n = len(differences)
-    found = dict.fromkeys(("low", "high", "effect", "p"), np.nan) | {"difference": np.nan}
-    if not n:
-        return found
-    mean = differences.mean()
-    if n > 1 and not differences.any():
-        return {"difference": 0.0, "low": 0.0, "high": 0.0, "effect": 0.0, "p": 1.0}
-    sd = differences.std(ddof=1) if n > 1 else 0.0
-    if sd <= 1e-12:
-        return found | {"difference": mean}
-    error = sd * np.sqrt(1 / n + correction)
-    half = stdtrit(n - 1, 0.975) * error
-    p = 2 * stdtr(n - 1, -abs(mean) / error)
-    return {"difference": mean, "low": mean - half, "high": mean + half, "effect": mean / sd, "p": p}
+def _mean(runs: pd.DataFrame, metric: str) -> float:
+    return float(per_split(indexed(runs)[metric]).groupby(level="dataset").mean().mean())
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Return p values float [m] corrected for their number by Holm's step-down method; NaN stays and isn't counted."""
-    order = np.argsort(p)[: int((~np.isnan(p)).sum())]
-    corrected = np.full(len(p), np.nan)
-    steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return corrected
-
-
-def as_text(table: pd.DataFrame, between: str, within: list[str], metric: str) -> pd.DataFrame:
-    """Return what `compare` found as a table of text for people."""
-    text = table[within].astype(str)
-    text[between] = table["level"]
-    text[TITLES.get(metric, metric)] = [f"{mean:.3f}" for mean in table["mean"]]
-    text[f"- {table['against'].iloc[0]}"] = [
+def as_text(found: Comparison) -> pd.DataFrame:
+    """Return a comparison as a table of text for people."""
+    table = found.table
+    text = table[
+        [*found.within, *(["dataset"] if "dataset" in table and "dataset" not in found.within else [])]
+    ].astype(str)
+    text[found.between] = table["level"]
+    text[title(found.metric)] = [f"{mean:.3f}" for mean in table["mean"]]
+    text[f"- {found.against}"] = [
         f"{row.difference:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
         for row in table.itertuples()
     ]
-    text["effect"] = [_or_dash(value, "+.2f") for value in table["effect"]]
     text["wins/ties/losses"] = [f"{row.wins}/{row.ties}/{row.losses}" for row in table.itertuples()]
-    text["n"] = [f"{row.n}{'*' if row.unpaired else ''}" for row in table.itertuples()]
+    text["n"] = table["n"].astype(str)
     text["p"] = [_or_dash(value, ".3g") for value in table["p"]]
     text["p, Holm"] = [_or_dash(value, ".3g") for value in table["p_holm"]]
     return text
@@ -147,20 +240,52 @@ def _or_dash(value: float, form: str) -> str:
     return "-" if pd.isna(value) else format(value, form)
 
 
-def explained(table: pd.DataFrame, between: str) -> str:
-    """Return what the columns of such a table mean."""
-    unpaired = int(table["unpaired"].sum())
-    return (
-        f"paired differences to {between} {table['against'].iloc[0]} on the same cells, averaged for each of n seeds; "
-        "[95 % confidence interval] and p: Student's t, corrected for the training cells that splits share (Nadeau & "
-        "Bengio 2003), then for the number of rows (Holm); effect: difference / sd of the differences; wins, ties and "
-        "losses: pairs of trials"
-    ) + (f"; n*: {unpaired} runs have no finished partner and are left out" if unpaired else "")
+def explained(found: Comparison) -> list[str]:
+    """Return the sentences under such a table: its columns, the tests that make up the family, what is left out."""
+    table, against = found.table, f"{found.between} {found.against}"
+    seeds, several = int(table["seeds"].max()), ALL in set(table.get("dataset", ()))
+    of_seeds = f" ({seeds} trial seeds in each, averaged first)" if seeds > 1 else ""
+    pairs = "wins, ties and losses: pairs of trials"
+    said = [f"differences to {against} on the same cells, over n splits{of_seeds}; {pairs}"]
+    if number := int(table["p"].notna().sum()):
+        said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
+        rows = 'the rows "all"' if several else "the rows of this table"
+        said.append(f"p, Holm: corrected for {number} tests, {rows} and no others; another table is another family")
+    said += _few(table["n"])
+    if several:
+        said.append(_scope(len(_datasets(found))))
+    return said + [f"left out: {one}" for one in found.left_out] + found.designs.notes
 
 
-def show(table: pd.DataFrame, between: str, within: list[str], metric: str, form: str, warning: str | None) -> None:
-    """Print what compare returned as a table, CSV or JSON."""
-    if tables.for_programs(table, form, warning):
+def _few(n: pd.Series) -> list[str]:
+    """Return what must be said of few splits."""
+    least = intervals.LEAST
+    if (n == 1).all():
+        return [f"one split: trial seeds tell of these cells alone, so no interval and no p; {least} splits are needed"]
+    if (n < least).any():
+        return [f"under {least} splits there is no interval and no p: add splits: seeds"]
+    if (n < intervals.FEW).any():
+        return [f"WARNING: under {intervals.FEW} splits tests find little and intervals rest on little"]
+    return []
+
+
+def _scope(datasets: int) -> str:
+    if datasets < families.DATASETS:
+        units = f"{families.DATASETS} would make them units"
+        return f"all: mean over these {datasets} datasets, which says nothing of others ({units})"
+    return f"all: over {datasets} datasets as units: t interval, p by Wilcoxon's signed-rank test"
+
+
+def _datasets(found: Comparison) -> list[str]:
+    if "dataset" in found.table:
+        return [name for name in dict.fromkeys(found.table["dataset"]) if name != ALL]
+    return found.designs.datasets
+
+
+def show(found: Comparison, form: str, warning: str | None) -> None:
+    """Print a comparison as a table, CSV or JSON."""
+    if tables.for_programs(found.table, form, warning):
         return
-    tables.draw(as_text(table, between, within, metric), left=len(within) + 1)
-    print(textwrap.fill(explained(table, between), 110))
+    text = as_text(found)
+    tables.draw(text, left=list(text.columns).index(title(found.metric)))
+    tables.say(*explained(found))

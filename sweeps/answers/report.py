@@ -4,15 +4,16 @@ import io
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import comparison, results
-from sweeps.tables import spread
+from sweeps.answers import comparison, results, summary, verdict
+from sweeps.answers.designs import Designs
+from sweeps.answers.summary import title
+from sweeps.statistics.intervals import LEAST
 
 COSTS = {
     "trial_seconds": "seconds per trial",
@@ -20,6 +21,7 @@ COSTS = {
     "cells_per_second": "cells trained on per second",
     "peak_memory_gb": "peak memory, GB",
 }
+AXES = ("dataset", "skew", "strategy", "model")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
@@ -30,8 +32,8 @@ th:first-child, td:first-child { text-align: left }
 """
 
 
-def report(runs: pd.DataFrame, name: str, metric: str, trials: Path) -> str:
-    """Return the page. runs: results.fetch; trials: where the trials' folders lie, for their tables per cell type.
+def report(runs: pd.DataFrame, name: str, metric: str, designs: Designs) -> str:
+    """Return the page. runs: those that the sweep wants, see results.choose; designs: how sure their numbers are.
 
     RequestError if nothing is finished yet, or no run has the metric.
     """
@@ -39,15 +41,16 @@ def report(runs: pd.DataFrame, name: str, metric: str, trials: Path) -> str:
     if finished.empty:
         raise RequestError(f"no trial of {name} is finished yet; `cellskew status {name}` says how far it is")
     results.check_columns(finished, [], [metric])
+    results.check_alone(finished)
     parts = [
         f"<h1>{escape(name)}</h1>",
         _about(runs, finished),
         *_warning(runs),
         "<h2>Which model, which remedy</h2>",
-        *_summary(finished, metric),
-        *_skews(finished, metric),
-        *_comparisons(finished, metric),
-        *_by_type(finished, trials),
+        *_summary(finished, metric, designs),
+        *_skews(finished, metric, designs),
+        *_comparisons(finished, metric, designs),
+        *_by_type(finished, designs),
         "<h2>What it costs</h2>",
         _costs(finished),
         *_unfinished(runs),
@@ -57,121 +60,145 @@ def report(runs: pd.DataFrame, name: str, metric: str, trials: Path) -> str:
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _title(metric: str) -> str:
-    return results.TITLES.get(metric, metric)
-
-
 def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, escape=True)
 
 
 def _about(runs: pd.DataFrame, finished: pd.DataFrame) -> str:
     last = datetime.fromtimestamp(finished["ended"].max() / 1000, UTC)
-    seeds = len(finished[results.SEEDS].drop_duplicates())
-    counted = ", ".join(f"{finished[axis].nunique()} {axis}(s)" for axis in ("dataset", "skew", "strategy", "model"))
+    splits, seeds = finished["split"].nunique(), finished["seed"].nunique()
+    counted = ", ".join(f"{finished[axis].nunique()} {axis}(s)" for axis in AXES)
     return (
-        f"<p>{len(finished)} of {len(runs)} trials finished, the last on {last:%Y-%m-%d %H:%M} UTC: {counted}, {seeds} "
-        f"seed(s); datasets: {escape(', '.join(finished['dataset'].unique()))}.</p>"
+        f"<p>{len(finished)} of {len(runs)} trials finished, the last on {last:%Y-%m-%d %H:%M} UTC: {counted}, "
+        f"{splits} split(s) x {seeds} trial seed(s); datasets: {escape(', '.join(finished['dataset'].unique()))}.</p>"
     )
 
 
 def _warning(runs: pd.DataFrame) -> Iterator[str]:
-    if (said := results.warning(runs)) is not None:
-        yield f'<p class="warning">{escape(said)}</p>'
+    for said in (results.warning(runs), results.of_processors(runs)):
+        if said is not None:
+            yield f'<p class="warning">{escape(said)}</p>'
 
 
-def _remedies(finished: pd.DataFrame) -> list[str]:
-    return ["model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
+def _notes(sentences: list[str]) -> str:
+    return f'<p class="note">{"<br>".join(escape(one) for one in sentences)}</p>'
 
 
-def _summary(finished: pd.DataFrame, metric: str) -> Iterator[str]:
-    by = _remedies(finished)
+def _summary(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
+    by = verdict.remedies(finished)
     shown = list(dict.fromkeys([metric, *(one for one in results.SHOWN if one in finished)]))
-    table = results.summarise(finished, by, shown)
-    text = table[by].astype(str)
-    for one in shown:
-        text[_title(one)] = [spread(*pair) for pair in zip(table[one], table[f"{one}_sd"], strict=True)]
-    text["n"] = table["n"].astype(str) + table["uneven"].map({True: "*", False: ""})
-    yield _figure(lambda axes: _dots(axes, table, by, metric), height=1 + 0.24 * len(table))
+    table = summary.summarise(finished, by, shown, designs)
+    text = summary.as_text(table, by, shown)
+    if (best := verdict.best_baseline(table, metric)) is not None:
+        text.loc[best, title(metric)] += verdict.MARK
+    yield _figure(lambda axes: _dots(axes[0], table, by, metric), height=1 + 0.24 * len(table))
     yield _html(text)
-    yield (
-        '<p class="note">Mean ± standard deviation over n seeds on test cells with their natural mix; bars: 95 % '
-        "confidence interval of the mean. Datasets and skews are averaged for each seed first"
-        f"{'; n*: some seeds lack finished runs that others have' if table['uneven'].any() else ''}.</p>"
+    yield _notes(
+        [*verdict.closing(table, finished, metric, designs), *summary.explained(table, shown, finished, designs)]
     )
+
+
+def _plain(label: str) -> str:
+    """Return a label as matplotlib prints it, dollars being dollars."""
+    return str(label).replace("$", r"\$")
+
+
+def _ends(table: pd.DataFrame, metric: str) -> tuple[pd.Series, pd.Series]:
+    """Return the ends of the bars: intervals, or where there are none (under three splits) the means themselves."""
+    return tuple(table[f"{metric}_{end}"].fillna(table[metric]) for end in ("low", "high"))
 
 
 def _dots(axes: Any, table: pd.DataFrame, by: list[str], metric: str) -> None:
     """A dot with its interval per row; a colour per model."""
     places = np.arange(len(table))[::-1]
-    low, high = (table[f"{metric}_{end}"].fillna(table[metric]) for end in ("low", "high"))
+    low, high = _ends(table, metric)
     for number, (_, group) in enumerate(table.groupby("model", sort=False)):
         at, colour = places[group.index], f"C{number % 10}"
         axes.hlines(at, low[group.index], high[group.index], colour, lw=1.5)
         axes.plot(group[metric], at, "o", color=colour, ms=5)
-    axes.set_yticks(places, [" · ".join(row) for row in table[by].astype(str).to_numpy()], fontsize=8)
-    axes.set_xlabel(_title(metric))
-    axes.set_xlim(_limits(axes.get_xlim(), table[metric]))
+    axes.set_yticks(places, [_plain(" · ".join(row)) for row in table[by].astype(str).to_numpy()], fontsize=8)
+    axes.set_ylim(-0.7, len(table) - 0.3)
+    axes.set_xlabel(_plain(title(metric)))
     axes.grid(axis="x", alpha=0.3)
 
 
-def _limits(limits: tuple[float, float], means: pd.Series) -> tuple[float, float]:
-    """Return the limits of an axis, cut to 0..1 for what lies there: intervals over few seeds may go far beyond."""
-    return (max(limits[0], -0.02), min(limits[1], 1.02)) if means.between(0, 1).all() else limits
-
-
-def _skews(finished: pd.DataFrame, metric: str) -> Iterator[str]:
-    """A panel per model: the metric over the skews, a line per strategy."""
-    skews = list(dict.fromkeys(finished["skew"]))
-    if len(skews) < 2:
+def _skews(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
+    """A figure per dataset: the metric over its skews, the mildest first, a panel per model, a colour per strategy."""
+    if finished["skew"].nunique() < 2:
         return
-    table = results.summarise(finished, ["model", "strategy", "skew"], [metric])
-
-    def draw(axes: Any, model: str, legend: bool) -> None:
-        for number, (strategy, group) in enumerate(table[table["model"] == model].groupby("strategy", sort=False)):
-            at, line = [skews.index(skew) for skew in group["skew"]], {"color": f"C{number % 10}", "label": strategy}
-            axes.plot(at, group[metric], "o-", ms=4, **line)
-            low, high = (group[f"{metric}_{end}"].fillna(group[metric]) for end in ("low", "high"))
-            axes.fill_between(at, low, high, color=line["color"], alpha=0.12, lw=0)
-        axes.set_xticks(range(len(skews)), skews, rotation=20, ha="right", fontsize=7)
-        axes.set(title=model, ylabel=_title(metric), ylim=_limits(axes.get_ylim(), table[metric]))
-        if legend:
-            axes.legend(fontsize=7, frameon=False)
-
     yield "<h2>How it changes with the skew</h2>"
-    for number, model in enumerate(dict.fromkeys(finished["model"])):
-        yield _figure(lambda axes, model=model, number=number: draw(axes, model, number == 0), height=3)
+    models, strategies = (list(dict.fromkeys(finished[axis])) for axis in ("model", "strategy"))
+    colours = {strategy: f"C{number % 10}" for number, strategy in enumerate(strategies)}
+    for dataset, group in finished.groupby("dataset", sort=False):
+        skews = _skews_of(group, designs)
+        table = summary.summarise(group, ["model", "strategy", "skew"], [metric], designs)
+        paint = lambda panels, skews=skews, table=table: _panels(panels, table, metric, models, skews, colours)  # noqa: E731
+        yield _figure(paint, height=3.2, columns=len(models))
+        yield _notes(
+            [f"{dataset}: skews by how unequal the training cells are (largest : smallest type, cells in all)"]
+        )
 
 
-def _comparisons(finished: pd.DataFrame, metric: str) -> Iterator[str]:
-    """Paired differences to doing nothing, for every kind of remedy that the sweep has."""
+def _skews_of(group: pd.DataFrame, designs: Designs) -> dict[str, str]:
+    """Return the skews of a dataset with what they are called on an axis, the mildest first."""
+    found = {}
+    for skew, runs in group.groupby("skew", sort=False):
+        tables = [designs.stored.per_class(run) for _, run in runs.drop_duplicates("split").iterrows()]
+        cells = [table["train"].to_numpy() for table in tables if table is not None and "train" in table]
+        ratio = float(np.mean([one.max() / one[one > 0].min() for one in cells])) if cells else np.nan
+        size = f"\n{ratio:.0f}:1, {np.mean([one.sum() for one in cells]):.0f}" if cells else ""
+        found[skew] = (ratio, f"{skew}{size}")
+    return {skew: said for skew, (_, said) in sorted(found.items(), key=lambda item: np.nan_to_num(item[1][0]))}
+
+
+def _panels(panels: Any, table: pd.DataFrame, metric: str, models: list[str], skews: dict, colours: dict) -> None:
+    order = list(skews)
+    for axes, model in zip(panels, models, strict=True):
+        for strategy, group in table[table["model"] == model].groupby("strategy", sort=False):
+            group = group.iloc[np.argsort([order.index(skew) for skew in group["skew"]])]
+            at = np.array([order.index(skew) for skew in group["skew"]])
+            at = at + 0.06 * (list(colours).index(strategy) - (len(colours) - 1) / 2)
+            low, high = _ends(group, metric)
+            axes.plot(at, group[metric], "o:", ms=4, lw=0.8, color=colours[strategy], label=_plain(strategy))
+            axes.vlines(at, low, high, colours[strategy], lw=1.5, alpha=0.7)
+        axes.set_xticks(range(len(order)), [_plain(skews[skew]) for skew in order], fontsize=7)
+        axes.set_title(_plain(model), fontsize=9)
+        axes.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel(_plain(title(metric)))
+    named = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[0].figure.legend(named.values(), named.keys(), fontsize=7, frameon=False, loc="outside right upper")
+
+
+def _comparisons(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
+    """Paired differences to doing nothing, for every kind of remedy that the sweep has: a family of tests each."""
     for between in ("strategy", "loss", "posthoc", "defects"):
         try:
-            table = comparison.compare(finished, between, ["model"], metric, tie=0.005)
+            found = comparison.compare(finished, between, ["model"], metric, tie=0.005, designs=designs)
         except RequestError:  # one level only, or no pairs
             continue
         yield f"<h2>What {between} changes</h2>"
-        yield _html(comparison.as_text(table, between, ["model"], metric))
-        yield f'<p class="note">{escape(comparison.explained(table, between))}</p>'
+        yield _html(comparison.as_text(found))
+        yield _notes(comparison.explained(found))
 
 
-def _by_type(finished: pd.DataFrame, trials: Path) -> Iterator[str]:
-    """F1 of every cell type, mean over the trials of a model and strategy; from the trials' own tables."""
-    rows = []
-    for run in finished.itertuples():
-        path = trials / run.key / "per_class.csv"
-        if path.exists():
-            rows.append(pd.read_csv(path).assign(dataset=run.dataset, column=f"{run.model} · {run.strategy}"))
+def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:
+    """F1 of every cell type at every skew, mean over the trials of a model and strategy; from the trials' tables."""
+    tables = [(run, designs.stored.per_class(run)) for _, run in finished.iterrows()]
+    rows = [
+        table.assign(dataset=run["dataset"], skew=run["skew"], column=f"{run['model']} · {run['strategy']}")
+        for run, table in tables
+        if table is not None and "train" in table
+    ]
     if not rows:
         return
-    table = pd.concat(rows, ignore_index=True)
     yield "<h2>By cell type</h2>"
-    for dataset, group in table.groupby("dataset", sort=False):
-        cells = group.groupby("class")["train"].median().sort_values()
-        f1 = group.pivot_table("f1", "class", "column", sort=False).reindex(cells.index[::-1])
-        labels = [f"{kind} ({cells[kind]:.0f})" for kind in f1.index]
-        yield _figure(lambda axes, f1=f1, labels=labels: _heat(axes, f1, labels), height=1.6 + 0.26 * len(f1))
-        yield f'<p class="note">{escape(str(dataset))}: F1 per type, mean over trials; in brackets: training cells.</p>'
+    for (dataset, skew), group in pd.concat(rows, ignore_index=True).groupby(["dataset", "skew"], sort=False):
+        cells = group.groupby("class")[["train", "test"]].mean().sort_values("train", ascending=False)
+        f1 = group.pivot_table("f1", "class", "column", sort=False).reindex(cells.index)
+        labels = [f"{kind} ({row.train:.0f}, {row.test:.0f})" for kind, row in cells.iterrows()]
+        yield _figure(lambda axes, f1=f1, labels=labels: _heat(axes[0], f1, labels), height=1.6 + 0.26 * len(f1))
+        cells_said = "in brackets: training cells after the skew, test cells; of a split"
+        yield _notes([f"{dataset}, {skew}: F1 per type, mean over trials; {cells_said}"])
 
 
 def _heat(axes: Any, f1: pd.DataFrame, labels: list[str]) -> None:
@@ -181,8 +208,8 @@ def _heat(axes: Any, f1: pd.DataFrame, labels: list[str]) -> None:
         if not np.isnan(value):
             ink = "white" if value > 0.6 else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=6)
-    axes.set_xticks(range(f1.shape[1]), f1.columns, rotation=35, ha="right", fontsize=7)
-    axes.set_yticks(range(f1.shape[0]), labels, fontsize=7)
+    axes.set_xticks(range(f1.shape[1]), [_plain(name) for name in f1.columns], rotation=35, ha="right", fontsize=7)
+    axes.set_yticks(range(f1.shape[0]), [_plain(label) for label in labels], fontsize=7)
 
 
 def _costs(finished: pd.DataFrame) -> str:
@@ -205,19 +232,20 @@ def _method(finished: pd.DataFrame) -> str:
     return (
         f"<h2>How it was done</h2><p>Cells were split first ({splits} split seed(s), {seeds} trial seed(s)); skews and "
         "strategies saw training labels alone, validation and test cells keep their natural mix. Every average over "
-        "types runs over all types that have test cells. The best epoch was chosen on validation cells. Rare types, in "
-        f"rare-type recall: at most 50 training cells.{but}</p>"
+        "types runs over all types that have test cells. Which state of a network was tested was chosen on validation "
+        "cells. Rare types, in rare-type recall: at most 50 training cells before the skew. Under "
+        f"{LEAST} splits there is no interval.{but}</p>"
     )
 
 
-def _figure(draw: Callable[[Any], None], height: float) -> str:
-    """Return a drawing as SVG text, the same for the same numbers."""
+def _figure(draw: Callable[[Any], None], height: float, columns: int = 1) -> str:
+    """Return a drawing as SVG text, the same for the same numbers. draw(axes [columns], which share y)."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "cellskew", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8.5, height), layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=(8.5 if columns < 4 else 2.2 * columns + 1, height), layout="constrained")
+        draw(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
         data = io.StringIO()
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     return data.getvalue()[data.getvalue().index("<svg") :]

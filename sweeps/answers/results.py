@@ -1,15 +1,15 @@
-"""MLflow -> a tidy table of runs; groups with mean, spread and confidence interval over seeds."""
+"""MLflow -> a tidy table of the runs that a sweep wants."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps import tables
 from sweeps.file.plugins import unknown
+from sweeps.tracking import wanted
 from sweeps.tracking.database import NoSuchSweep, StoredRun
-from sweeps.tracking.runs import runs_of
+from sweeps.tracking.runs import params_of, runs_of, tags_of
 
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
@@ -20,23 +20,81 @@ TITLES = {
     "test_balanced_accuracy": "balanced accuracy",
     "test_recall_tail": "rare-type recall",
 }
-NOTES = ["reason", "cause", "trouble", "defects", "protocol"]
-FIXED = ["run_id", "status", "key", "name", "started", "ended", *AXES, *NOTES, "test_per_train"]
+NOTES = ["reason", "cause", "trouble", "defects", "protocol", "precision", "cpu", "machine", "gpu"]
+FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
+FIXED += ["test_per_train", "wanted", "settings"]
+LABELS = [*AXES, "defects", "protocol"]
 
 
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
     """Return one row per trial ever registered in a sweep, in the order of registration.
 
-    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split), then the last
-    value of every metric. RequestError if there is no such sweep, naming the nearest. The embedded database is read
-    directly, which takes a tenth of the time.
+    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; wanted: whether
+    the sweep's file has the trial; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
+    wanted, None if MLflow was never told; uri. RequestError if there is no such sweep, naming the nearest. The embedded
+    database is read directly, which takes a tenth of the time.
     """
     try:
         rows = [_row(run) for run in runs_of(uri, sweep)]
     except NoSuchSweep as missing:
         raise _no_sweep(sweep, list(missing.args)) from None
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
+    keys = wanted.read(tags_of(uri, sweep))
+    frame = frame.assign(wanted=frame["key"].isin(keys) if keys is not None else True, settings="")
+    frame.attrs |= {"keys": keys, "uri": uri}
     return frame.sort_values(["started", "run_id"], ignore_index=True)
+
+
+def choose(uri: str, runs: pd.DataFrame, every: bool) -> tuple[pd.DataFrame, str | None]:
+    """Return the runs that the sweep's file wants, or every run; and a sentence on those left out, or None."""
+    if every:
+        return tell_apart(runs, lambda run_ids: params_of(uri, run_ids)), None
+    chosen = tell_apart(runs[runs["wanted"]], lambda run_ids: params_of(uri, run_ids))
+    left_out = len(runs) - len(chosen)
+    said = f"{left_out} runs of trials that the sweep's file no longer has are left out (--all shows them too)"
+    return chosen, said if left_out else None
+
+
+def tell_apart(runs: pd.DataFrame, params: Callable[[list[str]], dict[str, dict[str, str]]]) -> pd.DataFrame:
+    """Return the runs with `settings`: "" unless some share all labels, so that tables would take them for seeds.
+
+    Then settings names what differs between such runs: `recipe.epochs=2`, for all runs of a model that has it in more
+    than one value. params(run ids): all parameters of each run.
+    """
+    alike = runs[runs.duplicated(LABELS, keep=False)]
+    if alike.empty:
+        return runs
+    known = params(list(runs["run_id"]))
+    differing: set[str] = set()
+    for _, group in alike.groupby(LABELS, sort=False):
+        described = [known[run_id] for run_id in group["run_id"]]
+        differing |= {name for one in described for name in one if len({other.get(name) for other in described}) > 1}
+    told = pd.Series("", index=runs.index)
+    for _, group in runs.groupby("model", sort=False):
+        table = pd.DataFrame([known[run_id] for run_id in group["run_id"]], index=group.index)
+        table = table.reindex(columns=sorted(differing)).fillna("not set")
+        several = [name for name in table if table[name].nunique() > 1]
+        told[group.index] = [
+            ", ".join(f"{name}={str(value)[:60]}" for name, value in zip(several, row, strict=True))
+            for row in table[several].itertuples(index=False)
+        ]
+    return runs.assign(settings=told)
+
+
+def check_alone(runs: pd.DataFrame) -> None:
+    """RequestError if runs share all labels but not their settings: no table may take them for seeds of one another."""
+    finished = runs[runs["status"] == "FINISHED"]
+    labels = [name for name in LABELS if name in finished]
+    twice = finished[finished.duplicated(labels, keep=False)]
+    if twice.empty:
+        return
+    found = list(dict.fromkeys(twice["settings"])) if "settings" in twice else []
+    if len(found) < 2:
+        raise RequestError(f"{len(twice)} finished runs share all labels: {', '.join(twice['run_id'].head(4))}, ...")
+    raise RequestError(
+        f"{len(twice)} finished runs share all labels but not their settings, so they can't stand for one another: "
+        f"{'; '.join(found)}. Choose with --where 'settings == \"{found[-1]}\"', or leave out --all"
+    )
 
 
 def _no_sweep(sweep: str, names: list[str]) -> RequestError:
@@ -47,48 +105,10 @@ def _no_sweep(sweep: str, names: list[str]) -> RequestError:
 def _row(run: StoredRun) -> dict[str, Any]:
     """Return a row of `fetch`."""
     row = {"run_id": run.run_id, "status": run.status, "key": run.tags["cellskew.trial"], "name": run.name}
-    row |= {"started": run.started, "ended": run.ended}
+    row |= {"started": run.started, "ended": run.ended, "artifact_uri": run.artifact_uri}
     row |= {name: run.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
     test, validation = (float(run.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
     return row | {"test_per_train": test / (1 - test - validation)} | run.metrics
-
-
-def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
-    """Return one row per group of finished runs: `by`, and per metric mean, sd and the 95 % interval over the seeds.
-
-    A seed is a pair of split seed and trial seed. Whatever else differs within a group (skews, say) is averaged for
-    each seed first, so that the interval (Student's t over the seeds, NaN with one) says how sure the mean is.
-    Columns: `by`, n (seeds), runs, uneven (some seed lacks a run that another has: the mean mixes different trials),
-    <metric>, <metric>_sd, <metric>_low, <metric>_high; n_<metric> where seeds lack the metric.
-    """
-    check_columns(runs, by, metrics)
-    finished = runs[runs["status"] == "FINISHED"]
-    rows = []
-    for values, group in finished.groupby(by, sort=False, dropna=False) if len(finished) else ():
-        per_seed = group.groupby(SEEDS, sort=False)[metrics].mean()
-        row = dict(zip(by, values, strict=True)) | {"n": len(per_seed), "runs": len(group), "uneven": _uneven(group)}
-        for metric in metrics:
-            row |= _interval(per_seed[metric].dropna().to_numpy(dtype=float), metric, len(per_seed))
-        rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else [*by, "n", "runs", "uneven"])
-
-
-def _uneven(group: pd.DataFrame) -> bool:
-    """Tell whether the seeds of a group have different runs finished."""
-    others = group[[axis for axis in AXES if axis not in SEEDS]].agg("\0".join, axis=1)
-    return others.groupby([group[axis] for axis in SEEDS]).agg(frozenset).nunique() > 1
-
-
-def _interval(values: np.ndarray, metric: str, n: int) -> dict[str, float]:
-    mean = values.mean() if len(values) else np.nan
-    found = {metric: mean, f"{metric}_sd": np.nan, f"{metric}_low": np.nan, f"{metric}_high": np.nan}
-    if len(values) > 1:
-        from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-        sd = values.std(ddof=1)
-        half = stdtrit(len(values) - 1, 0.975) * sd / np.sqrt(len(values))
-        found |= {f"{metric}_sd": sd, f"{metric}_low": mean - half, f"{metric}_high": mean + half}
-    return found if len(values) == n else found | {f"n_{metric}": len(values)}
 
 
 def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None:
@@ -100,67 +120,53 @@ def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None
         raise RequestError(*problems)
 
 
+def full_name(metric: str, runs: pd.DataFrame, kind: str | None = None) -> str:
+    """Return a metric as runs name it: recall of a type -> test_recall:TYPE, macro_f1 -> test_macro_f1."""
+    names = [metric, f"test_{metric}"] if kind is None else [f"{metric}:{kind}", f"test_{metric}:{kind}"]
+    return next((name for name in names if name in runs.columns), metric)
+
+
 def metric_names(runs: pd.DataFrame) -> list[str]:
     """Return the metrics that some run has, final ones first."""
     return sorted((name for name in runs.columns if name not in FIXED), key=lambda name: (name[:5] != "test_", name))
 
 
 def warning(runs: pd.DataFrame) -> str | None:
-    """Return what must stand above any table that has runs made with the published recipe's defects, or None."""
-    if "defects" not in runs.columns or not (tagged := runs[runs["defects"] != ""]).size:
-        return None
-    names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
-    return f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
+    """Return what must stand above any table of these runs, or None: known defects, precisions mixed under one name."""
+    said = [*_of_defects(runs), *_of_precision(runs[runs["status"] == "FINISHED"])]
+    return "\n".join(said) if said else None
 
 
-def show_final(runs: pd.DataFrame) -> None:
-    """Print model x strategy (x loss): each seed's mean over datasets and skews, then mean ± sd over the seeds."""
-    shown = [metric for metric in SHOWN if metric in runs.columns]
+def _of_defects(runs: pd.DataFrame) -> Iterator[str]:
+    if "defects" in runs.columns and (tagged := runs[runs["defects"] != ""]).size:
+        names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
+        yield f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
+
+
+def _of_precision(finished: pd.DataFrame) -> Iterator[str]:
+    for model, group in finished.groupby("model", sort=False) if "precision" in finished else ():
+        counts = group.loc[group["precision"] != "", "precision"].value_counts()
+        if len(counts) > 1:
+            each = ", ".join(f"{name} in {number}" for name, number in counts.items())
+            yield f"WARNING: runs of {model} were computed in different precisions ({each}): they are not alike"
+
+
+def of_processors(runs: pd.DataFrame) -> str | None:
+    """Return what must be said of comparisons across kinds of CPU or GPU, or None."""
     finished = runs[runs["status"] == "FINISHED"]
-    if finished.empty or not shown:
-        return
-    by = ["model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
-    table = summarise(runs, by, shown)
-    text = table[by].astype(str)
-    for metric in shown:
-        pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
-        text[TITLES.get(metric, metric)] = [tables.spread(*pair) for pair in pairs]
-    if (said := warning(runs)) is not None:
-        tables.console().print(said, style="bold red")
-    tables.draw(text, left=len(by))
-    print(_grounds(finished))
-    _say_uneven(table)
+    said = []
+    for name, column in (("CPU", "cpu" if "cpu" in finished and finished["cpu"].any() else "machine"), ("GPU", "gpu")):
+        kinds = finished[column].map(_kind).replace("", None).dropna().unique() if column in finished else ()
+        if len(kinds) > 1:
+            said.append(f"{len(kinds)} kinds of {name} ({'; '.join(sorted(kinds))})")
+    if not said:
+        return None
+    return (
+        f"WARNING: runs were computed on {' and '.join(said)}, whose rounding can move a network as much as a seed does"
+    )
 
 
-def _say_uneven(table: pd.DataFrame) -> None:
-    if len(table) and table["uneven"].any():
-        print("note: some seeds lack finished runs that others have (n*): those means are over different trials")
-
-
-def _grounds(finished: pd.DataFrame) -> str:
-    """Say over what the final table's numbers were averaged."""
-    datasets, skews = finished["dataset"].nunique(), finished["skew"].nunique()
-    seeds = len(finished[["split", "seed"]].drop_duplicates())
-    return f"mean over {datasets} dataset(s) x {skews} skew(s), ± sd over {seeds} seed(s), on test cells"
-
-
-def show(table: pd.DataFrame, by: list[str], metrics: list[str], form: str, warning: str | None) -> None:
-    """Print what summarise returned as a table, CSV or JSON."""
-    if tables.for_programs(table, form, warning):
-        return
-    if table.empty:
-        print("no finished trial yet")
-        return
-    text = table[by].astype(str)
-    for metric in metrics:
-        columns = (table[name] for name in (metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"))
-        text[TITLES.get(metric, metric)] = [_cell(*numbers) for numbers in zip(*columns, strict=True)]
-    text["n"] = table["n"].astype(str) + table["uneven"].map({True: "*", False: ""})
-    tables.draw(text, left=len(by))
-    print("mean ± sd over n seeds [95 % confidence interval of the mean, Student's t]; what else differs within a row")
-    print("(skews, datasets, ...) is averaged for each seed first")
-    _say_uneven(table)
-
-
-def _cell(mean: float, sd: float, low: float, high: float) -> str:
-    return tables.spread(mean, sd) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+def _kind(machine: str) -> str:
+    """Return the processor of the tag `machine`: Linux x86_64, NAME, 8 cores -> NAME."""
+    parts = str(machine).split(", ")
+    return ", ".join(parts[1:-1]) if len(parts) > 2 and parts[-1].endswith("cores") else str(machine)

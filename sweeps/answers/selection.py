@@ -22,13 +22,31 @@ COMPARE = {
 def where(runs: pd.DataFrame, expression: str) -> pd.DataFrame:
     """Return the runs for which an expression holds, such as `model == "scgpt" and test_macro_f1 > 0.5`.
 
-    Allowed: column names, numbers, text in quotes, comparisons, in, and, or, not. Nothing is executed.
+    Allowed: column names, numbers, text in quotes, comparisons, in, and, or, not. Nothing is executed. RequestError for
+    anything else, and if no run is left though there were some, naming what the columns hold.
     """
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except SyntaxError as error:
         raise RequestError(f"--where {expression!r}: {error.msg}; {_WAY_OUT}") from None
-    return runs[_holds(tree, runs, expression)]
+    found = runs[_holds(tree, runs, expression)]
+    if found.empty and len(runs):
+        raise RequestError(f"--where {expression!r}: no run is like that; {_known(tree, runs)}")
+    return found
+
+
+def _known(tree: ast.AST, runs: pd.DataFrame) -> str:
+    """Return what the columns that an expression asks about hold."""
+    names = dict.fromkeys(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return "; ".join(f"{name} is {_holding(runs[name].dropna())}" for name in names)
+
+
+def _holding(values: pd.Series) -> str:
+    if values.empty:
+        return "not known yet"
+    if pd.api.types.is_numeric_dtype(values):
+        return f"from {values.min():.4g} to {values.max():.4g}"
+    return f"one of {', '.join(map(str, sorted(values.unique())[:12]))}"
 
 
 _WAY_OUT = 'write it like: model == "scgpt" and strategy in ("none", "oversample") and test_macro_f1 > 0.5'

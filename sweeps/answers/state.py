@@ -37,17 +37,19 @@ class State:
 
 
 def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
-    """Return the state of a sweep. A run that MLflow calls RUNNING without a live driver is counted as interrupted."""
+    """Return the state of a sweep from its runs, see results.fetch.
+
+    A run that MLflow calls RUNNING without a live driver is counted as interrupted.
+    """
     folder = storage / "sweeps"
     holder, alive = lock.read_lock(folder / f"{name}.lock"), lock.is_live(folder / f"{name}.lock")
     driver = "no driver is running" if not alive else f"driver: pid {holder['pid']} on {holder['host']}"
     if alive is None:
         driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
-    keys = wanted_keys(folder / f"{name}.keys")
-    is_wanted = runs["key"].isin(keys) if keys else pd.Series(True, index=runs.index)
+    keys, is_wanted = runs.attrs.get("keys"), runs["wanted"]
     wanted = runs[is_wanted]
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
-    if keys:
+    if keys is not None:
         counts["not registered"] = len(keys - set(runs["key"]))
     failed = wanted[wanted["status"] == "FAILED"].assign(again=lambda rows: rows["cause"] == "outside")
     troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
@@ -70,11 +72,6 @@ def _word(status: str, alive: bool) -> str:
     if status == "KILLED" or (status == "RUNNING" and not alive):
         return "interrupted"
     return status.lower()
-
-
-def wanted_keys(path: Path) -> set[str]:
-    """Return the trial keys that a sweep's file had when it last ran."""
-    return {line.split(" ", 1)[0] for line in path.read_text().splitlines()} if path.exists() else set()
 
 
 def _left(runs: pd.DataFrame, left: int) -> float | None:

@@ -1,32 +1,46 @@
 """`cellskew results`, `compare`, `report`: what came out of a sweep."""
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeps.commands.options import METRICS, STORAGE, AsJson, Format, Name, Storage, Uri, Where, words
+from sweeps.commands.options import STORAGE, AsJson, Every, Format, Name, Storage, Type, Uri, Where, words
+
+if TYPE_CHECKING:
+    from sweeps.answers.designs import Designs
 
 
 def results(
     name: Name,
     by: Annotated[str, typer.Option(help="Columns to group by.")] = "dataset,skew,model,strategy,loss",
-    metric: Annotated[str, typer.Option(help="Metrics to show.")] = METRICS,
+    metric: Annotated[
+        str | None, typer.Option(help="Metrics to show; default macro_f1, balanced_accuracy, recall_tail.")
+    ] = None,
+    type: Type = None,
     where: Where = None,
+    all: Every = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
-    """Mean, spread and 95 % confidence interval over seeds, from MLflow.
+    """Mean, spread and 95 % confidence interval over splits, from MLflow.
 
-    Example: `cellskew results quickstart --by model,strategy --metric test_recall_tail --format csv`
+    Example: `cellskew results quickstart --by model,strategy --metric recall_tail --format csv`
     """
-    from sweeps.answers import results
+    from sweeps.answers import results, summary
+    from sweeps.answers.celltypes import NUMBERS
 
-    runs = _runs(name, storage, tracking_uri, where)
-    table = results.summarise(runs, words(by), words(metric))
-    results.show(table, words(by), words(metric), "json" if as_json else format.value, results.warning(runs))
+    asked = _asked(name, storage, tracking_uri, where, all, type)
+    usual = [one for one in results.SHOWN if one in asked.runs.columns] if type is None else list(NUMBERS)
+    listed = usual if metric is None else words(metric)
+    metrics = [results.full_name(one, asked.runs, type) for one in listed]
+    table = summary.summarise(asked.runs, words(by), metrics, asked.designs)
+    form = "json" if as_json else format.value
+    summary.show(table, metrics, asked.runs, asked.designs, form, results.warning(asked.runs))
 
 
 def compare(
@@ -37,24 +51,26 @@ def compare(
         str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")
     ] = None,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
+    type: Type = None,
     tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
     where: Where = None,
+    all: Every = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
-    """Paired differences on the same cells: interval, effect size, wins and losses, corrected p values.
+    """Paired differences on the same cells: interval, wins and losses, p values corrected for the table's tests.
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
     from sweeps.answers import comparison, results
 
-    runs = _runs(name, storage, tracking_uri, where)
-    columns = words(within)
-    table = comparison.compare(runs, between, columns, metric, against, tie)
-    form = "json" if as_json else format.value
-    comparison.show(table, between, columns, metric, form, results.warning(runs))
+    asked = _asked(name, storage, tracking_uri, where, all, type)
+    full = results.full_name(metric, asked.runs, type)
+    found = comparison.compare(asked.runs, between, words(within), full, against, tie, asked.designs)
+    said = [one for one in (results.warning(asked.runs), results.of_processors(asked.runs)) if one is not None]
+    comparison.show(found, "json" if as_json else format.value, "\n".join(said) if said else None)
 
 
 def report(
@@ -62,6 +78,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "test_macro_f1",
     where: Where = None,
+    all: Every = False,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -70,17 +87,36 @@ def report(
     Example: `cellskew report quickstart -o quickstart.html`
     """
     from data_pipeline.atomic import publish
-    from sweeps.answers import report
+    from sweeps.answers import report, results
 
-    runs = _runs(name, storage, tracking_uri, where)
-    publish(out, report.report(runs, name, metric, storage / "trials").encode())
+    asked = _asked(name, storage, tracking_uri, where, all)
+    full = results.full_name(metric, asked.runs)
+    publish(out, report.report(asked.runs, name, full, asked.designs).encode())
     print(f"{out}: open it with a browser")
 
 
-def _runs(name: str, storage: Path, uri: str | None, where: str | None) -> Any:
-    """Return the runs of a sweep that an expression keeps, see results.fetch."""
-    from sweeps.answers import results, selection
+@dataclass(frozen=True)
+class _Asked:
+    """The runs that a question is about, see results.fetch, and how sure their numbers are."""
+
+    runs: Any
+    designs: "Designs"
+
+
+def _asked(
+    name: str, storage: Path, uri: str | None, where: str | None, every: bool, kind: str | None = None
+) -> _Asked:
+    """Return what the options of a question choose; those that the sweep no longer wants are counted in a line."""
+    from sweeps.answers import celltypes, results, selection
+    from sweeps.answers.designs import Designs
+    from sweeps.answers.stored import Stored
     from sweeps.tracking.uris import of_sweep
 
-    runs = results.fetch(of_sweep(storage, uri, name), name)
-    return runs if where is None else selection.where(runs, where)
+    place = of_sweep(storage, uri, name)
+    runs, left_out = results.choose(place, results.fetch(place, name), every)
+    if left_out is not None:
+        print(f"cellskew: {left_out}", file=sys.stderr)
+    stored = Stored(place)
+    runs = runs if where is None else selection.where(runs, where)
+    runs = runs if kind is None else celltypes.with_type(runs, kind, stored)
+    return _Asked(runs, Designs(runs, stored))

@@ -8,7 +8,6 @@ import typer
 
 from data_pipeline.errors import RequestError
 
-METRICS = "test_macro_f1,test_balanced_accuracy,test_recall_tail"
 STORAGE = Path("cellskew-runs")
 Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
 Uri = Annotated[str | None, typer.Option(help="MLflow server; default: the store kept in --storage.")]
@@ -29,6 +28,9 @@ GeneNames = Annotated[str | None, typer.Option(help="Column of var that holds th
 Duplicates = Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")]
 Empty = Annotated[str | None, typer.Option(help="Cells without a single count: drop.")]
 Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
+
+Every = Annotated[bool, typer.Option("--all", help="Also runs of trials that the sweep's file no longer has.")]
+Type = Annotated[str | None, typer.Option("--type", help="One cell type's recall, precision and f1.")]
 
 
 class Format(StrEnum):

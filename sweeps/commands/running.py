@@ -116,13 +116,18 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
-    from sweeps.answers import results
+    from sweeps.answers import results, verdict
+    from sweeps.answers.designs import Designs
+    from sweeps.answers.stored import Stored
     from sweeps.drive.outcome import tell
     from sweeps.tracking.uris import of_sweep
 
     store = of_sweep(storage, uri, name)
     if not outcome.undelivered and not outcome.refused:
-        results.show_final(results.fetch(store, name))
+        runs, left_out = results.choose(store, results.fetch(store, name), every=False)
+        verdict.show(runs, Designs(runs, Stored(store)))
+        if left_out is not None:
+            screen.say(left_out)
     tell(name, storage, uri, store, outcome, screen.say)
 
 

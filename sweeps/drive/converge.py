@@ -16,6 +16,7 @@ from sweeps.drive.job import Job
 from sweeps.drive.outcome import Outcome
 from sweeps.drive.shapes import shapes
 from sweeps.drive.stopping import Stop, heeding_signals
+from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
@@ -142,7 +143,10 @@ class _Drive:
         known = self.tracker.runs()
         data = {name: lineage.data_of(name, opened) for name, opened in cells.items()}
         lineage.check_digests(trials, known, data, self.spec.name)
-        lineage.keep_file(self.spec, trials, self.storage, self.request.tracking_uri)
+        for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", trials):
+            self.screen.say(sentence)
+        lineage.keep_file(self.spec, self.storage, self.request.tracking_uri)
+        self.tracker.want(trial.key for trial in trials)
         known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
         todo, given_up = self._split(trials, known)
         outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)

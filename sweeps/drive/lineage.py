@@ -38,11 +38,10 @@ def check_digests(trials: list[Trial], known: dict[str, RunState], data: dict[st
         raise RequestError(*problems)
 
 
-def keep_file(spec: SweepSpec, trials: list[Trial], storage: Path, tracking_uri: str | None) -> None:
-    """Keep the resolved file, which `resume` reads, and the keys wanted, which `status` compares runs with."""
+def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str | None) -> None:
+    """Keep the resolved file, which `resume` reads and an edited one is compared with."""
     folder = storage / "sweeps"
     kept = {f"{spec.name}.yaml": yaml.safe_dump(spec.given, sort_keys=False, allow_unicode=True)}
-    kept[f"{spec.name}.keys"] = "".join(f"{trial.key} {trial.name}\n" for trial in trials)
     if tracking_uri is not None and "@" not in tracking_uri:
         kept[f"{spec.name}.tracking"] = tracking_uri
     for name, text in kept.items():

@@ -16,6 +16,7 @@ from sweeps import tables
 from sweeps.cluster.resources import own_cpus
 from sweeps.drive import estimate
 from sweeps.drive.shapes import Shape, shapes
+from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from trainables.protocol import DEFECTS
@@ -72,7 +73,11 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         budgets=_budgets(trials, found),
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
-        notes=_notes(by_axes) + _weights(spec) + _defects(trials) + _shares(trials),
+        notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
+        + _notes(by_axes)
+        + _weights(spec)
+        + _defects(trials)
+        + _shares(trials),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes a second to import
 
-LEAST = 3  # splits, below which there is no interval, p or effect
+LEAST = 3  # splits, below which there is no interval and no p
 FEW = 5  # splits, below which a table warns
 BOUNDED = ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "gmean", "ece")  # what lies in 0..1, by name
 SPANS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}
@@ -58,6 +58,14 @@ def pooled(errors: Sequence[Error]) -> Error:
     return _sum([Error(error.size / len(errors), error.freedom) for error in errors])
 
 
+def wider(one: Error, other: Error) -> Error:
+    """Return the error that makes the wider interval; NONE if either is."""
+    reaches = [stdtrit(error.freedom, 0.975) * error.size for error in (one, other)]
+    if np.isnan(reaches).any():
+        return NONE
+    return one if reaches[0] >= reaches[1] else other
+
+
 def _sum(errors: Sequence[Error]) -> Error:
     """Return the error of a sum of independent parts; degrees of freedom by Welch and Satterthwaite."""
     parts, freedom = np.array([error.size for error in errors]) ** 2, np.array([error.freedom for error in errors])
@@ -95,15 +103,3 @@ def interval(mean: float, error: Error, within: tuple[float, float] | None = Non
 def p_value(mean: float, error: Error) -> float:
     """Return the two-sided p of a mean of differences against 0, by Student's t; NaN where there is no error."""
     return float(2 * stdtr(error.freedom, -abs(mean) / error.size)) if error.size > 0 else np.nan
-
-
-def effect(values: np.ndarray) -> float:
-    """Return the mean of differences in units of their sd over splits, with Hedges' correction for few of them.
-
-    Hedges 1981, J. Educ. Stat. 6, 107-128: Cohen's d of paired samples is too large by about 1 / (1 - 3 / (4 n - 5)).
-    NaN under three splits or without spread.
-    """
-    n = len(values)
-    if n < LEAST or (sd := values.std(ddof=1)) <= 1e-12:
-        return np.nan
-    return float(values.mean() / sd * (1 - 3 / (4 * (n - 1) - 1)))

@@ -13,7 +13,8 @@ import numpy as np
 from data_pipeline.seeds import generator
 from sweeps.statistics.intervals import Error
 
-DRAWS = 1000
+DRAWS, FEWEST = 1000, 100  # an error from 100 draws is right to 7 %
+AT_ONCE = 50_000_000  # numbers in memory: fewer draws where there are more cells
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,17 @@ class Predictions:
 def score(tables: np.ndarray, metric: str, kept: np.ndarray | None = None) -> np.ndarray | None:
     """Return a metric of confusion matrices [..., C, C] (true class first), float [...]; None: it can't be had of them.
 
-    metric: accuracy, balanced_accuracy, or macro_ or one class's precision, recall or f1. kept: bool [C], the classes
-    that count; a class without test cells never does.
+    metric: accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1; with kept, bool [C]: precision, recall
+    or f1, the mean over those classes. A class without test cells never counts; NaN where none does.
     """
     truth, predicted, hits = tables.sum(-1), tables.sum(-2), np.diagonal(tables, axis1=-2, axis2=-1)
     if metric == "accuracy":
         return hits.sum(-1) / truth.sum(-1)
-    kind = {"balanced_accuracy": "recall"}.get(metric, metric.removeprefix("macro_"))
     parts = {"precision": (hits, predicted), "recall": (hits, truth), "f1": (2 * hits, truth + predicted)}
-    if kind not in parts:
+    names = parts if kept is not None else {f"macro_{name}": both for name, both in parts.items()}
+    above, below = {**names, "balanced_accuracy": parts["recall"]}.get(metric, (None, None))
+    if above is None:
         return None
-    above, below = parts[kind]
     counts = (truth > 0) & (True if kept is None else kept)
     shares = np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
     with np.errstate(invalid="ignore"):
@@ -67,17 +68,18 @@ def weights(units: int, strata: np.ndarray | None, number: int, rng: np.random.G
 
 
 class Draws:
-    """One dataset's test cells or donors, drawn `number` times; all its trials see the same draws.
+    """One dataset's test cells or donors, drawn `number` times (None: DRAWS, or as many as memory allows).
 
-    trials: of all that are compared. Drawn are whole donors if the trials have them, else cells within their type. The
-    draws depend on the names of the cells or donors alone.
+    All its trials see the same draws; `trials` between them have all its cells. Drawn are whole donors if the trials
+    have them, else cells within their type. The draws depend on the names of the cells or donors alone.
     """
 
-    def __init__(self, trials: Sequence[Predictions], number: int = DRAWS) -> None:
+    def __init__(self, trials: Sequence[Predictions], number: int | None = None) -> None:
         self.by_donor = all(trial.donors is not None for trial in trials)
         names = np.concatenate([self._names(trial) for trial in trials])
         self.units, first = np.unique(names, return_index=True)
         kinds = None if self.by_donor else np.concatenate([trial.truth for trial in trials])[first]
+        number = min(DRAWS, max(FEWEST, AT_ONCE // len(self.units))) if number is None else number
         self._weights = weights(len(self.units), kinds, number, generator(0, "draws again"))
         self.freedom = len(self.units) - 1.0 if self.by_donor else _freedom(np.bincount(kinds))
 
@@ -93,13 +95,9 @@ class Draws:
         each = sparse.csr_matrix((ones, (pairs, at)), (size**2, len(self.units)))
         return (each @ self._weights.T).T.reshape(-1, size, size)
 
-    def error(self, scores: np.ndarray) -> Error:
-        """Return the error of the mean over trials of a metric's `score` in each draw, float [trials, draws].
-
-        A trial that has none in some draw (no donor of its own was drawn) is left out of that draw's mean.
-        """
-        means = np.nanmean(np.where(np.isnan(scores).all(0), 0.0, scores), axis=0)
-        return Error(float(means.std(ddof=1)), self.freedom)
+    def error(self, means: np.ndarray) -> Error:
+        """Return the error of a mean, from what it is in each draw, float [draws]."""
+        return Error(float(np.nanstd(means, ddof=1)), self.freedom)
 
 
 def _freedom(cells: np.ndarray) -> float:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sweeps.tracking.database import NoSuchSweep, StoredRun, read_runs
+from sweeps.tracking.database import NoSuchSweep, StoredRun, read_params, read_runs, read_tags
 from sweeps.tracking.uris import take_credentials
 
 if TYPE_CHECKING:
@@ -40,6 +40,30 @@ def runs_of(uri: str, sweep: str) -> list[StoredRun]:
     """
     stored = read_runs(uri, sweep)
     return _ask_server(take_credentials(uri), sweep) if stored is None else stored
+
+
+def tags_of(uri: str, sweep: str) -> dict[str, str]:
+    """Return the tags of a sweep's experiment; RequestError if MLflow doesn't answer."""
+    found = read_tags(uri, sweep)
+    return _asked(uri, lambda client: client.get_experiment_by_name(sweep).tags) if found is None else found
+
+
+def params_of(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]]:
+    """Return all parameters of runs, by run id; RequestError if MLflow doesn't answer."""
+    found = read_params(uri, run_ids)
+    if found is not None:
+        return found
+    return _asked(uri, lambda client: {run_id: client.get_run(run_id).data.params for run_id in run_ids})
+
+
+def _asked(uri: str, ask: Callable[["MlflowClient"], Any]) -> Any:
+    from mlflow import MlflowClient
+
+    from sweeps.tracking.connection import asking
+
+    uri = take_credentials(uri)
+    with asking(uri):
+        return ask(MlflowClient(uri))
 
 
 def _ask_server(uri: str, sweep: str) -> list[StoredRun]:

@@ -3,8 +3,9 @@
 import contextlib
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from data_pipeline.errors import RequestError
 from sweeps.file.trials import Trial
+from sweeps.tracking import wanted
 from sweeps.tracking.connection import create_database, reaching
 from sweeps.tracking.database import read_runs
 from sweeps.tracking.delivery import Delivery
@@ -91,6 +93,16 @@ class Tracker:
             return found.experiment_id
 
     # registration
+
+    def want(self, keys: Iterable[str]) -> None:
+        """Keep with the experiment which trials the sweep's file wants now, so that tables leave the others out."""
+        listed = list(keys)
+
+        def tell() -> None:
+            tags = self.client.get_experiment(self.experiment_id).tags
+            wanted.write(listed, tags, partial(self.client.set_experiment_tag, self.experiment_id))
+
+        self._patiently(tell)
 
     def runs(self) -> dict[str, RunState]:
         """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted."""

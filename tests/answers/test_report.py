@@ -1,13 +1,14 @@
 """`cellskew report`: one page with everything in it, nothing loaded from elsewhere, names made harmless."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import report
+from sweeps.answers import report, summary
+from sweeps.answers.designs import Designs
 
 METRIC = "test_macro_f1"
 
@@ -27,8 +28,8 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(runs: pd.DataFrame, trials: Path = Path("nowhere"), metric: str = METRIC) -> str:
-    return report.report(runs, "my <sweep>", metric, trials)
+def page(runs: pd.DataFrame, metric: str = METRIC) -> str:
+    return report.report(runs, "my <sweep>", metric, Designs(runs))
 
 
 def titles(html: str) -> list[str]:
@@ -44,7 +45,7 @@ def test_the_page_holds_tables_plots_tests_and_costs(runs):
         "What it costs",
         "How it was done",
     ]
-    assert html.count("<svg") == 3 and "24 of 24 trials finished" in html and "2023-11-14" in html
+    assert html.count("<svg") == 2 and "24 of 24 trials finished" in html and "2023-11-14" in html
     assert "0.620 ± 0.020" in html and "+0.055 [" in html and "12.5" in html
 
 
@@ -55,14 +56,55 @@ def test_nothing_is_loaded_from_elsewhere_and_names_are_text(runs):
     assert html == page(runs), "the same runs give the same page"
 
 
-def test_types_come_from_the_trials_tables_with_the_rarest_last(runs, tmp_path):
-    for key in runs["key"][:6]:
-        (tmp_path / key).mkdir()
-        table = pd.DataFrame({"class": ["rare", "common"], "train": [5, 500], "f1": [0.25, 0.95]})
-        table.to_csv(tmp_path / key / "per_class.csv", index=False)
-    html = page(runs, tmp_path)
-    assert "By cell type" in titles(html) and html.index("common (500)") < html.index("rare (5)")
-    assert ">0.25<" in html and ">0.95<" in html
+def with_types(runs: pd.DataFrame, folder) -> pd.DataFrame:
+    """Give every run a table per type; at step-10 the rare type has 5 training cells, at natural 50."""
+    for run in runs.itertuples():
+        (folder / run.run_id).mkdir()
+        rare, f1 = (5, 0.25) if run.skew == "step-10" else (50, 0.75)
+        table = pd.DataFrame({"class": ["rare", "common"], "natural": [50, 500], "train": [rare, 500], "test": [4, 90]})
+        table.assign(f1=[f1, 0.95]).to_csv(folder / run.run_id / "per_class.csv", index=False)
+    return runs.assign(artifact_uri=[str(folder / run_id) for run_id in runs["run_id"]])
+
+
+def test_types_stand_per_skew_with_their_cells_the_rarest_last(runs, tmp_path):
+    html = page(with_types(runs, tmp_path))
+    assert "By cell type" in titles(html) and html.index("common (500, 90)") < html.index("rare (5, 4)")
+    assert "rare (50, 4)" in html and ">0.25<" in html and ">0.75<" in html, "no mean over skews"
+    assert "a&lt;b&gt;c, step-10: F1 per type" in html
+
+
+def test_skews_are_ordered_by_how_unequal_they_are_and_say_so(runs, tmp_path):
+    backwards = runs[::-1].reset_index(drop=True)
+    html = page(with_types(backwards, tmp_path))
+    figure = html[html.index("How it changes") : html.index("What strategy changes")]
+    assert figure.index("10:1, 550") < figure.index("100:1, 505")
+
+
+def test_a_remedy_has_one_colour_in_every_panel_and_one_legend(runs):
+    """The other model's trials come in another order, and one lacks a strategy."""
+    mixed = pd.concat([runs[runs["model"] == "scgpt"], runs[runs["model"] != "scgpt"][::-1]], ignore_index=True)
+    third = mixed[(mixed["strategy"] == "oversample") & (mixed["model"] == "scgpt")].assign(
+        model="scbert", run_id=lambda rows: "b" + rows["run_id"]
+    )
+    mixed = pd.concat([mixed, third], ignore_index=True)
+    table = summary.summarise(mixed, ["model", "strategy", "skew"], [METRIC])
+    panels = Figure().subplots(1, 3, sharey=True)
+    colours = {"none": "C0", "oversample": "C1"}
+    models = ["scgpt", "logistic_regression", "scbert"]
+    report._panels(panels, table, METRIC, models, {"natural": "natural", "step-10": "step-10"}, colours)
+    drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in panels]
+    assert drawn == [colours, colours, {"oversample": "C1"}]
+    assert len(panels[0].figure.legends) == 1 and len({axes.get_ylim() for axes in panels}) == 1
+
+
+def test_under_three_splits_no_bar_is_drawn(runs):
+    table = summary.summarise(runs[runs["split"] != "2"], ["model"], [METRIC])
+    low, high = report._ends(table, METRIC)
+    assert low.equals(table[METRIC]) and high.equals(table[METRIC])
+
+
+def test_a_label_with_dollars_is_text(runs):
+    assert "a$\\bad{$" in page(runs.replace({"skew": {"natural": "a$\\bad{$"}}))
 
 
 def test_one_skew_and_one_strategy_leave_their_sections_out(runs):

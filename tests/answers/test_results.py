@@ -1,19 +1,19 @@
-"""From MLflow to a table: means, spread, intervals, the filter, the warning, and nothing that could be executed."""
+"""From MLflow to the runs that a sweep wants: the filter, the warnings, and nothing that could be executed."""
 
-import json
-import math
+import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 from fake_trials import spec
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import results, selection, state
+from sweeps.answers import comparison, results, selection, state, summary
 from sweeps.tracking import database as database_of_mlflow
 from sweeps.tracking import runs as reading
 from sweeps.tracking import store as tracking
-from sweeps.tracking import uris
+from sweeps.tracking import uris, wanted
+
+METRIC = "test_macro_f1"
 
 
 @pytest.fixture
@@ -26,59 +26,9 @@ def runs() -> pd.DataFrame:
                 row |= {"name": f"d·{model}", "started": 0, "ended": 1000 * len(rows), "reason": "", "defects": ""}
                 row |= {"dataset": "d", "split": str(split), "skew": "natural", "strategy": strategy}
                 row |= {"loss": "cross_entropy", "model": model, "seed": "0", "protocol": "corrected"}
-                rows.append(row | {"test_macro_f1": base + extra, "val_loss": 1.0})
+                row |= {"test_cells": 20.0, "natural_cells": 80.0, "fixed_test": 0.0, "settings": ""}
+                rows.append(row | {METRIC: base + extra, "val_loss": 1.0})
     return pd.DataFrame(rows)
-
-
-def test_means_and_intervals_are_those_worked_by_hand(runs):
-    table = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
-    assert list(table["n"]) == [3, 3, 3, 3] and list(table["model"]) == ["scgpt", "scgpt", "majority", "majority"]
-    first = table.iloc[0]
-    assert first["test_macro_f1"] == pytest.approx(0.7) and first["test_macro_f1_sd"] == pytest.approx(0.1)
-    half = 4.302652729911275 * 0.1 / math.sqrt(3)  # Student's t, 97.5 %, 2 degrees of freedom
-    assert first["test_macro_f1_low"] == pytest.approx(0.7 - half)
-    assert first["test_macro_f1_high"] == pytest.approx(0.7 + half)
-
-
-def test_one_run_has_no_spread_and_unfinished_runs_do_not_count(runs):
-    runs.loc[runs["split"] != "0", "status"] = "RUNNING"
-    table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    assert list(table["n"]) == [1, 1] and list(table["runs"]) == [2, 2]
-    single = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
-    assert single["test_macro_f1_sd"].isna().all() and single["test_macro_f1_low"].isna().all()
-
-
-def test_what_differs_within_a_seed_is_averaged_before_the_seeds_are_compared(runs):
-    runs.loc[runs["strategy"] == "oversample", "test_macro_f1"] += 0.4
-    table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    apart = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
-    assert table["n"].tolist() == [3, 3] and table["runs"].tolist() == [6, 6] and not table["uneven"].any()
-    assert table.loc[0, "test_macro_f1"] == pytest.approx(0.9)  # between 0.7 and 1.1
-    assert table.loc[0, "test_macro_f1_sd"] == pytest.approx(apart.loc[0, "test_macro_f1_sd"])  # not that of 6 runs
-
-
-def test_seeds_with_different_runs_are_marked(runs, capsys):
-    runs.loc[(runs["split"] == "2") & (runs["model"] == "scgpt") & (runs["strategy"] == "none"), "status"] = "FAILED"
-    table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    assert dict(zip(table["model"], table["uneven"], strict=True)) == {"scgpt": True, "majority": False}
-    results.show(table, ["model"], ["test_macro_f1"], "table", None)
-    said = capsys.readouterr().out
-    assert " 3*\n" in said and "some seeds lack finished runs" in said
-    assert not results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])["uneven"].any()
-
-
-def test_a_metric_that_some_runs_lack_says_how_many_have_it(runs):
-    runs.loc[0, "test_macro_f1"] = np.nan
-    table = results.summarise(runs, ["model", "strategy"], ["test_macro_f1"])
-    assert table.loc[0, "n"] == 3 and table.loc[0, "n_test_macro_f1"] == 2
-    assert table.loc[0, "test_macro_f1"] == pytest.approx(0.75)
-
-
-def test_unknown_columns_and_metrics_are_named_together(runs):
-    with pytest.raises(RequestError) as caught:
-        results.summarise(runs, ["modle"], ["test_macro_f2"])
-    assert caught.value.problems[0].startswith("unknown column 'modle'; did you mean model?")
-    assert caught.value.problems[1].startswith("unknown metric 'test_macro_f2'; did you mean test_macro_f1?")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +44,7 @@ def test_unknown_columns_and_metrics_are_named_together(runs):
         ("split in (0, 1)", 8),
         ("1 < split", 4),
         ("test_macro_f1 > -1", 12),
-        ("test_macro_f1 > val_loss", 0),
+        ("test_macro_f1 < val_loss", 12),
     ],
 )
 def test_where_selects_runs(runs, expression, expected):
@@ -121,33 +71,72 @@ def test_where_refuses_what_is_no_plain_comparison(runs, expression, said):
     assert said in str(caught.value) and str(caught.value).startswith("--where ")
 
 
-def test_runs_with_defects_stand_under_a_warning_in_every_format(runs, capsys):
-    runs.loc[:1, "defects"] = "select_on_test,resample_before_split"
-    said = results.warning(runs)
-    assert said == (
-        "WARNING: 2 of 12 runs were made with known defects on purpose: resample_before_split, select_on_test"
+def test_where_that_keeps_nothing_says_what_there_is(runs):
+    with pytest.raises(RequestError) as caught:
+        selection.where(runs, 'skew == "natural-350" and test_macro_f1 > 0')
+    assert "no run is like that; skew is one of natural; test_macro_f1 is from 0.1 to 0.8" in str(caught.value)
+
+
+def test_precisions_mixed_under_one_name_stand_above_every_table(runs):
+    runs["precision"] = "float32"
+    assert results.warning(runs) is None
+    runs.loc[0, "precision"] = "bfloat16"
+    said = (
+        "WARNING: runs of scgpt were computed in different precisions (float32 in 5, bfloat16 in 1): they are not alike"
     )
-    table = results.summarise(runs, ["model"], ["test_macro_f1"])
-    results.show(table, ["model"], ["test_macro_f1"], "table", said)
-    assert "WARNING: 2 of 12 runs" in capsys.readouterr().out
-    results.show(table, ["model"], ["test_macro_f1"], "csv", said)
-    assert capsys.readouterr().out.startswith("# WARNING: 2 of 12 runs")
-    results.show(table, ["model"], ["test_macro_f1"], "json", said)
-    assert json.loads(capsys.readouterr().out)["warning"] == said
-    assert results.warning(runs.assign(defects="")) is None
+    assert results.warning(runs) == said
 
 
-def test_json_has_null_where_a_number_is_undefined(runs, capsys):
-    table = results.summarise(runs[runs["split"] == "0"], ["model", "strategy"], ["test_macro_f1"])
-    results.show(table, ["model", "strategy"], ["test_macro_f1"], "json", None)
-    row = json.loads(capsys.readouterr().out)["rows"][0]
-    assert row["test_macro_f1"] == 0.6 and row["test_macro_f1_sd"] is None
+def test_kinds_of_cpu_are_told_where_runs_are_compared(runs):
+    runs["machine"] = "Linux x86_64, AMD EPYC 7763, 8 cores"
+    assert results.of_processors(runs) is None
+    runs.loc[:2, "machine"] = "Linux x86_64, AMD EPYC 7763, 64 cores"
+    assert results.of_processors(runs) is None, "as many cores as there are"
+    runs.loc[:2, "machine"] = "Linux x86_64, Intel Xeon Platinum 8375C, 8 cores"
+    said = results.of_processors(runs)
+    assert "2 kinds of CPU (AMD EPYC 7763; Intel Xeon Platinum 8375C)" in said
+    assert results.of_processors(runs.drop(columns="machine")) is None
 
 
-def test_no_finished_trial_is_said_so(runs, capsys):
-    table = results.summarise(runs.assign(status="SCHEDULED"), ["model"], ["test_macro_f1"])
-    results.show(table, ["model"], ["test_macro_f1"], "table", None)
-    assert capsys.readouterr().out == "no finished trial yet\n"
+# runs that a sweep no longer wants
+
+
+def edited(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+    """Return the runs and those of an edited file beside them, 0.3 higher after 15 epochs; and all parameters."""
+    again = runs.assign(run_id=runs["run_id"] + "-15", key="b" + runs["key"].str[1:], wanted=True)
+    again[METRIC] += 0.3
+    both = pd.concat([runs.assign(wanted=False), again], ignore_index=True)
+    params = {
+        row.run_id: {"model": row.model}
+        | ({} if row.model == "majority" else {"recipe.epochs": "15" if row.wanted else "2"})
+        for row in both.itertuples()
+    }
+    return both, params
+
+
+def test_only_the_runs_that_the_file_wants_count(runs, monkeypatch):
+    both, params = edited(runs)
+    monkeypatch.setattr(results, "params_of", lambda uri, run_ids: params)
+    chosen, said = results.choose("", both, every=False)
+    assert said == "12 runs of trials that the sweep's file no longer has are left out (--all shows them too)"
+    table = summary.summarise(chosen, ["model", "strategy"], [METRIC])
+    assert table[METRIC].tolist() == pytest.approx([1.0, 1.0, 0.5, 0.5]) and not chosen["settings"].any()
+
+
+def test_runs_that_share_all_labels_but_not_the_key_are_never_averaged(runs, monkeypatch):
+    scgpt = runs[runs["model"] == "scgpt"]
+    both, params = edited(scgpt)
+    with pytest.raises(RequestError, match="12 finished runs share all labels"):
+        summary.summarise(both, ["model"], [METRIC])
+    monkeypatch.setattr(results, "params_of", lambda uri, run_ids: params)
+    every, said = results.choose("", both, every=True)
+    table = summary.summarise(every, ["model"], [METRIC])
+    assert said is None and table["settings"].tolist() == ["recipe.epochs=2", "recipe.epochs=15"]
+    assert table[METRIC].tolist() == pytest.approx([0.7, 1.0])
+    with pytest.raises(RequestError, match="recipe.epochs=2; recipe.epochs=15. Choose with --where 'settings =="):
+        comparison.compare(every, "strategy", [], METRIC)
+    one = selection.where(every, 'settings == "recipe.epochs=15"')
+    assert comparison.compare(one, "strategy", [], METRIC).table["pairs"].tolist() == [3]
 
 
 # with a store
@@ -166,7 +155,9 @@ def sweep(tmp_path):
     tracker.start(listed[2].run_id, {})
     tracker.finish(listed[3].run_id, "KILLED", {"cellskew.reason": "stopped by Ctrl-C"})
     assert tracker.close(60)
-    (tmp_path / "sweeps" / "small.keys").write_text("".join(f"{trial.key} {trial.name}\n" for trial in trials[:6]))
+    tracker = tracking.Tracker(uris.default_uri(tmp_path), "small", tmp_path)
+    tracker.want([trial.key for trial in trials[:6]])
+    assert tracker.close(60)
     return tmp_path
 
 
@@ -238,3 +229,29 @@ def test_a_database_of_another_shape_is_left_to_mlflow(sweep):
         database.execute("ALTER TABLE latest_metrics RENAME TO other_metrics")
     database.close()
     assert database_of_mlflow.read_runs(f"sqlite:///{sweep}/mlflow.db", "small") is None
+
+
+def test_the_keys_wanted_are_known_from_mlflow_alone(sweep, monkeypatch):
+    uri = uris.of_sweep(sweep, None, "small")
+    shutil.rmtree(sweep / "sweeps")
+    runs = results.fetch(uri, "small")
+    assert runs["wanted"].tolist() == [True] * 6 + [False] * 2
+    monkeypatch.setattr(reading, "read_tags", lambda uri, name: None)
+    assert results.fetch(uri, "small")["wanted"].equals(runs["wanted"])
+
+
+def test_thousands_of_keys_are_kept_in_tags_that_mlflow_takes():
+    tags: dict[str, str] = {}
+    first, second = [f"{n:016x}" for n in range(5000)], [f"{n:016x}" for n in range(10, 700)]
+    for keys in (first, second, first[:1]):
+        written = {}
+        wanted.write(keys, tags, written.__setitem__)
+        assert max(map(len, written.values())) <= 5000 and list(written)[-1] == wanted.TAG
+        for name in list(written)[:-1]:  # half written: what was wanted before stays
+            before = wanted.read(tags)
+            tags[name] = written[name]
+            assert wanted.read(tags) == before
+        tags |= written
+        assert wanted.read(tags) == set(keys)
+    wanted.write(first[:1], tags, lambda *said: pytest.fail("written again"))
+    assert wanted.read({}) is None

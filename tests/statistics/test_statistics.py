@@ -21,10 +21,10 @@ def test_the_error_over_redrawn_splits_is_that_of_nadeau_and_bengio():
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.9], [0.5, 0.5, 0.5]])
-def test_two_splits_or_no_spread_give_no_interval_p_or_effect(values):
+def test_two_splits_or_no_spread_give_no_interval_and_no_p(values):
     values = np.array(values)
     error = intervals.redrawn(values, 0.25)
-    assert np.isnan([*intervals.interval(0.5, error), intervals.p_value(0.5, error), intervals.effect(values)]).all()
+    assert np.isnan([*intervals.interval(0.5, error), intervals.p_value(0.5, error)]).all()
     if len(values) < 3:
         assert np.isnan(intervals.resampled(values, Error(0.1, 9)).size)
 
@@ -45,10 +45,6 @@ def test_independent_datasets_are_pooled_by_their_variances():
     assert found.size == pytest.approx(0.025) and 4 < found.freedom < 8
     assert intervals.pooled([one]) == Error(pytest.approx(0.03), pytest.approx(4))
     assert np.isnan(intervals.pooled([one, intervals.NONE]).size)
-
-
-def test_hedges_correction_is_the_textbooks():
-    assert intervals.effect(VALUES) == pytest.approx(VALUES.mean() / VALUES.std(ddof=1) * (1 - 3 / 15))
 
 
 def test_holms_correction_is_the_textbooks():
@@ -93,7 +89,7 @@ def test_the_error_of_drawn_cells_is_the_binomials():
     """Recall of one type of 50 cells: sqrt(p (1 - p) / (50 - 1)), the unbiased one; 1,000 draws: to 10 %."""
     trial = made_up(200, hit=0.6)
     draws, only = Draws([trial]), np.arange(4) == 2
-    found = draws.error(resampling.score(draws.tables(trial), "recall", only)[None])
+    found = draws.error(resampling.score(draws.tables(trial), "recall", only))
     share = (trial.predicted == 2)[trial.truth == 2].mean()
     assert found.size == pytest.approx(np.sqrt(share * (1 - share) / 49), rel=0.1)
     assert found.freedom == pytest.approx(4 * 49), "types of equal size pool their degrees of freedom"
@@ -115,7 +111,7 @@ def test_donors_are_drawn_whole():
     by_cell = Predictions(perfect.cells, perfect.truth, perfect.predicted, perfect.classes)
     cells = Draws([by_cell])
     errors = [
-        one.error(resampling.score(one.tables(each), "accuracy")[None]).size
+        one.error(resampling.score(one.tables(each), "accuracy")).size
         for one, each in ((drawn, perfect), (cells, by_cell))
     ]
     assert errors[0] > 2 * errors[1], "one bad donor of five is no sample of 200 cells"

@@ -1,0 +1,69 @@
+"""One cell type's numbers beside a run's others, and which types are rare: from the runs' tables per type."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from sweeps.answers.stored import Stored
+from sweeps.file.plugins import unknown
+from trainables.metrics import TAIL, wilson
+
+NUMBERS = ("recall", "precision", "f1")
+
+
+def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
+    """Return the runs with test_recall:TYPE, test_precision:TYPE, test_f1:TYPE and test_cells:TYPE of one type.
+
+    NaN for runs that aren't finished, whose dataset lacks the type, or whose split has no test cells of it.
+    RequestError if no run's table has the type.
+    """
+    rows, known = {}, set()
+    for at, run in runs[runs["status"] == "FINISHED"].iterrows():
+        table = stored.per_class(run)
+        if table is None:
+            continue
+        known |= set(table["class"].astype(str))
+        mine = table[table["class"].astype(str) == kind]
+        if len(mine):
+            named = mine.iloc[0][[*NUMBERS, "test"]].rename({"test": "cells"})
+            rows[at] = {f"test_{name}:{kind}": value for name, value in named.items()}
+    if not rows:
+        if not known:
+            raise RequestError(f"--type {kind}: no finished run's per_class.csv can be read, which has the types")
+        raise RequestError(f"--type: {unknown('cell type', kind, sorted(known))}")
+    return runs.join(pd.DataFrame.from_dict(rows, orient="index").astype(float))
+
+
+def binomial(runs: pd.DataFrame, kind: str) -> list[str]:
+    """Return what the type's test cells alone leave open, a sentence per dataset: cells, and Wilson's interval."""
+    said = []
+    cells, recall = f"test_cells:{kind}", f"test_recall:{kind}"
+    for dataset, group in runs[runs[recall].notna()].groupby("dataset", sort=False):
+        number, mean = group[cells].mean(), group[recall].mean()
+        low, high = wilson([number * mean], [number])
+        said.append(
+            f"{dataset}: {number:.0f} test cells of {kind} in a split, one of which moves recall by {1 / number:.2f}; "
+            f"a recall of {mean:.2f} among so many is anywhere from {low[0]:.2f} to {high[0]:.2f} (95 %, Wilson)"
+        )
+    return said
+
+
+def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
+    """Yield which types rare-type recall is about, a sentence per dataset; natural: cells before any skew."""
+    finished = runs[runs["status"] == "FINISHED"]
+    for dataset, group in finished.groupby("dataset", sort=False):
+        listed = [stored.per_class(run) for _, run in group.drop_duplicates("split").iterrows()]
+        listed = [table for table in listed if table is not None and "natural" in table]
+        if not listed:
+            continue
+        table = pd.concat(listed).groupby("class", sort=False)[["natural", "test"]].mean()
+        tested = table[table["test"] > 0]
+        found = tested[tested["natural"] <= TAIL].sort_values("natural")
+        if len(found) == len(tested):
+            yield f"{dataset}: all types are rare (up to {TAIL} training cells): rare-type recall is balanced accuracy"
+        elif len(found):
+            named = ", ".join(f"{name} ({row.natural:.0f}, {row.test:.0f})" for name, row in found.iterrows())
+            yield f"{dataset}: rare are {named} (training cells before the skew, test cells; of a split)"
+        else:
+            yield f"{dataset}: no type is rare (at most {TAIL} training cells before the skew)"

@@ -1,0 +1,53 @@
+"""What an edited sweep file would train anew, and which settings make it so."""
+
+from collections import Counter
+from pathlib import Path
+
+from data_pipeline.errors import RequestError
+from sweeps.file import config
+from sweeps.file.trials import Trial
+
+SHOWN = 8
+
+
+def since(path: Path, trials: list[Trial]) -> list[str]:
+    """Return how the trials differ from those of the file kept at `path`, in sentences; none if they don't.
+
+    Trials alike in all their labels whose key differs are the same cell of the grid under other settings: those
+    settings are named with both values.
+    """
+    if not path.exists():
+        return []
+    try:
+        before = config.load(path, check_files=False).trials()
+    except RequestError:  # written by a version that knew other fields
+        return ["the file kept of this sweep's last run can't be read; what has changed since is not known"]
+    old, new = {trial.key for trial in before}, {trial.key for trial in trials}
+    if old == new:
+        return []
+    said = [
+        f"the sweep's file has changed since it last ran: {len(new - old)} of its {len(new)} trials are new, "
+        f"{len(old - new)} of the {len(old)} before are left out of every table from now on (their runs stay: --all)"
+    ]
+    return said + _settings(before, trials)
+
+
+def _settings(before: list[Trial], now: list[Trial]) -> list[str]:
+    """Return a sentence per setting that differs between trials of the same labels, the commonest first."""
+    known = {tuple(trial.labels.values()): trial for trial in before}
+    found: Counter[str] = Counter()
+    for trial in now:
+        other = known.get(tuple(trial.labels[name] for name in next(iter(known.values())).labels))
+        if other is not None and other.key != trial.key:
+            found.update(_differences(other, trial))
+    said = [f"{change} ({number} trials are trained anew)" for change, number in found.most_common(SHOWN)]
+    return said + ([f"and {len(found) - SHOWN} more settings"] if len(found) > SHOWN else [])
+
+
+def _differences(old: Trial, new: Trial) -> list[str]:
+    was, now = old.params(), new.params()
+    return [
+        f"{name}: {was.get(name, 'not set')} before, {now.get(name, 'not set')} now"
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]

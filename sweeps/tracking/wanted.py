@@ -1,0 +1,30 @@
+"""Which trials a sweep's file wants, kept with its MLflow experiment, so that every table can leave the others out.
+
+As tags of the experiment, which hold 5,000 characters each. A list is written to one of two slots, the one not in use;
+the tag that names the slot comes last, so that a reader never sees half a list, whatever was killed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+TAG = "cellskew.wanted"
+PER_TAG = 250  # keys of 16 hex digits and a space
+
+
+def write(keys: Iterable[str], tags: Mapping[str, str], put: Callable[[str, str], None]) -> None:
+    """Keep the keys with an experiment that has `tags`; put(name, value) sets one. Nothing is put if it has them."""
+    listed = sorted(keys)
+    if read(tags) == set(listed):
+        return
+    slot = "b" if tags.get(TAG, "").startswith("a") else "a"
+    parts = [listed[start : start + PER_TAG] for start in range(0, len(listed), PER_TAG)]
+    for number, part in enumerate(parts):
+        put(f"{TAG}.{slot}.{number}", " ".join(part))
+    put(TAG, f"{slot} {len(parts)}")
+
+
+def read(tags: Mapping[str, str]) -> set[str] | None:
+    """Return the keys kept with an experiment that has these tags; None if it was never given any."""
+    if TAG not in tags:
+        return None
+    slot, number = tags[TAG].split()
+    return {key for part in range(int(number)) for key in tags[f"{TAG}.{slot}.{part}"].split()}

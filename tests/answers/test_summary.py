@@ -1,0 +1,241 @@
+"""`cellskew results`: the split is the unit, intervals are honest, and what can't be said is said."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_pipeline.errors import RequestError
+from sweeps.answers import celltypes, summary, verdict
+from sweeps.answers.designs import Designs
+from sweeps.answers.stored import Stored
+
+METRIC = "test_macro_f1"
+
+
+def grid(splits: int = 5, seeds: int = 1, models=("scgpt", "logistic_regression"), **same) -> pd.DataFrame:
+    """Return finished runs: models x none, oversample x splits x seeds, of one dataset and skew."""
+    rng, rows = np.random.default_rng(0), []
+    for model in models:
+        for strategy in ("none", "oversample"):
+            for split in range(splits):
+                luck = rng.normal(0, 0.03)
+                for seed in range(seeds):
+                    row = {
+                        "run_id": f"r{len(rows)}",
+                        "status": "FINISHED",
+                        "key": f"{len(rows):016x}",
+                        "seed": str(seed),
+                    }
+                    row |= {"dataset": "d", "split": str(split), "skew": "natural", "strategy": strategy}
+                    row |= {
+                        "loss": "cross_entropy",
+                        "model": model,
+                        "defects": "",
+                        "settings": "",
+                        "protocol": "corrected",
+                    }
+                    row |= {"test_cells": 20.0, "natural_cells": 80.0, "fixed_test": 0.0, "artifact_uri": ""}
+                    base = 0.6 if model == "scgpt" else 0.8
+                    rows.append(row | {METRIC: base + luck + rng.normal(0, 0.01)} | same)
+    return pd.DataFrame(rows)
+
+
+def printed(runs, by, metrics, capsys, form="table") -> str:
+    designs = Designs(runs)
+    summary.show(summary.summarise(runs, by, metrics, designs), metrics, runs, designs, form, None)
+    return capsys.readouterr().out
+
+
+def test_the_interval_is_that_over_splits_widened_for_shared_cells():
+    runs = grid(5)
+    values = runs[METRIC].to_numpy()[:5]
+    row = summary.summarise(runs, ["model", "strategy"], [METRIC]).iloc[0]
+    mean, error = values.mean(), values.std(ddof=1) * math.sqrt(1 / 5 + 20 / 80)
+    half = 2.7764451051977987 * error / (mean * (1 - mean))  # Student's t, 97.5 %, 4 degrees of freedom; on the logit
+    ends = [1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + sign * half))) for sign in (-1, 1)]
+    assert (row["n"], row["seeds"], row["runs"]) == (5, 1, 5)
+    assert [row[f"{METRIC}_low"], row[f"{METRIC}_high"]] == pytest.approx(ends)
+    assert row[f"{METRIC}_sd"] == pytest.approx(values.std(ddof=1))
+
+
+def test_more_trial_seeds_on_the_same_splits_buy_no_certainty():
+    once, often = grid(5), pd.concat([grid(5).assign(seed=str(seed)) for seed in range(10)])
+    tables = [summary.summarise(runs, ["model", "strategy"], [METRIC]) for runs in (once, often)]
+    assert tables[1]["n"].tolist() == [5] * 4 and tables[1]["seeds"].tolist() == [10] * 4
+    for name in ("_low", "_high", "_sd"):
+        np.testing.assert_allclose(tables[0][METRIC + name], tables[1][METRIC + name])
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_under_three_splits_the_range_is_shown_and_no_interval(splits, capsys):
+    runs = grid(splits)
+    row = summary.summarise(runs, ["model"], [METRIC]).iloc[0]
+    assert np.isnan(row[[f"{METRIC}_low", f"{METRIC}_high"]].astype(float)).all()
+    said = printed(runs, ["model"], [METRIC], capsys)
+    assert "±" not in said and "under 3 splits there is no interval" in said
+    assert (" to " in said.splitlines()[1]) == (splits == 2)
+
+
+def test_three_splits_have_an_interval_inside_0_and_1_and_a_warning(capsys):
+    runs = grid(3)
+    runs.loc[runs["model"] == "logistic_regression", METRIC] += 0.17
+    table = summary.summarise(runs, ["model", "strategy"], [METRIC])
+    assert (table[f"{METRIC}_low"] > 0).all() and (table[f"{METRIC}_high"] < 1).all()
+    assert "WARNING: under 5 splits" in printed(runs, ["model"], [METRIC], capsys)
+    assert "WARNING" not in printed(grid(5), ["model"], [METRIC], capsys)
+
+
+def test_datasets_count_alike_and_their_difference_is_no_spread():
+    other = grid(5).assign(dataset="e", run_id=lambda rows: "e" + rows["run_id"])
+    other[METRIC] -= 0.4
+    twice = pd.concat([other.assign(skew=f"step-{n}") for n in (2, 3)])  # more runs in one dataset
+    runs = pd.concat([grid(5), twice], ignore_index=True)
+    table = summary.summarise(runs, ["model"], [METRIC])
+    alone = summary.summarise(grid(5), ["model"], [METRIC])
+    np.testing.assert_allclose(table[METRIC], alone[METRIC] - 0.2)
+    np.testing.assert_allclose(table[f"{METRIC}_sd"], alone[f"{METRIC}_sd"])
+
+
+def test_splits_with_different_runs_are_marked(capsys):
+    runs = grid(5)
+    runs.loc[(runs["split"] == "2") & (runs["model"] == "scgpt") & (runs["strategy"] == "none"), "status"] = "FAILED"
+    table = summary.summarise(runs, ["model"], [METRIC])
+    assert dict(zip(table["model"], table["uneven"], strict=True)) == {"scgpt": True, "logistic_regression": False}
+    said = printed(runs, ["model"], [METRIC], capsys)
+    assert " 5*\n" in said and "n*: some splits lack finished runs" in said
+
+
+def test_a_metric_that_some_runs_lack_says_how_many(capsys):
+    runs = grid(5)
+    runs.loc[0, METRIC] = np.nan
+    table = summary.summarise(runs, ["model", "strategy"], [METRIC])
+    assert table.loc[0, f"{METRIC}_lacking"] == 1 and table.loc[1, f"{METRIC}_lacking"] == 0
+    assert "macro F1: 1 of 20 runs have none and are left out (d)" in printed(runs, ["model"], [METRIC], capsys)
+
+
+def test_unknown_columns_and_metrics_are_named_together():
+    with pytest.raises(RequestError) as caught:
+        summary.summarise(grid(), ["modle"], ["test_macro_f2"])
+    assert caught.value.problems[0].startswith("unknown column 'modle'; did you mean model?")
+    assert caught.value.problems[1].startswith("unknown metric 'test_macro_f2'; did you mean test_macro_f1?")
+
+
+def test_json_has_null_where_a_number_is_undefined_and_csv_is_a_table(capsys):
+    row = json.loads(printed(grid(1), ["model", "strategy"], [METRIC], capsys, "json"))["rows"][0]
+    assert row["n"] == 1 and row[f"{METRIC}_low"] is None
+    runs = grid(3)
+    summary.show(summary.summarise(runs, ["model"], [METRIC]), [METRIC], runs, Designs(runs), "csv", "WARNING: defects")
+    said = capsys.readouterr()
+    assert said.out.startswith("model,n,") and said.err == "WARNING: defects\n"
+
+
+def test_nothing_finished_is_an_empty_table(capsys):
+    runs = grid().assign(status="SCHEDULED").drop(columns=METRIC)
+    assert printed(runs, ["model"], [], capsys) == "no finished trial yet\n"
+    assert json.loads(printed(runs, ["model"], [], capsys, "json"))["rows"] == []
+
+
+# fixed test sets and donors
+
+
+def with_predictions(runs: pd.DataFrame, folder, cells: int = 60, donors: int | None = None) -> pd.DataFrame:
+    """Write predictions of every run on the same test cells: scgpt hits 60 %, others 80 %; return runs that say so."""
+    rng, types = np.random.default_rng(1), np.array(["a", "b", "c"])
+    truth, luck = types[np.arange(cells) % 3], rng.random(cells)
+    rows = []
+    for _, run in runs.iterrows():
+        hit = (0.85 * luck + 0.15 * rng.random(cells)) < (0.6 if run["model"] == "scgpt" else 0.8)
+        table = pd.DataFrame({"cell_id": [f"cell{n}" for n in range(cells)], "truth": truth})
+        table["prediction"] = np.where(hit, truth, types[(np.arange(cells) + 1) % 3])
+        if donors is not None:
+            table["donor"] = [f"donor{n % donors}" for n in range(cells)]
+        place = folder / run["run_id"]
+        place.mkdir()
+        table.assign(p_a=0.0, p_b=0.0, p_c=0.0).to_parquet(place / "predictions.parquet")
+        right = (table["truth"] == table["prediction"]).mean()
+        rows.append({"artifact_uri": str(place), "test_accuracy": right, "test_cells": cells})
+    return runs.assign(**pd.DataFrame(rows, index=runs.index), fixed_test=1.0)
+
+
+def test_a_fixed_test_set_is_drawn_again_and_retraining_added(tmp_path, capsys):
+    runs = with_predictions(grid(5), tmp_path)
+    row = summary.summarise(runs, ["model", "strategy"], ["test_accuracy"]).iloc[0]
+    values = runs["test_accuracy"].to_numpy()[:5]
+    mean, only_retrained = values.mean(), values.std(ddof=1) / math.sqrt(5)
+    binomial = math.sqrt(mean * (1 - mean) / 60)
+    width = (row["test_accuracy_high"] - row["test_accuracy_low"]) / 2
+    assert width > 1.6 * binomial, "cells were drawn once; no number of splits tells more of others"
+    assert width < 2.5 * (binomial + only_retrained)
+    assert "test cells drawn again within types" in printed(runs, ["model"], ["test_accuracy"], capsys)
+
+
+def test_a_fixed_test_set_without_predictions_has_no_interval_and_says_so(capsys):
+    runs = grid(5, fixed_test=1.0)
+    assert summary.summarise(runs, ["model"], [METRIC])[f"{METRIC}_low"].isna().all()
+    assert "d: no interval or p for test_macro_f1" in printed(runs, ["model"], [METRIC], capsys)
+
+
+def test_donors_that_are_few_widen_the_interval(tmp_path):
+    runs = with_predictions(grid(5), tmp_path, donors=4).assign(fixed_test=0.0, test_donors=1.0, natural_donors=3.0)
+    plain = summary.summarise(runs.drop(columns="test_donors"), ["model"], ["test_accuracy"])
+    table = summary.summarise(runs, ["model"], ["test_accuracy"])
+    assert Designs(runs).kind("d") == "donors" and Designs(runs).ratio("d") == pytest.approx(1 / 3)
+    widths = [one["test_accuracy_high"] - one["test_accuracy_low"] for one in (table, plain)]
+    assert (widths[0] > widths[1]).all()
+
+
+# one type, and which are rare
+
+
+def per_class(folder, runs: pd.DataFrame, natural=(900, 40, 3), test=(200, 10, 1)) -> pd.DataFrame:
+    for run_id in runs["run_id"]:
+        (folder / run_id).mkdir(exist_ok=True)
+        table = pd.DataFrame({"class": ["T cell", "DC", "NA"], "natural": natural, "train": natural, "test": test})
+        table.assign(recall=[0.9, 0.5, 0.0], precision=0.5, f1=0.4).to_csv(
+            folder / run_id / "per_class.csv", index=False
+        )
+    return runs.assign(artifact_uri=[str(folder / run_id) for run_id in runs["run_id"]], test_recall_tail=0.25)
+
+
+def test_one_types_numbers_come_with_its_test_cells_and_wilsons_interval(tmp_path, capsys):
+    runs = per_class(tmp_path, grid(3))
+    mine = celltypes.with_type(runs, "DC", Stored(None))
+    said = printed(mine, ["model"], ["test_recall:DC"], capsys)
+    assert "recall of DC" in said and "10 test cells of DC in a split, one of which moves recall by 0.10" in said
+    assert "from 0.24 to 0.76 (95 %, Wilson)" in said
+    assert celltypes.with_type(runs, "NA", Stored(None))["test_cells:NA"].eq(1).all(), "a type may be called NA"
+    with pytest.raises(RequestError, match="unknown cell type 'dc'; known: DC, NA, T cell"):
+        celltypes.with_type(runs, "dc", Stored(None))
+
+
+def test_tables_name_the_rare_types_by_their_natural_count(tmp_path, capsys):
+    runs = per_class(tmp_path, grid(3))
+    said = " ".join(printed(runs, ["model"], ["test_recall_tail"], capsys).split())
+    assert "d: rare are NA (3, 1), DC (40, 10) (training cells before the skew, test cells; of a split)" in said
+    few = per_class(tmp_path, grid(3), natural=(9, 9, 9))
+    assert "all types are rare (up to 50 training cells): rare-type recall is balanced accuracy" in " ".join(
+        printed(few, ["model"], ["test_recall_tail"], capsys).split()
+    )
+
+
+# the table that ends a run
+
+
+def test_the_best_network_is_held_against_the_best_remedied_baseline(capsys):
+    runs = grid(5)
+    runs.loc[(runs["model"] == "logistic_regression") & (runs["strategy"] == "oversample"), METRIC] += 0.1
+    verdict.show(runs, Designs(runs))
+    said = capsys.readouterr().out
+    (marked,) = [line for line in said.splitlines() if line.endswith(" 5") and "<" in line]
+    assert marked.split()[:2] == ["logistic_regression", "oversample"]
+    said = " ".join(said.split())
+    assert "best baseline (<): logistic_regression · oversample" in said and "difference on the same cells -0." in said
+
+
+def test_nothing_to_end_with_prints_nothing(capsys):
+    runs = grid().assign(status="RUNNING")
+    verdict.show(runs, Designs(runs))
+    assert capsys.readouterr().out == ""
