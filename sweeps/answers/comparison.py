@@ -1,4 +1,11 @@
-"""`cellskew compare`: what a choice changes, on the same cells, and whether chance alone could have done it."""
+"""`cellskew compare`: what a choice changes, on the same cells, and whether chance alone could have done it.
+
+Two finished runs are a pair if they differ in the choice alone: same dataset, split, skew, seed and so on. Only splits
+count that have every pair that the others have (complete blocks); what is dropped is named. Differences are averaged
+over trial seeds within a split, then over what else is pooled: n splits remain, and interval and p (see designs) are
+theirs; under three splits there are none. Where several datasets are pooled each has a row, and a row "all" has the
+mean of their differences: of these datasets, and from six on of datasets (t interval, Wilcoxon's signed-rank test).
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,15 +59,9 @@ def compare(
     tie: float = 0.0,
     designs: Designs | None = None,
 ) -> Comparison:
-    """Return the differences level - against of every group of `within` and level of `between`.
+    """Return the differences level - against of every group of `within` and level of `between`, see above.
 
-    Two finished runs are a pair if they differ in `between` alone: same dataset, split, skew, seed and so on. Only
-    splits count that have every pair that the others have (complete blocks); what is dropped is named. Differences are
-    averaged over trial seeds within a split, then over what else is pooled: n splits remain, and interval and p (see
-    designs) are theirs; under three splits there are none. Where several datasets are pooled each has a row, and a row
-    "all" has the mean of their differences: of these datasets, and from six on of datasets (t interval and Wilcoxon's
-    signed-rank test over them). p_holm: corrected for all rows that have a p (Holm 1979). wins, ties, losses: pairs,
-    |difference| <= tie being a tie.
+    wins, ties, losses: pairs, |difference| <= tie being a tie; p_holm: corrected for all rows that have a p (Holm 1979).
     RequestError for an unknown column, metric or level, and where there is nothing to compare.
     """
     _check_choice(between, within)
@@ -72,12 +73,7 @@ def compare(
     levels = list(dict.fromkeys(finished[between]))
     against = _baseline(levels, against, between)
     found = Comparison(pd.DataFrame(), between, within, metric, against, designs)
-    rows: list[dict[str, Any]] = []
-    for values, group in finished.groupby(within, sort=False) if within else [((), finished)]:
-        named = dict(zip(within, values, strict=True))
-        for level in levels:
-            if level != against:
-                rows += [named | row for row in _rows(found, group, level, tie, named)]
+    rows = _all_rows(found, finished, [level for level in levels if level != against], tie)
     if not rows:
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
         raise RequestError(f"{why}; `cellskew status` says what is missing", *found.left_out)
@@ -86,6 +82,14 @@ def compare(
     found.table["p"] = found.table["p"].where(found.tested)
     found.table["p_holm"] = families.holm(found.table["p"].to_numpy(dtype=float))
     return found
+
+
+def _all_rows(found: Comparison, finished: pd.DataFrame, levels: list[str], tie: float) -> list[dict[str, Any]]:
+    rows = []
+    for values, group in finished.groupby(found.within, sort=False) if found.within else [((), finished)]:
+        named = dict(zip(found.within, values, strict=True))
+        rows += [named | row for level in levels for row in _rows(found, group, level, tie, named)]
+    return rows
 
 
 def _check_choice(between: str, within: list[str]) -> None:
