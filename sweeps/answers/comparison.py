@@ -61,7 +61,7 @@ def compare(
 ) -> Comparison:
     """Return the differences level - against of every group of `within` and level of `between`, see above.
 
-    wins, ties, losses: pairs, |difference| <= tie being a tie; p_holm: corrected for all rows that have a p (Holm 1979).
+    wins, ties, losses: pairs, |difference| <= tie being a tie; p_holm: corrected for all rows with a p (Holm 1979).
     RequestError for an unknown column, metric or level, and where there is nothing to compare.
     """
     _check_choice(between, within)
