@@ -107,6 +107,7 @@ class ModelSpec:
     recipe(weights folder or None, size) -> Recipe (networks only)
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
+    needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
     fit(encoded, labels, num_classes, rng, **options) -> object with predict_proba(encoded) -> float64 [n, C]
     """
 
@@ -119,6 +120,7 @@ class ModelSpec:
     recipe: Callable[[Path | None, str], Recipe] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     signature: tuple[str, ...] = ()
+    needs_totals: bool = False
     fit_encoder: Callable[[Iterable[tuple[sparse.csr_matrix, np.ndarray]], list[str]], dict[str, Any]] | None = None
     collate: Callable[[Encoded, np.ndarray], dict[str, Any]] | None = None
     build: Callable[..., Any] | None = None

@@ -24,6 +24,8 @@ from sweeps.answers import promote
 
 BLOCK = 2048  # cells encoded at once
 KINDS = (".parquet", ".csv")
+SUM = "sum"  # of --totals: the file's own sums
+ALIKE = 5.0  # how many times larger or smaller typical totals may be before they need to be declared
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,18 @@ def predict(
 ) -> Predicted:
     """Annotate the cells of an h5ad file with the network in `folder`; write one row per cell to `out`.
 
-    options: of the file, as a sweep's `datasets:` has them (layer, values, gene_names, ...). least: share of the
-    model's genes that the file must have. Columns: cell_id, prediction, probability, p_<class> for every class.
+    options: of the file, as a sweep's `datasets:` has them (layer, values, gene_names, totals, ...), where totals may
+    also be "sum". least: share of the model's genes that the file must have. Columns: cell_id, prediction, probability,
+    p_<class> for every class.
     """
     from trainables.trial.package import open_model
 
     if out.suffix not in KINDS:
         raise RequestError(f"--out {out}: give a name that ends in {' or '.join(KINDS)}")
     annotator = open_model(folder)
-    source = Source.from_dict({"name": Path(data).stem, "paths": [places.absolute(data)], "label": None, **options})
-    cells = open_cells(source)
+    cells = _open(data, options)
+    if annotator.spec.needs_totals and "totals" not in options:
+        _check_totals(annotator.described["encoding"]["totals"], cells)
     columns = columns_of(annotator.genes, cells.genes)
     _check_genes(annotator.genes, cells, columns, least)
     chooser = _chooser(columns, cells.num_genes)
@@ -71,6 +75,26 @@ def predict(
     types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
     types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
     return Predicted(out, len(table), types, len(columns), int((columns >= 0).sum()))
+
+
+def _open(data: str, options: dict[str, Any]) -> Cells:
+    given = {name: value for name, value in options.items() if (name, value) != ("totals", SUM)}
+    return open_cells(
+        Source.from_dict({"name": Path(data).stem, "paths": [places.absolute(data)], "label": None, **given})
+    )
+
+
+def _check_totals(trained: dict[str, Any], cells: Cells) -> None:
+    """RequestError where the file's own sums may not be what totals were in training; nobody has said that they are."""
+    typical = float(np.median(cells.totals))
+    if trained["column"] is None and trained["median"] / ALIKE <= typical <= trained["median"] * ALIKE:
+        return
+    was = "the sum of the file" if trained["column"] is None else f"the column {trained['column']!r}"
+    raise RequestError(
+        f"{cells.source.paths[0]}: this network goes by a cell's counts over all genes measured. In training that was "
+        f"{was} (median {trained['median']:,.0f}); this file's own sums have a median of {typical:,.0f}. Name the "
+        f"column of obs that holds the totals with --totals, or say --totals {SUM} if the file has every gene measured"
+    )
 
 
 def _check_genes(wanted: list[str], cells: Cells, columns: np.ndarray, least: float) -> None:

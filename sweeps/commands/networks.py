@@ -22,6 +22,10 @@ from sweeps.commands.options import (
     of_values,
 )
 
+Totals = Annotated[
+    str | None, typer.Option(help="Column of obs with counts per cell over all genes measured; `sum`: all are here.")
+]
+
 
 def predict(
     data: Annotated[str, typer.Argument(help="An h5ad file with the cells to annotate.", show_default=False)],
@@ -35,6 +39,7 @@ def predict(
     gene_names: GeneNames = None,
     duplicates: Duplicates = None,
     empty_cells: Empty = None,
+    totals: Totals = None,
     min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
@@ -49,12 +54,12 @@ def predict(
     if (run is None) == (checkpoint is None):
         raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
     given = {"layer": layer, "gene_names": gene_names, "duplicates": duplicates, "empty_cells": empty_cells}
+    given |= {"totals": totals}
     options = {key: value for key, value in given.items() if value is not None} | of_values(values, base, target_sum)
     place = nullcontext(checkpoint) if run is None else predicting.checkpoint_of(run, storage, tracking_uri)
     screen = Progress(console())
     with place as folder:
-        annotating = partial(screen.count, "annotating")
-        predicting.show(predicting.predict(folder, data, options, out, min_genes, annotating))
+        predicting.show(predicting.predict(folder, data, options, out, min_genes, partial(screen.count, "annotating")))
 
 
 def promote(

@@ -54,6 +54,11 @@ class OnColumns:
         return self.encoder(sparse.csr_matrix(counts[:, self.columns]), rng, totals=totals)
 
 
+def described_totals(cells: Any) -> dict[str, Any]:
+    """Return what a cell's total was: a column of obs, or (None) the sum of the file's genes; its median over cells."""
+    return {"column": getattr(getattr(cells, "source", None), "totals", None), "median": float(np.median(cells.totals))}
+
+
 class Preparation:
     """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`."""
 
@@ -185,9 +190,10 @@ class Preparation:
 
     def _encoding(self, config: Config, job: Job) -> Path:
         """Return the file that says how cells were encoded, which whoever uses the trained model needs."""
-        path = self.storage / "genes" / f"encoding-{job.folder.name}.json"
+        path = self.storage / "genes" / f"encoding-2-{job.folder.name}.json"
         if not path.exists():
             made_of = self._encoder(config)[1] | {"identity": job.encoder.identity}
+            made_of["totals"] = described_totals(self.cells[config["dataset"]])
             publish(path, json.dumps(made_of, ensure_ascii=False).encode())
         return path
 

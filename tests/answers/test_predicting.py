@@ -41,9 +41,9 @@ def trials(tmp_path_factory, ray_here) -> dict[str, Path]:
     return {name: train(root, f"{name}: {{size: tiny, epochs: 2}}") for name in NETWORKS}
 
 
-def train(root: Path, model: str) -> Path:
+def train(root: Path, model: str, text: str = SWEEP) -> Path:
     """Return the directory of a finished trial on root/cells.h5ad."""
-    sweep = parse(SWEEP.format(path=root / "cells.h5ad", models=model), root / "annotators.yaml")
+    sweep = parse(text.format(path=root / "cells.h5ad", models=model), root / "annotators.yaml")
     (trial,) = sweep.trials()
     (paths,) = prepare([trial.config()], open_datasets(sweep, root), root)
     directory = root / "trials" / trial.key
@@ -96,6 +96,43 @@ def test_what_stayed_frozen_comes_from_the_weights_it_was_trained_on(model, tria
     shutil.rmtree(folder)
     with pytest.raises(RequestError, match=f"{folder}"):
         annotate(directory, new_cells, tmp_path / "out.parquet")
+
+
+@pytest.fixture(scope="module")
+def cut_cells(tmp_path_factory) -> Path:
+    """A file of few of the genes measured, with the counts over all of them in a column: as pbmc68k_reduced is."""
+    path = write(tmp_path_factory.mktemp("cut") / "all.h5ad")
+    cells = anndata.read_h5ad(path)
+    cells.obs["n_counts"] = np.asarray(cells.X.sum(1)).ravel() * 100
+    cells.write_h5ad(path.with_name("cells.h5ad"))
+    return path.with_name("cells.h5ad")
+
+
+def test_totals_of_the_training_are_asked_for_where_they_matter(cut_cells, tmp_path, ray_here):
+    """They were forgotten: cells were annotated by the sums of the file, here a hundredth of what training had."""
+    text = SWEEP.replace("label: celltype", "label: celltype, totals: n_counts")
+    directory = train(cut_cells.parent, "scbert: {size: tiny, epochs: 2}", text)
+    theirs = pd.read_parquet(directory / "predictions.parquet").set_index("cell_id").filter(like="p_")
+    with pytest.raises(RequestError, match="the column 'n_counts'.*--totals, or say --totals sum"):
+        annotate(directory, cut_cells, tmp_path / "out.parquet")
+    found = {}
+    for totals in ("n_counts", "sum"):
+        annotate(directory, cut_cells, tmp_path / "out.parquet", totals=totals)
+        found[totals] = pd.read_parquet(tmp_path / "out.parquet").set_index("cell_id").loc[theirs.index, theirs.columns]
+    np.testing.assert_allclose(found["n_counts"], theirs, atol=1e-6)
+    assert np.abs(found["sum"] - theirs).to_numpy().max() > 1e-3
+
+
+def test_a_file_of_sums_of_another_size_than_the_trainings_is_asked_about(trials, new_cells, tmp_path):
+    cells = anndata.read_h5ad(new_cells)
+    cells.X = cells.X * 20
+    cells.write_h5ad(tmp_path / "deep.h5ad")
+    with pytest.raises(RequestError, match="the sum of the file .median"):
+        annotate(trials["scbert"], tmp_path / "deep.h5ad", tmp_path / "out.csv")
+    assert annotate(trials["scbert"], tmp_path / "deep.h5ad", tmp_path / "out.csv", totals="sum").num_cells == 90
+    assert annotate(trials["scgpt"], tmp_path / "deep.h5ad", tmp_path / "out.csv").num_cells == 90, (
+        "has no need of them"
+    )
 
 
 def test_annotating_again_says_the_same_and_csv_will_do(trials, new_cells, tmp_path):

@@ -269,4 +269,5 @@ SPEC = ModelSpec(
     head=HEAD,
     files=FILES,
     signature=(CHECKPOINT, TABLE),
+    needs_totals=True,
 )
