@@ -79,7 +79,7 @@ def trainer_of(case: Case, scene: Scene, network: nn.Module | None = None, **rec
     from trainables.training.loop import Trainer
 
     spec = get(case.model)
-    wanted = spec.recipe(True, "official").model_copy(update=case.recipe | recipe)
+    wanted = spec.recipe(None, "official").model_copy(update=case.recipe | recipe)
     torch.manual_seed(0)
     network = case.build() if network is None else network
     return Trainer(network, wanted, cross_entropy, feed_of(case, wanted.batch_size), 0, scene.device)
