@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 READY := $(VENV)/.ready-$(subst /,_,$(PYTHON))
+PIP := $(VENV)/bin/pip install --quiet --constraint requirements-lock.txt
 
 .PHONY: demo test lint docs figure clean
 
@@ -25,17 +26,17 @@ figure: $(READY)
 	$(VENV)/bin/cellskew run docs/figures/few-cells.yaml
 	$(VENV)/bin/python benchmarks/figure.py few-cells
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements-lock.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "cellskew needs Python 3.11 or newer; $(PYTHON) is older. Try: PYTHON=python3.12 make demo"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet -e .
-	$(VENV)/bin/pip install --quiet --no-deps scgpt==0.2.4
+	$(PIP) $(TORCH)
+	$(PIP) -e .
+	$(PIP) --no-deps scgpt==0.2.4
 	@touch $@
 
 $(READY)-dev: $(READY)
-	$(VENV)/bin/pip install --quiet -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 clean:

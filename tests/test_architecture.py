@@ -31,7 +31,7 @@ ROOMS = {  # a folder -> the folders of its package that its files may import; f
     "trainables.networks": {},
     "trainables.models": {"networks"},
     "trainables.training": {},
-    "trainables.trial": {"training"},
+    "trainables.trial": {"networks", "training"},
     "sweeps.file": {},
     "sweeps.cluster": {"file"},
     "sweeps.tracking": {"file"},

@@ -23,9 +23,9 @@ def test_a_key_nobody_reads_is_refused_with_the_one_that_was_meant(given):
 def test_all_mistakes_are_told_at_once(given):
     del given["split"]
     with pytest.raises(RequestError) as caught:
-        read(given | {"threads": 0, "device": "tpu", "zzz": 1})
+        read(given | {"gpu_share": 2, "device": "tpu", "zzz": 1})
     said = str(caught.value)
-    assert all(word in said for word in ("split", "threads", "device", "'zzz'; known are key"))
+    assert all(word in said for word in ("split", "gpu_share", "device", "'zzz'; known are key"))
 
 
 def test_what_is_left_out_has_one_default_and_nothing_can_be_changed(given):

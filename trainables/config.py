@@ -40,7 +40,6 @@ class TrialConfig(BaseModel):
     generated: Path | None = None
     distances: Path | None = None
     rows: Path | None = None
-    threads: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: float = Field(1.0, ge=0, le=1)
     checkpoint_every: int | Literal["auto"] = 1
@@ -57,6 +56,11 @@ class TrialConfig(BaseModel):
         differ in skew, strategy or loss share these draws, so that their differences are those of what is compared.
         """
         return derive(self.split["seed"], stage, self.seed)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of torch and BLAS: part of what a network's trial is, one for a baseline."""
+        return self.recipe.get("threads", 1)
 
     def public(self) -> dict[str, Any]:
         """Return everything that a reader of the trial's config.yaml may want to know, plain."""

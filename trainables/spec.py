@@ -57,6 +57,8 @@ class Recipe(BaseModel):
     patience: int | None = Field(None, ge=1, description="stop after so many rounds without a better selection metric")
     select: Literal["val_macro_f1", "val_loss", "val_accuracy"] = "val_macro_f1"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tf32: bool = Field(False, description="on a GPU float32 products of factors rounded to 10 bits, as published runs")
+    threads: int = Field(1, ge=1, description="of a CPU, for one trial: sums over other parts round otherwise")
     crt_epochs: int = Field(0, ge=0, description="rounds in which only the head is retrained on class-balanced rows")
 
     @field_validator("steps")

@@ -22,7 +22,7 @@ def share_is_kept(scene: Scene, share: float = 0.25) -> Record:
     """Allocate GiB by GiB under the product's own setting until torch refuses."""
     if scene.rehearse:
         raise Skip("needs CUDA")
-    from trainables.trial.memory import begin
+    from trainables.cost import begin
 
     begin(True, share)
     held: list[torch.Tensor] = []

@@ -15,7 +15,7 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
 
-VERSION = 1  # raise it when the same kind of trial comes to need another amount
+VERSION = 2  # raise it when the same kind of trial comes to need another amount
 HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments
 MOST = 20  # trials on one GPU
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on

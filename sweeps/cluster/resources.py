@@ -12,7 +12,7 @@ def own_cpus() -> int:
 
 
 def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0) -> dict[str, float]:
-    """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else 1 CPU, and for a network `gpu: auto`.
+    """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else a CPU per thread, and for a network `gpu: auto`.
 
     `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU. Every share is
     an n-th of a GPU (`nth`).
@@ -20,7 +20,8 @@ def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0)
     asked = trial.resources
     given = 0.0 if asked.gpu in (None, "auto") else float(asked.gpu)
     gpu = measured * has_gpus(nodes) if is_auto(trial) else given
-    return {"cpu": 1.0 if asked.cpu is None else float(asked.cpu), "gpu": nth(gpu)}
+    threads = trial.described["recipe"]["threads"] if trial.has_checkpoint else 1
+    return {"cpu": float(threads if asked.cpu is None else asked.cpu), "gpu": nth(gpu)}
 
 
 def is_auto(trial: Trial) -> bool:

@@ -227,7 +227,7 @@ class _Drive:
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]
     ) -> Job:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
-        config |= {"threads": max(1, int(share["cpu"])), "device": resources.device_of(share)}
+        config |= {"device": resources.device_of(share)}
         config["gpu_share"] = share["gpu"]
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}

@@ -34,7 +34,9 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
                 _start_over(directory)
             final = _train_on(job.config, send, trainable, directory)
             _upload(job)
-        send({"final": final, "where": machine()})
+        tags = final.get("tags", {})  # how it was computed
+        numbers = {name: value for name, value in final.items() if name != "tags"}
+        send({"final": numbers, "where": machine() | tags})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
 

@@ -11,11 +11,12 @@ from conftest import trial_config
 
 from sweeps.cluster import packing
 from sweeps.drive import converge, launch
+from trainables import cost
 from trainables.config import read
 from trainables.material import open_material
 from trainables.spec import get, names
 from trainables.training import training
-from trainables.trial import memory, profile
+from trainables.trial import profile
 from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
@@ -152,12 +153,12 @@ def test_the_rehearsal_takes_two_steps_on_the_longest_cells(tmp_path, model):
 
 def test_a_network_keeps_to_its_share_and_what_runs_on_a_cpu_leaves_the_gpu_alone(tmp_path, monkeypatch):
     limits = []
-    device = type("Device", (), {"total_memory": 60 * memory.GIB})
+    device = type("Device", (), {"total_memory": 60 * cost.GIB})
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: device)
     for share in (0.25, 1.0, 0.0, 0.005):
-        memory.begin(True, share)
+        cost.begin(True, share)
     assert limits == [pytest.approx(0.24), 1.0, 1.0, 0.01]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for model, device in (("majority", "auto"), ("scgpt", "cpu")):

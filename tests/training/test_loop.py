@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.feed import Feed
+from trainables.budget import Budget
 from trainables.spec import Recipe
 from trainables.training.device import MicroBatch, choose_device, precision_of
 from trainables.training.loop import NonFiniteLoss, Trainer
+from trainables.training.passes import Passes
 from trainables.training.schedule import MIN_COSINE, learning_rate
 
 CPU = torch.device("cpu")
@@ -295,3 +297,40 @@ def test_numbers_that_a_card_only_emulates_are_not_chosen(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", says)
         assert precision_of(Recipe(), torch.device("cuda")) is wanted
     assert precision_of(Recipe(), CPU) is precision_of(Recipe(precision="float32"), torch.device("cuda"))
+
+
+class OneByOne(Linear):
+    """A network whose cells don't depend on their neighbours; notes how many go through it together."""
+
+    cells_are_independent = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, values):
+        self.seen.append(len(values))
+        return self.layer(values)
+
+
+@pytest.mark.parametrize("budget", ["epochs", "steps"])
+def test_batches_of_one_are_fused_on_a_gpu_into_the_same_steps(monkeypatch, budget):
+    recipe = Recipe(batch_size=1, accumulate=30, clip=None, precision="float32", learning_rate=0.01, budget=budget)
+
+    def trained() -> tuple[torch.Tensor, int, int]:
+        torch.manual_seed(0)
+        trainer = make_trainer(recipe, OneByOne())
+        if budget == "epochs":
+            trainer.train(np.arange(64), 0)
+        else:
+            trainer.train_steps(Passes(lambda number: np.random.default_rng(number).permutation(64)), Budget(3, 1), 0)
+        most = max(trainer.network.seen)
+        assert trainer.predict(np.arange(64)).shape == (64, 2)
+        return trainer.network.layer.weight.detach(), trainer.steps, most
+
+    alone = trained()
+    monkeypatch.setattr(Trainer, "on_gpu", True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    fused = trained()
+    assert torch.allclose(alone[0], fused[0], atol=1e-6) and alone[1] == fused[1] == 3
+    assert (alone[2], fused[2]) == (1, 15), "the largest divisor of 30 up to 20"

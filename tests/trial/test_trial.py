@@ -12,6 +12,7 @@ import torch
 from conftest import trial_config
 
 from trainables.config import read
+from trainables.cost import Cost
 from trainables.material import open_material
 from trainables.spec import get, names
 from trainables.training import checkpoint as checkpoints
@@ -247,7 +248,7 @@ def test_on_balanced_rows_the_second_stage_weighs_classes_alike(tmp_path):
     losses = []
     for kind in ("cross_entropy", "logit_adjusted"):
         config = trial_config(tmp_path / kind, "scgpt", loss={"kind": kind}, **changes)
-        trained = _Run(get("scgpt"), read(config), open_material(read(config)))
+        trained = _Run(get("scgpt"), read(config), open_material(read(config)), Cost(on_gpu=False))
         first = trained.trainer.loss
         while trained.goes_on():
             trained.one_round()
@@ -341,3 +342,40 @@ def test_every_split_starts_from_weights_of_its_own(tmp_path):
         drawn.append(torch.cat([parameter.detach().ravel() for parameter in network.parameters()]))
     assert torch.equal(drawn[0], drawn[1]), "what is compared within a split starts alike"
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("model", names())
+def test_how_a_trial_was_computed_is_told_with_its_result(tmp_path, model):
+    final, _ = run(trial_config(tmp_path, model))
+    tags = final["tags"]
+    assert tags["device"] == "cpu" and tags["threads"] == "1"
+    assert tags["instructions"] == torch.backends.cpu.get_cpu_capability()
+    if get(model).kind == "network":
+        assert tags["precision"] == "float32"
+        assert ("CPU: " in tags["attention"]) == (model != "scbert"), "scBERT's attention has no kernel to choose"
+
+
+def test_the_threads_are_those_of_the_recipe_and_change_nothing_outside(tmp_path):
+    before = torch.get_num_threads()
+    final, _ = run(trial_config(tmp_path, "scgpt", recipe={"epochs": 1, "threads": 2}))
+    assert final["tags"]["threads"] == "2" and torch.get_num_threads() == before
+
+
+def test_what_a_resumed_trial_cost_is_the_sum_of_its_legs(tmp_path, monkeypatch):
+    config = trial_config(tmp_path, "scgpt")
+    run(config, die_after=2)
+    path = checkpoints.newest(Path(config["directory"]))
+    state = checkpoints.load(path)
+    assert state["legs"]["trial_seconds"] > 0 < state["legs"]["peak_memory_gb"]
+    earlier = {"trial_seconds": 1000.0, "peak_memory_gb": 77.0}
+    monkeypatch.setattr(checkpoints, "load", lambda folder: state | {"legs": earlier})
+    final = run_trial(config, Reports(), path)
+    assert final["trial_seconds"] > 1000 and final["peak_memory_gb"] == 77
+
+
+def test_new_cells_are_predicted_by_the_recipe_that_trained(tmp_path):
+    recipe = {"epochs": 1, "batch_size": 5, "precision": "bfloat16"}
+    config = trial_config(tmp_path, "scgpt", recipe=recipe)
+    run(config)
+    described = json.loads((Path(config["directory"]) / "checkpoint" / "model.json").read_text())
+    assert {name: described["recipe"][name] for name in recipe} == recipe and described["micro_batch"] == 5

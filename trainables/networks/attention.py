@@ -60,12 +60,12 @@ def cells_of(offsets_B1: Tensor, longest: int | None = None) -> Cells:
 
 def attend(qkv_T3HD: Tensor, cells: Cells, dropout: float = 0.0) -> Tensor:
     """Return softmax(q kᵀ / √D) v within each cell, [T, H, D]; `dropout` is applied to the probabilities."""
-    if on_cpu(qkv_T3HD) and dropout > 0:
-        return _Blocked.apply(qkv_T3HD, cells.lengths, dropout)
     if on_cpu(qkv_T3HD):
-        return _per_cell(qkv_T3HD, cells.lengths)
+        _used.add("CPU: blocked softmax" if dropout > 0 else "CPU: SDPA per cell")
+        blocked = _Blocked.apply
+        return blocked(qkv_T3HD, cells.lengths, dropout) if dropout > 0 else _per_cell(qkv_T3HD, cells.lengths)
     q_THD, k_THD, v_THD = qkv_T3HD.unbind(1)
-    kernel = cuda_kernel(qkv_T3HD.dtype, dropout)
+    kernel = _noted(cuda_kernel(qkv_T3HD.dtype, dropout))
     offsets = cells.cumulative_B1
     return kernel(q_THD, k_THD, v_THD, offsets, offsets, cells.longest, cells.longest, dropout)
 
@@ -75,7 +75,7 @@ def attend_first(q_BHD: Tensor, kv_T2HD: Tensor, cells: Cells, dropout: float = 
     k_THD, v_THD = kv_T2HD.unbind(1)
     if on_cpu(q_BHD):
         return _first(q_BHD, k_THD, v_THD, cells, dropout)
-    kernel = cuda_kernel(q_BHD.dtype, dropout)
+    kernel = _noted(cuda_kernel(q_BHD.dtype, dropout))
     return kernel(q_BHD, k_THD, v_THD, cells.singles_B1, cells.cumulative_B1, 1, cells.longest, dropout)
 
 
@@ -142,6 +142,44 @@ def _nested(q, k, v, offsets_q, offsets_k, longest_q: int, longest_k: int, dropo
     )
     out = functional.scaled_dot_product_attention(*heads_first, dropout_p=dropout)
     return out.transpose(1, 2).values()
+
+
+# --- which of them were used
+
+KERNELS = {
+    "_flash": "flash-attn",
+    "_varlen": "torch's flash kernel",
+    "_nested": "SDPA over nested tensors",
+    "_cell_by_cell": "SDPA per cell",
+}
+_used: set[str] = set()
+
+
+def forget_used() -> None:
+    """Begin to note anew which kernels are used."""
+    _used.clear()
+
+
+def used() -> str:
+    """Return the kernels used since `forget_used`, and why flash-attn isn't among them; "" without attention."""
+    names = ", ".join(sorted(_used))
+    instead = _used & set(KERNELS.values()) and KERNELS["_flash"] not in _used
+    return f"{names} ({_why_no_flash()})" if instead else names
+
+
+def _noted(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    _used.add(KERNELS.get(kernel.__name__, "another kernel"))
+    return kernel
+
+
+def _why_no_flash() -> str:
+    if not has_flash_instructions():
+        return "no flash-attn: the card is older than Ampere"
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError as error:
+        return f"no flash-attn: {str(error).splitlines()[0]}"
+    return "no flash-attn: it takes numbers of 16 bits only"
 
 
 # --- CPU

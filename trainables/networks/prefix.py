@@ -10,8 +10,8 @@ from torch import Tensor
 class PrefixCache:
     """Tensors [L, E] by a cell's tokens, in the host's memory, up to `gigabytes`; cells beyond that are computed anew.
 
-    Emptied when `version` changes, the sign that something before the first trained block did. With a GPU each look-up
-    makes the host wait for it once, little beside the blocks whose work is saved.
+    Emptied when `version` changes, the sign that something before the first trained block did. With a GPU they lie in
+    pinned memory and travel beside the work; each look-up makes the host wait once, for the tokens.
     """
 
     def __init__(self, gigabytes: float) -> None:
@@ -40,5 +40,16 @@ class PrefixCache:
         for key, cell in zip(keys, cells, strict=True):
             size = cell.numel() * cell.element_size()
             if key not in self.kept and size <= self.room:
-                self.kept[key] = cell.detach().cpu().clone()
+                self.kept[key] = _on_host(cell.detach())
                 self.room -= size
+
+
+def _on_host(cell: Tensor) -> Tensor:
+    """Return a copy of its own in the host's memory, pinned where it comes from a GPU and there is room for that."""
+    if cell.device.type == "cpu":
+        return cell.clone()
+    try:
+        kept = torch.empty(cell.shape, dtype=cell.dtype, pin_memory=True)
+    except RuntimeError:  # no pinned memory left
+        kept = torch.empty(cell.shape, dtype=cell.dtype)
+    return kept.copy_(cell)

@@ -44,6 +44,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
+def allow_tf32(device: torch.device, allowed: bool) -> None:
+    """Let a GPU round the factors of float32 products to 10 bits, or forbid it."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+
+
 def device_name(device: torch.device) -> str:
     """Return what the device is called: the GPU's name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

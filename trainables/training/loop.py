@@ -20,7 +20,7 @@ from data_pipeline.shards.feed import Batch, Feed
 from trainables.budget import Budget, steps_per_pass
 from trainables.spec import Recipe
 from trainables.training import checkpoint
-from trainables.training.device import MicroBatch, autocast, move, pinned_batch, precision_of
+from trainables.training.device import MicroBatch, allow_tf32, autocast, device_name, move, pinned_batch, precision_of
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
 from trainables.training.schedule import learning_rate
@@ -77,12 +77,13 @@ class Trainer:
     shuffle: bool = True
     steps: int = 0
     carry: list[np.ndarray] = field(default_factory=list)
+    at_once: MicroBatch | None = None
 
     def __post_init__(self) -> None:
         self.network.to(self.device)
         self._non_finite = torch.zeros((), device=self.device)
         self.start(self.recipe)
-        self._at_once = MicroBatch(self.feed.batch_size)
+        self._at_once = MicroBatch(self.feed.batch_size) if self.at_once is None else self.at_once
 
     @property
     def on_gpu(self) -> bool:
@@ -100,6 +101,7 @@ class Trainer:
     def start(self, recipe: Recipe, seed: int | None = None) -> None:
         """Begin anew with a fresh optimiser over the parameters that are trainable now, and with another seed."""
         self.recipe, self.seed = recipe, self.seed if seed is None else seed
+        allow_tf32(self.device, recipe.tf32)
         self.fused = self._fusible(recipe)
         if self.fused > 1:
             self.feed = dataclasses.replace(self.feed, batch_size=self.fused)
@@ -113,6 +115,11 @@ class Trainer:
         if not (self.on_gpu and recipe.batch_size == 1 and getattr(self.network, "cells_are_independent", False)):
             return 1
         return max(number for number in range(1, FUSED + 1) if recipe.accumulate % number == 0)
+
+    def tags(self) -> dict[str, str]:
+        """Return in which numbers and on what the network is computed."""
+        rounded = " with TF32 products" if self.on_gpu and self.recipe.tf32 else ""
+        return {"precision": str(self._dtype()).removeprefix("torch.") + rounded, "device": device_name(self.device)}
 
     def state(self) -> dict[str, Any]:
         """Return what, with the tensors of weights and optimiser, fixes how the training goes on; JSON-able."""

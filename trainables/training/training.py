@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from trainables import protocol
 from trainables.config import TrialConfig
+from trainables.cost import Cost
 from trainables.losses import Loss, loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
@@ -38,16 +39,18 @@ class Trained:
     best_round: int
     base: str  # hash of the frozen parameters
     loss: Loss  # of the last stage: what the logits have learnt
+    recipe: Recipe
+    tags: dict[str, str]  # how it was computed: precision, device
 
 
 def train_network(
-    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, start: Path | None
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, start: Path | None, cost: Cost
 ) -> Trained:
     """Train `spec`'s network on the material, reporting every round; go on from checkpoint `start`.
 
-    Which rounds are saved, `checkpoint_every` says (see checkpoint.Spacing).
+    Which rounds are saved, `checkpoint_every` says (see checkpoint.Spacing). cost: is told what earlier legs took.
     """
-    run = _Run(spec, config, material)
+    run = _Run(spec, config, material, cost)
     if start is not None:
         run.restore(start)
     for numbers in run.at.history:
@@ -59,7 +62,7 @@ def train_network(
 
 def rehearse(spec: ModelSpec, config: TrialConfig, material: Material) -> Trainer:
     """Take two steps, and predict, with the longest cells there are; returns the trainer, for the memory it took."""
-    trainer = _Run(spec, config, material).trainer
+    trainer = _Run(spec, config, material, Cost(False)).trainer
     trainer.recipe = trainer.recipe.model_copy(update={"accumulate": 1, "carry_accumulation": False})
     longest = np.argsort(-material.shards.lengths, kind="stable")[: trainer.feed.batch_size]
     for _ in range(2):
@@ -87,8 +90,8 @@ class _Place:
 class _Run:
     """One network in training: stage after stage, each until its budget is spent or its patience at an end."""
 
-    def __init__(self, spec: ModelSpec, config: TrialConfig, material: Material) -> None:
-        self.config, self.material = config, material
+    def __init__(self, spec: ModelSpec, config: TrialConfig, material: Material, cost: Cost) -> None:
+        self.config, self.material, self.cost = config, material, cost
         recipe, network = build(spec, config, material)
         self.stages = stages_of(recipe, material, spec.head)
         self.trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -173,31 +176,45 @@ class _Run:
         checkpoints.restore_weights(network, checkpoints.tensors(path, "weights.safetensors"))
         self.trainer.restore(state["trainer"], checkpoints.tensors(path, "optimizer.safetensors"))
         self.spacing.saved(state["cost"]["checkpoint_seconds"])
+        self.cost.add(state["legs"])
         self.best_tensors = checkpoints.tensors(path, "best.safetensors")
 
     def result(self) -> Trained:
         """Return the logits of the best round on validation and test cells."""
-        checkpoints.restore_weights(self.trainer.network, self.best_tensors)
+        trainer, history = self.trainer, self.at.history
+        checkpoints.restore_weights(trainer.network, self.best_tensors)
         begin = time.perf_counter()
         validation = self._predict(self.material.validation)
         test = self._predict(self.material.test)
+        best_round = len(history) - self.at.since_best
+        numbers = self._totals() | {"predict_seconds": time.perf_counter() - begin, "best_round": best_round}
+        return Trained(
+            validation_logits=validation,
+            test_logits=test,
+            numbers=numbers,
+            history=history,
+            best=self.best_tensors,
+            best_round=best_round,
+            base=self.base,
+            loss=trainer.loss,
+            recipe=trainer.recipe,
+            tags=trainer.tags(),
+        )
+
+    def _totals(self) -> dict[str, float]:
+        """Return the numbers of all rounds together."""
         history = self.at.history
         seconds = sum(numbers["seconds_per_epoch"] for numbers in history)
         cells = sum(numbers["cells"] for numbers in history)
-        best_round = len(history) - self.at.since_best
-        numbers = {
+        return {
             "seconds_per_epoch": seconds / len(history),
             "cells_per_second": cells / max(seconds, 1e-9),
-            "predict_seconds": time.perf_counter() - begin,
             "epochs_run": len(history),
-            "best_round": best_round,
             "optimizer_steps": self.trainer.steps,
             "cells_seen": cells,
             "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
-        loss = self.trainer.loss
-        return Trained(validation, test, numbers, history, self.best_tensors, best_round, self.base, loss)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, float [n, C], as the loss reads the network's outputs."""
@@ -228,6 +245,7 @@ class _Run:
             "best.safetensors": self.best_tensors,
         }
         state = {"base": self.base, "at": dataclasses.asdict(self.at), "trainer": trainer.state()}
+        state["legs"] = self.cost.so_far()
         return checkpoints.save(self.config.directory, len(self.at.history), files, state)
 
     def _make_head_anew(self) -> None:

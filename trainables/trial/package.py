@@ -25,7 +25,7 @@ from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint
 from trainables.training.checkpoint import sha256, write_tensors
-from trainables.training.device import choose_device
+from trainables.training.device import MicroBatch, choose_device
 from trainables.training.loop import Trainer, seed_torch
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
@@ -58,7 +58,8 @@ def _describe(spec: ModelSpec, config: TrialConfig, material: Material, trained:
         "encoding": encoding,
         "weights": None if config.weights is None else str(config.weights),
         "base": trained.base,
-        "recipe": protocol.recipe_of(spec, config).model_dump(),
+        "recipe": trained.recipe.model_dump() | {"precision": trained.tags["precision"].split()[0]},
+        "micro_batch": trained.numbers["micro_batch"],
         "loss": config.loss,
         "loss_counts": trained.loss.counts_C.tolist(),
         "seed": config.stage_seed("init"),
@@ -75,6 +76,7 @@ class Annotator:
     described: dict[str, Any]
     encoder: Any
     network: Any
+    at_once: MicroBatch  # cells that fit into memory, as in training, or fewer
 
     @property
     def classes(self) -> list[str]:
@@ -93,7 +95,9 @@ class Annotator:
         encoded = self.encoder(counts, generator(0, "annotate", self.described["trial"], block), totals=totals)
         recipe = Recipe(**self.described["recipe"])
         feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
-        trainer = Trainer(self.network, recipe, None, feed, self.described["seed"], choose_device("auto"))
+        trainer = Trainer(
+            self.network, recipe, None, feed, self.described["seed"], choose_device("auto"), at_once=self.at_once
+        )
         outputs = trainer.predict(np.arange(len(encoded)))
         logits = loss_of(self.described["loss"], self.described["loss_counts"]).logits(outputs)
         return softmax(logits.astype(np.float64), axis=1)
@@ -115,7 +119,7 @@ def open_model(folder: Path) -> Annotator:
         raise RequestError(
             f"{folder}: was trained on other frozen weights than those in {weights}; put the first ones back there"
         )
-    return Annotator(spec, described, encoder, network)
+    return Annotator(spec, described, encoder, network, MicroBatch(described["micro_batch"]))
 
 
 def _description(folder: Path) -> dict[str, Any]:

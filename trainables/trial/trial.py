@@ -2,7 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import numpy as np
 from data_pipeline.atomic import publish
 from data_pipeline.seeds import generator
 from data_pipeline.shards.shards import iterate
-from trainables import protocol
+from trainables import cost, protocol
 from trainables import spec as registry
 from trainables.config import TrialConfig, read
-from trainables.losses import loss_of
+from trainables.losses import Loss, loss_of
 from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
 from trainables.trial import outcome
@@ -40,45 +42,82 @@ def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -
     return _run(told, report, checkpoint)
 
 
+@dataclass(frozen=True)
+class _Learnt:
+    """What a model has learnt: logits float [n, C] of validation and test cells under `loss`, numbers, tags."""
+
+    loss: Loss
+    history: list[dict[str, Any]]
+    numbers: dict[str, float]
+    validation_logits: np.ndarray
+    test_logits: np.ndarray
+    tags: dict[str, str]
+
+
 def _run(config: TrialConfig, report: Report, checkpoint: Path | None) -> dict[str, Any]:
     import torch
 
     from trainables.training.checkpoint import discard
     from trainables.training.device import choose_device
-    from trainables.trial import memory
 
-    begin = time.perf_counter()
-    torch.set_num_threads(config.threads)
     spec = registry.get(config.model)
     on_gpu = spec.kind == "network" and choose_device(config.device).type == "cuda"
-    memory.begin(on_gpu, config.gpu_share)
-    material = open_material(config)
-    train = _train_network if spec.kind == "network" else _fit_baseline
-    loss, history, numbers, validation, test = train(spec, config, material, report, checkpoint)
-    numbers |= outcome.conclude(config, material, loss.prior, validation, test)
-    numbers |= {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
-    numbers |= {"peak_memory_gb": memory.peak_gb(on_gpu), "trial_seconds": time.perf_counter() - begin, "final": 1}
-    numbers["epoch"] = len(history)
-    publish(config.directory / "result.json", json.dumps({"history": history, "final": numbers}).encode())
+    cost.begin(on_gpu, config.gpu_share)
+    bill = cost.Cost(on_gpu)
+    with _on_threads(config.threads):
+        material = open_material(config)
+        train = _train_network if spec.kind == "network" else _fit_baseline
+        learnt = train(spec, config, material, report, checkpoint, bill)
+        numbers = learnt.numbers | _evaluated(config, material, learnt)
+    numbers |= bill.so_far() | {"epoch": len(learnt.history), "final": 1}
+    computed = {"threads": str(config.threads), "instructions": torch.backends.cpu.get_cpu_capability()}
+    numbers["tags"] = learnt.tags | computed
+    publish(config.directory / "result.json", json.dumps({"history": learnt.history, "final": numbers}).encode())
     discard(config.directory)
     report(numbers, None)
     return numbers
 
 
+@contextmanager
+def _on_threads(number: int) -> Iterator[None]:
+    """Have torch and BLAS compute on so many threads while it lasts: another number rounds otherwise."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluated(config: TrialConfig, material: Material, learnt: _Learnt) -> dict[str, float]:
+    logits = (learnt.validation_logits, learnt.test_logits)
+    numbers = outcome.conclude(config, material, learnt.loss.prior, *logits)
+    return numbers | {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
+
+
 def _train_network(
-    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None
-) -> tuple:
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None, bill: cost.Cost
+) -> _Learnt:
+    from trainables.networks import attention
     from trainables.training.training import train_network
     from trainables.trial.package import publish_model
 
-    trained = train_network(spec, config, material, report, checkpoint)
+    attention.forget_used()
+    trained = train_network(spec, config, material, report, checkpoint, bill)
     publish_model(spec, config, material, trained)
-    return trained.loss, trained.history, trained.numbers, trained.validation_logits, trained.test_logits
+    logits = (trained.validation_logits, trained.test_logits)
+    return _Learnt(
+        trained.loss, trained.history, trained.numbers, *logits, trained.tags | {"attention": attention.used()}
+    )
 
 
 def _fit_baseline(
-    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None
-) -> tuple:
+    spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None, bill: cost.Cost
+) -> _Learnt:
     """Fit a model that has no epochs; its time is that of the fit alone, as a network's is that of its steps."""
     options, _ = protocol.apply(config.defects, config.options, {})
     options = spec.options(**options).model_dump()
@@ -96,7 +135,7 @@ def _fit_baseline(
     seconds = time.perf_counter() - begin
     logits = [_baseline_logits(model, material, part) for part in (validation, material.test)]
     numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
-    return loss, [], numbers, *logits
+    return _Learnt(loss, [], numbers, *logits, {"device": "cpu"})
 
 
 def _baseline_logits(model: Any, material: Material, rows: np.ndarray) -> np.ndarray:
