@@ -2,6 +2,7 @@
 the counts are."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,9 +10,13 @@ from data_pipeline.reading import hdf5, inspection, matrix, places
 from data_pipeline.reading.recognition import recognise
 from data_pipeline.reading.source import Source, Values
 
+if TYPE_CHECKING:
+    import h5py
+
 DONOR_WORDS = ("donor", "patient", "individual", "subject", "participant")
 FEWEST_DONORS = 3  # one each for training, validation and test
 SAMPLE = 200  # cells looked at to recognise log values
+NUMBERS = 100_000  # looked at to see whether a matrix holds counts
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ def look(path: str, layer: str | None = None) -> Likely:
     RequestError if the file has no tables or no matrix.
     """
     with places.open_hdf5(path) as file:
-        if layer is None and "obs" in file:
-            layer = _layer(path, hdf5.layers(file))
+        if layer is None:
+            layer = _layer(file)
     inspection.inspect(path, Source("file", (path,), None, layer))
     with places.open_hdf5(path) as file:
         labels = inspection.label_columns(file["obs"])
@@ -44,12 +49,20 @@ def look(path: str, layer: str | None = None) -> Likely:
     return Likely([found for found in named if found not in donors], donors, layer, values)
 
 
-def _layer(path: str, there: list[str | None]) -> str | None:
-    """Return where counts are: in X if they may be, else in the layer whose name says so, else in any."""
-    whole = inspection.count_layers(path, layer="")
+def _layer(file: "h5py.Group") -> str | None:
+    """Return where counts are: in X if there are some, else in the layer whose name says so, else in any."""
+    there = hdf5.layers(file)
+    whole = [name for name in there if _is_whole(hdf5.find_matrix(file, name))]
     if None in whole or not whole:
         return None if None in there or not there else there[0]
     return min(whole, key=lambda name: ("count" not in name.lower(), name != "raw"))
+
+
+def _is_whole(element: "hdf5.Element") -> bool:
+    """Tell whether the first numbers of a matrix, in whatever order it holds them, are whole and none is negative."""
+    is_dense = hasattr(element, "dtype")
+    first = element[: max(1, NUMBERS // element.shape[1])] if is_dense else element["data"][:NUMBERS]
+    return bool(np.all(first >= 0) and np.all(first == np.rint(first)))
 
 
 def _is_named(column: str, words: tuple[str, ...]) -> bool:

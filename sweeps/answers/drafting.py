@@ -46,8 +46,9 @@ def draft(data: str, options: dict[str, Any], storage: Path) -> str:
     is_listed = data in catalog.entries() and not Path(data).exists()
     entry, why = ({"name": data}, {}) if is_listed else _described(data, options)
     cells = open_cells(catalog.resolve(entry, storage))
-    if "donor" in why and not _can_be_had(cells, {"kind": "natural"}):
+    if "donor" in why and not _has_every_type(cells):
         del entry["donor"]
+        why["label"] = f"{why.get('label', 'as given')}; by whole donors some types would lack training cells"
         cells = open_cells(catalog.resolve(entry, storage))
     if not is_listed:
         _explain_drops(entry, why, cells)
@@ -71,7 +72,7 @@ def _described(data: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict
         why["donor"] = f"guessed: {number:,} values; whole donors are held out, so that the test is on new ones"
     if seen.layer is not None and "layer" not in options:
         entry["layer"], why["layer"] = seen.layer, "X holds no counts"
-    if seen.values.kind != "counts":
+    if "values" not in options and seen.values.kind != "counts":
         entry["values"] = {"kind": "log1p", "base": seen.values.base, "target_sum": seen.values.target_sum}
         why["values"] = "recognised; with raw counts, strategies that make cells could be used as well"
     entry |= {"unlabelled": "drop", "empty_cells": "drop"}
@@ -176,6 +177,16 @@ def _train(cells: Cells) -> np.ndarray:
 
 def _chosen(cells: Cells, skew: dict[str, Any], seed: int) -> choice.Rows:
     return choice.choose(cells.labels, cells.classes, {"seed": seed, **SPLITS}, skew, cells.donors, cells.fixed_test)
+
+
+def _has_every_type(cells: Cells) -> bool:
+    """Tell whether every type that can be trained on is, in every split."""
+    counts = np.bincount(cells.labels, minlength=len(cells.classes))
+    try:
+        parts = [_chosen(cells, {"kind": "natural"}, seed).counts(cells.labels, len(counts)) for seed in SEEDS]
+    except RequestError:
+        return False
+    return all((part["train"][counts >= FEW_CELLS] > 0).all() for part in parts)
 
 
 def _can_be_had(cells: Cells, skew: dict[str, Any]) -> bool:

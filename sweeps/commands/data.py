@@ -32,6 +32,9 @@ def init(
     label: Label = None,
     donor: Donor = None,
     layer: Layer = None,
+    values: Kind = "counts",
+    base: Base = "e",
+    target_sum: Target = 1e4,
     gene_names: GeneNames = None,
     duplicates: Duplicates = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
@@ -46,7 +49,8 @@ def init(
     if str(out) != "-" and out.exists() and not force:
         raise RequestError(f"{out} is there already; choose another name with -o, or overwrite it with --force")
     given = {"label": label, "donor": donor, "layer": layer, "gene_names": gene_names, "duplicates": duplicates}
-    text = drafting.draft(data, {key: value for key, value in given.items() if value is not None}, storage)
+    options = {key: value for key, value in given.items() if value is not None} | of_values(values, base, target_sum)
+    text = drafting.draft(data, options, storage)
     if str(out) == "-":
         print(text, end="")
         return

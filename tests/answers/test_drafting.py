@@ -1,5 +1,6 @@
 """`cellskew init`: for ordinary files the draft passes `plan` as it is, and says what it guessed."""
 
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def file_of(path: Path, sizes: list[int], names: list[str] | None = None, **part
     counts, _ = counts_like(len(labels), 40, len(sizes))
     x = parts.pop("make", lambda counts: counts)(counts)
     obs = {"cell_type": np.array(names, dtype=object)[labels]} | parts.pop("obs", {})
-    given = {"layers": {name: counts for name in parts.pop("counts_in", [])}}
+    layout = parts.pop("layout", lambda counts: counts)
+    given = {"layers": {name: layout(counts) for name in parts.pop("counts_in", [])}}
     return write(path, x, obs, cells=[f"c{i}" for i in range(len(labels))], **given, **parts)
 
 
@@ -69,6 +71,16 @@ def test_counts_are_found_in_a_layer(tmp_path):
     assert "layer: raw_counts    # X holds no counts" in text
 
 
+@pytest.mark.parametrize("in_layer", [True, False])
+@pytest.mark.parametrize("turned", ["tocsr", "tocsc", "toarray"])
+def test_counts_are_found_however_they_are_stored(tmp_path, turned, in_layer):
+    turn = methodcaller(turned)
+    parts = {"make": log1p, "counts_in": ["counts"], "layout": turn} if in_layer else {"make": turn}
+    _, said, _ = drafted(file_of(tmp_path / "cells.h5ad", [60, 40], **parts), tmp_path)
+    assert said["datasets"][0].get("layer") == ("counts" if in_layer else None)
+    assert "values" not in said["datasets"][0]
+
+
 @pytest.mark.parametrize(("base", "target"), [(np.e, 1e4), (2, 1e6)])
 def test_log_values_are_recognised(tmp_path, base, target):
     data = file_of(tmp_path / "cells.h5ad", [60, 40], make=lambda counts: log1p(counts, base, target))
@@ -84,11 +96,12 @@ def test_donors_are_found_and_held_out_whole(tmp_path):
     assert any("test donors: P " in note for note in plan.notes)
 
 
-@pytest.mark.parametrize("lacking", ["two of them", "some cells have none"])
+@pytest.mark.parametrize("lacking", ["two of them", "some cells have none", "each has a type of its own"])
 def test_donors_that_cannot_be_split_by_are_left_out(tmp_path, lacking):
     donors = np.array([f"P{i % (2 if lacking == 'two of them' else 5)}" for i in range(300)], dtype=object)
     donors[:7] = None if lacking == "some cells have none" else donors[:7]
-    _, said, _ = drafted(file_of(tmp_path / "cells.h5ad", [200, 100], obs={"donor": donors}), tmp_path)
+    donors = np.repeat(["P1", "P2", "P3"], [150, 100, 50]) if lacking == "each has a type of its own" else donors
+    _, said, _ = drafted(file_of(tmp_path / "cells.h5ad", [150, 100, 50], obs={"donor": donors}), tmp_path)
     assert "donor" not in said["datasets"][0]
 
 
@@ -128,6 +141,14 @@ def test_cells_without_a_type_or_a_count_are_left_out_and_said_to_be(tmp_path):
     entry = said["datasets"][0]
     assert (entry["unlabelled"], entry["empty_cells"]) == ("drop", "drop")
     assert "# 12 cells have no type, or not a single count" in text and "188 cells" in text
+
+
+def test_log_values_by_columns_are_taken_as_they_are_said_to_be(tmp_path):
+    data = file_of(tmp_path / "cells.h5ad", [60, 40], make=lambda counts: log1p(counts).tocsc())
+    with pytest.raises(RequestError, match="declare `values: {kind: log1p, base: e, target_sum: 10000}`"):
+        drafting.draft(str(data), {}, tmp_path)
+    values = {"kind": "log1p", "base": "e", "target_sum": 10000}
+    assert drafted(data, tmp_path, values=values)[1]["datasets"][0]["values"] == values
 
 
 def test_the_label_is_guessed_aloud_or_asked_for(tmp_path):
