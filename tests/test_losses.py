@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from data_pipeline.errors import RequestError
-from trainables.losses import LOSSES, Loss, beta_of, loss_of
+from trainables.class_weights import beta_of
+from trainables.losses import LOSSES, Loss, loss_of
 from trainables.posthoc import POSTHOC
 
 COUNTS = np.array([90, 9, 1])

@@ -9,7 +9,6 @@ Shapes: n or B cells, C classes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,12 +17,10 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from data_pipeline.errors import RequestError
+from trainables.class_weights import Counts, PerClass, beta_of, effective_number, inverse_frequency
 
 if TYPE_CHECKING:  # torch takes a second to import, and a sweep file is read for the names alone
-    import torch
     from torch import Tensor
-
-Counts = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +94,8 @@ class _ByWeight(Loss):
         return self.counts_C * self.weights
 
     @cached_property
-    def _weights_C(self) -> "_PerClass":
-        return _PerClass(self.weights)
+    def _weights_C(self) -> "PerClass":
+        return PerClass(self.weights)
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return _cross_entropies(outputs_BC, labels_B) * self._weights_C.on(outputs_BC.device)[labels_B]
@@ -202,13 +199,13 @@ class Ldam(Loss):
         return self.scale * outputs
 
     @cached_property
-    def _weights_C(self) -> "_PerClass":
-        return _PerClass(self.weights)
+    def _weights_C(self) -> "PerClass":
+        return PerClass(self.weights)
 
     @cached_property
-    def _margins_C(self) -> "_PerClass":
+    def _margins_C(self) -> "PerClass":
         roots_C = self._at_least_one_C**-0.25
-        return _PerClass(roots_C * self.max_margin / roots_C.max())
+        return PerClass(roots_C * self.max_margin / roots_C.max())
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         from torch.nn.functional import one_hot
@@ -238,8 +235,8 @@ class LogitAdjusted(Loss):
         return np.where(self.counts_C > 0, self._at_least_one_C ** (1 - self.tau), 0.0)
 
     @cached_property
-    def _offsets_C(self) -> "_PerClass":
-        return _PerClass(self.tau * np.log(self._at_least_one_C / self._at_least_one_C.sum()))
+    def _offsets_C(self) -> "PerClass":
+        return PerClass(self.tau * np.log(self._at_least_one_C / self._at_least_one_C.sum()))
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return _cross_entropies(outputs_BC + self._offsets_C.on(outputs_BC.device), labels_B)
@@ -256,8 +253,8 @@ class BalancedSoftmax(Loss):
         return (self.counts_C > 0).astype(np.float64)
 
     @cached_property
-    def _logs_C(self) -> "_PerClass":
-        return _PerClass(np.log(self._at_least_one_C))
+    def _logs_C(self) -> "PerClass":
+        return PerClass(np.log(self._at_least_one_C))
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return _cross_entropies(outputs_BC + self._logs_C.on(outputs_BC.device), labels_B)
@@ -280,34 +277,6 @@ def loss_of(described: dict[str, Any], class_counts: Counts) -> Loss:
     return LOSSES[described["kind"]](class_counts, **params)
 
 
-def inverse_frequency(class_counts: Counts) -> np.ndarray:
-    """Return weights float64 [C]: n / (K n_c), K classes present; 0 for an absent one. Mean 1 over the training cells.
-
-    With every class present these are scikit-learn's "balanced" weights.
-    """
-    counts_C = np.asarray(class_counts, dtype=np.float64)
-    present = counts_C > 0
-    return np.where(present, counts_C.sum() / (present.sum() * np.maximum(counts_C, 1)), 0.0)
-
-
-def effective_number(class_counts: Counts, *, beta: float) -> np.ndarray:
-    """Return weights float64 [C] in proportion to (1 - beta) / (1 - beta^n_c), with sum K over the K classes present.
-
-    beta = 0: no weighting; beta -> 1: inverse frequency. Source: Cui et al. 2019, arXiv 1901.05555, section 4.
-    """
-    counts_C = np.asarray(class_counts, dtype=np.float64)
-    present = counts_C > 0
-    weights_C = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts_C, 1)), 0.0)
-    return weights_C * present.sum() / weights_C.sum()
-
-
-def beta_of(class_counts: Counts) -> float:
-    """Return (N - 1) / N, N the geometric mean of the largest and the smallest class that has cells (Cui 2019, N)."""
-    present = np.asarray(class_counts, dtype=np.float64)
-    present = present[present > 0]
-    return 1 - 1 / max(1.0, float(np.sqrt(present.max() * present.min())))
-
-
 def _log_of_the_rest(logs: np.ndarray) -> np.ndarray:
     """Return log(1 - p) of log probabilities [n, C], of the likeliest class from the others: 1 - p would cancel."""
     rows, top = np.arange(len(logs)), logs.argmax(axis=1)
@@ -316,21 +285,6 @@ def _log_of_the_rest(logs: np.ndarray) -> np.ndarray:
     rest = np.log1p(-np.exp(np.where(np.arange(logs.shape[1]) == top[:, None], -1.0, logs)))
     rest[rows, top] = np.maximum(logsumexp(others, axis=1), np.log(1e-300)) if logs.shape[1] > 1 else np.log(1e-300)
     return rest
-
-
-class _PerClass:
-    """A number per class, float32 [C], copied to a device once: a copy per step makes the host wait for a GPU."""
-
-    def __init__(self, values_C: np.ndarray) -> None:
-        import torch
-
-        self._host_C = torch.from_numpy(values_C.astype(np.float32))
-        self._on: dict[torch.device, Tensor] = {}
-
-    def on(self, device: "torch.device") -> "Tensor":
-        if device not in self._on:
-            self._on[device] = self._host_C.to(device)
-        return self._on[device]
 
 
 def _cross_entropies(outputs_BC: "Tensor", labels_B: "Tensor") -> "Tensor":

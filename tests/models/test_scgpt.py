@@ -188,11 +188,11 @@ def test_a_cells_logits_do_not_depend_on_its_batch(rng):
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
-def test_the_batch_tells_the_longest_cell_by_a_shape(rng):
-    """So that no kernel has to ask the GPU; the network works it out where `slots` is missing."""
+def test_the_batch_tells_the_longest_cell(rng):
+    """So that no kernel has to ask the GPU; the network works it out where `longest` is missing."""
     network = SPEC.build(4, num_tokens=50, size="tiny").eval()
     batch = SPEC.collate(batch_of([5, 17, 9], 50, rng), np.array([2, 1]))
-    assert set(batch) == {"ids", "values", "offsets", "slots"} and len(batch["slots"]) == 17
+    assert set(batch) == {"ids", "values", "offsets", "longest"} and batch["longest"] == 17
     assert batch["offsets"].tolist() == [0, 9, 26]
     assert torch.equal(network(**batch), network(batch["ids"], batch["values"], batch["offsets"]))
 

@@ -48,25 +48,25 @@ class Bert(nn.Module):
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         offsets: Tensor | None = None,
-        slots: Tensor | None = None,
+        longest: int | None = None,
     ) -> Tensor:
-        """Packed: input_ids, positions int [T], offsets int [B + 1], slots [tokens of the longest cell].
+        """Packed: input_ids, positions int [T], offsets int [B + 1], longest: tokens of the longest cell.
 
         Padded, as Hugging Face's: input_ids int [B, L], attention_mask [B, L], 0 where a token is padding.
         """
         if offsets is None:
-            input_ids, positions, offsets, slots = pack(input_ids, attention_mask)
-        cells = cells_of(offsets, None if slots is None else len(slots))
+            input_ids, positions, offsets, longest = pack(input_ids, attention_mask)
+        cells = cells_of(offsets, longest)
         pooled_BE = self.bert(input_ids, positions, cells)
         return exactly(self.classifier, functional.dropout(pooled_BE, self.dropout, self.training))
 
 
-def pack(input_ids_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (ids [T], positions [T], offsets [B + 1], slots [longest]) of right-padded cells."""
+def pack(input_ids_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return (ids [T], positions [T], offsets [B + 1], room per cell) of right-padded cells."""
     real_BL = torch.ones_like(input_ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
-    slots = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+    places_L = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
     offsets_B1 = functional.pad(real_BL.sum(1).cumsum(0), (1, 0))
-    return input_ids_BL[real_BL], slots.expand_as(input_ids_BL)[real_BL], offsets_B1, slots
+    return input_ids_BL[real_BL], places_L.expand_as(input_ids_BL)[real_BL], offsets_B1, len(places_L)
 
 
 class Body(nn.Module):

@@ -43,13 +43,13 @@ class ScGPT(nn.Module):
         self.cls_decoder = Classifier(width, num_classes, num_layers_cls)
         self.dropout = dropout
 
-    def forward(self, ids: Tensor, values: Tensor, offsets: Tensor, slots: Tensor | None = None) -> Tensor:
-        """ids int [T], values float [T], offsets int [B + 1], slots [tokens of the longest cell] -> logits [B, C]."""
-        return exactly(self.cls_decoder, self.embed(ids, values, offsets, slots))
+    def forward(self, ids: Tensor, values: Tensor, offsets: Tensor, longest: int | None = None) -> Tensor:
+        """ids int [T], values float [T], offsets int [B + 1], longest: tokens of the longest cell -> logits [B, C]."""
+        return exactly(self.cls_decoder, self.embed(ids, values, offsets, longest))
 
-    def embed(self, ids: Tensor, values: Tensor, offsets: Tensor, slots: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, values: Tensor, offsets: Tensor, longest: int | None = None) -> Tensor:
         """Return each cell's embedding [B, E]: `<cls>` after the last layer."""
-        cells = cells_of(offsets, None if slots is None else len(slots))
+        cells = cells_of(offsets, longest)
         x_TE = add_dropped(self.encoder(ids), self.value_encoder(values), self.dropout if self.training else 0.0)
         *layers, last = self.transformer_encoder.layers
         for layer in layers:

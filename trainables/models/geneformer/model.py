@@ -119,8 +119,8 @@ def encoder(
 def collate(encoded: Encoded, rows: np.ndarray) -> dict[str, Any]:
     """Return the cells `rows` as the network takes them, packed end to end: input_ids, positions int64 [T], offsets.
 
-    A cell without tokens reads one `<pad>`. slots has one entry per token of the longest cell: its size tells the host
-    that number without asking the GPU.
+    A cell without tokens reads one `<pad>`. longest: tokens of the longest cell, which the host thus needn't ask the
+    GPU for.
     """
     import torch
 
@@ -134,7 +134,7 @@ def collate(encoded: Encoded, rows: np.ndarray) -> dict[str, Any]:
         "input_ids": torch.from_numpy(input_ids),
         "positions": torch.from_numpy(positions),
         "offsets": torch.from_numpy(offsets),
-        "slots": torch.arange(int(lengths.max()) if len(part) else 0, dtype=torch.int32),
+        "longest": int(lengths.max(initial=0)),
     }
 
 

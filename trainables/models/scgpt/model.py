@@ -83,17 +83,16 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
 def collate(encoded: Encoded, rows: np.ndarray) -> dict[str, Any]:
     """Return the cells `rows` as the network takes them, packed end to end.
 
-    slots has one entry per token of the longest cell: its size tells the host that number without asking the GPU.
+    longest: tokens of the longest cell, which the host thus needn't ask the GPU for.
     """
     import torch
 
     part = encoded.take(rows)
-    longest = int(part.lengths.max()) if len(part) else 0
     return {
         "ids": torch.from_numpy(np.ascontiguousarray(part.ids)),
         "values": torch.from_numpy(np.ascontiguousarray(part.values)),
         "offsets": torch.from_numpy(part.offsets.astype(np.int64)),
-        "slots": torch.arange(longest, dtype=torch.int32),
+        "longest": int(part.lengths.max(initial=0)),
     }
 
 
