@@ -31,17 +31,18 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
 
     Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; wanted: whether
     the sweep's file has the trial; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
-    wanted, None if MLflow was never told; uri. RequestError if there is no such sweep, naming the nearest. The embedded
-    database is read directly, which takes a tenth of the time.
+    wanted, None if MLflow was never told; questions, of the file; uri. RequestError if there is no such sweep, naming
+    the nearest. The embedded database is read directly, which takes a tenth of the time.
     """
     try:
         rows = [_row(run) for run in runs_of(uri, sweep)]
     except NoSuchSweep as missing:
         raise _no_sweep(sweep, list(missing.args)) from None
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
-    keys = wanted.read(tags_of(uri, sweep))
+    tags = tags_of(uri, sweep)
+    keys = wanted.read(tags)
     frame = frame.assign(wanted=frame["key"].isin(keys) if keys is not None else True, settings="")
-    frame.attrs |= {"keys": keys, "uri": uri}
+    frame.attrs |= {"keys": keys, "uri": uri, "questions": wanted.read_questions(tags)}
     return frame.sort_values(["started", "run_id"], ignore_index=True)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_pipeline.errors import RequestError
 from sweeps.commands.options import STORAGE, AsJson, Every, Format, Name, Storage, Type, Uri, Where, words
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def results(
 
 def compare(
     name: Name,
-    between: Annotated[str, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")],
+    between: Annotated[
+        str | None, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")
+    ] = None,
     within: Annotated[str, typer.Option(help="Columns that get a comparison each; all else is pooled.")] = "",
     against: Annotated[
         str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")
@@ -53,6 +56,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
     type: Type = None,
     tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
+    questions: Annotated[bool, typer.Option("--questions", help="What the sweep's file asks, as one family.")] = False,
     where: Where = None,
     all: Every = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
@@ -65,12 +69,20 @@ def compare(
     Example: `cellskew compare quickstart --between strategy --within model`
     """
     from sweeps.answers import comparison, results
+    from sweeps.answers import questions as declared
 
+    if (between is None) != questions:
+        raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
     asked = _asked(name, storage, tracking_uri, where, all, type)
+    said = [one for one in (results.warning(asked.runs), results.of_processors(asked.runs)) if one is not None]
+    form, warning = "json" if as_json else format.value, "\n".join(said) if said else None
+    if questions:
+        wanted = asked.runs.attrs["questions"]
+        declared.show(wanted, declared.answer(asked.runs, wanted, asked.designs, tie), form, warning)
+        return
     full = results.full_name(metric, asked.runs, type)
     found = comparison.compare(asked.runs, between, words(within), full, against, tie, asked.designs)
-    said = [one for one in (results.warning(asked.runs), results.of_processors(asked.runs)) if one is not None]
-    comparison.show(found, "json" if as_json else format.value, "\n".join(said) if said else None)
+    comparison.show(found, form, warning)
 
 
 def report(

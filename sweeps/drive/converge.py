@@ -146,7 +146,7 @@ class _Drive:
         for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", trials):
             self.screen.say(sentence)
         lineage.keep_file(self.spec, self.storage, self.request.tracking_uri)
-        self.tracker.want(trial.key for trial in trials)
+        self.tracker.want((trial.key for trial in trials), self.spec.questions)
         known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
         todo, given_up = self._split(trials, known)
         outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_pipeline.errors import RequestError
 from sweeps.file import reading, yaml_lines
 from sweeps.file.plugins import Entry
+from sweeps.file.questions import Question
 from sweeps.file.trials import Resources, Trial
 
 __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
@@ -50,6 +51,7 @@ class SweepSpec(BaseModel):
     checkpoints: Literal["upload", "link", "none"] = "upload"
     resources: dict[str, Resources] = Field(default_factory=dict)
     exclude: list[dict[str, list[Any]]] = Field(default_factory=list)
+    questions: list[Question] = Field(default_factory=list)  # in no trial's key
     max_failures: int = 3
     checkpoint_every: int | Literal["auto"] = "auto"  # in no trial's key: results don't depend on it
     given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sweeps.file.plugins import Entry, Problem, read_entries, unknown
+from sweeps.file.questions import read_questions
 from sweeps.file.reading_data import read_datasets
 from sweeps.file.reading_models import read_models
 from sweeps.file.strict import NAME, Strict, shaped
@@ -63,6 +64,7 @@ class File(Strict):
     tracking: Tracking = Tracking()
     resources: dict[str, Share] = {}
     exclude: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     max_failures: int = Field(3, ge=0)
     checkpoint_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
@@ -80,6 +82,8 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     models, wrong = read_models(value.get("models"), folder, check_files)
     found["models"] = models
     problems += wrong + _rules(value.get("exclude"), found)
+    found["questions"], wrong = read_questions(value.get("questions"))
+    problems += wrong
     problems += _resources(value.get("resources"), [model["name"] for model in models])
     return found, _once(problems)
 

@@ -14,6 +14,7 @@ from mlflow.entities import Param, Run
 from mlflow.exceptions import MlflowException
 
 from data_pipeline.errors import RequestError
+from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
 from sweeps.tracking import wanted
 from sweeps.tracking.connection import create_database, reaching
@@ -94,13 +95,15 @@ class Tracker:
 
     # registration
 
-    def want(self, keys: Iterable[str]) -> None:
-        """Keep with the experiment which trials the sweep's file wants now, so that tables leave the others out."""
-        listed = list(keys)
+    def want(self, keys: Iterable[str], questions: Iterable[Question] = ()) -> None:
+        """Keep with the experiment which trials the sweep's file wants now, and what it asks, for tables to go by."""
+        listed, asked = list(keys), list(questions)
 
         def tell() -> None:
             tags = self.client.get_experiment(self.experiment_id).tags
-            wanted.write(listed, tags, partial(self.client.set_experiment_tag, self.experiment_id))
+            put = partial(self.client.set_experiment_tag, self.experiment_id)
+            wanted.write(listed, tags, put)
+            wanted.write_questions(asked, tags, put)
 
         self._patiently(tell)
 

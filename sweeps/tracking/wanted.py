@@ -4,9 +4,14 @@ As tags of the experiment, which hold 5,000 characters each. A list is written t
 the tag that names the slot comes last, so that a reader never sees half a list, whatever was killed.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 
+from data_pipeline.errors import RequestError
+from sweeps.file.questions import Question
+
 TAG = "cellskew.wanted"
+QUESTIONS, LONGEST = "cellskew.questions", 5000  # characters of a tag
 PER_TAG = 250  # keys of 16 hex digits and a space
 
 
@@ -28,3 +33,17 @@ def read(tags: Mapping[str, str]) -> set[str] | None:
         return None
     slot, number = tags[TAG].split()
     return {key for part in range(int(number)) for key in tags[f"{TAG}.{slot}.{part}"].split()}
+
+
+def write_questions(questions: list[Question], tags: Mapping[str, str], put: Callable[[str, str], None]) -> None:
+    """Keep the questions of a sweep's file with an experiment that has `tags`; RequestError if they are too many."""
+    text = json.dumps([question.model_dump() for question in questions], ensure_ascii=False)
+    if len(text) > LONGEST:
+        raise RequestError(f"questions: {len(questions)} make {len(text)} characters, {LONGEST} are kept; ask fewer")
+    if tags.get(QUESTIONS, "[]") != text:
+        put(QUESTIONS, text)
+
+
+def read_questions(tags: Mapping[str, str]) -> list[Question]:
+    """Return the questions kept with an experiment that has these tags."""
+    return [Question(**question) for question in json.loads(tags.get(QUESTIONS, "[]"))]

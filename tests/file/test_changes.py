@@ -1,0 +1,39 @@
+"""What an edited sweep file would train anew: said by plan and run before anything is."""
+
+import fake_trials
+
+from sweeps.drive import planning
+from sweeps.file import changes
+from sweeps.file.config import load
+
+
+def written(path, **given) -> list:
+    text = fake_trials.SWEEP.format(**({"name": "small", "splits": "[0, 1]", "seeds": "[0]", "strategies": "[none]",
+                                        "max_failures": 3} | given))  # fmt: skip
+    path.write_text(text.replace("epochs: 3", f"epochs: {given.get('epochs', 3)}"))
+    return load(path).trials()
+
+
+def test_a_setting_that_trains_trials_anew_is_named_with_both_values(tmp_path):
+    kept, file = tmp_path / "sweeps" / "small.yaml", tmp_path / "small.yaml"
+    kept.parent.mkdir()
+    assert changes.since(kept, written(file)) == []
+    written(kept)
+    assert changes.since(kept, written(file)) == []
+    said = changes.since(kept, written(file, epochs=15))
+    assert said[0].startswith("the sweep's file has changed since it last ran: 4 of its 8 trials are new, 4 of the 8")
+    assert said[1] == "recipe.epochs: 3 before, 15 now (4 trials are trained anew)"
+    assert said[1] in planning.plan(load(file), tmp_path).notes
+
+
+def test_more_seeds_change_no_setting(tmp_path):
+    kept, file = tmp_path / "kept.yaml", tmp_path / "small.yaml"
+    written(kept)
+    (said,) = changes.since(kept, written(file, splits="[0, 1, 2]"))
+    assert "4 of its 12 trials are new, 0 of the 8 before" in said
+
+
+def test_a_kept_file_that_cannot_be_read_is_said(tmp_path):
+    kept, file = tmp_path / "kept.yaml", tmp_path / "small.yaml"
+    kept.write_text("models: [nothing]\n")
+    assert "can't be read" in changes.since(kept, written(file))[0]

@@ -1,0 +1,40 @@
+"""Intervals hold the truth and tests find nothing where there is nothing: small forms of benchmarks/coverage.py."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import coverage  # noqa: E402
+
+STUDIES = 120  # a rate of 0.95 is right to 0.04 (95 %)
+
+
+def test_intervals_over_splits_hold_the_mean_and_seeds_buy_nothing(monkeypatch):
+    monkeypatch.setattr(coverage, "SPLITS", (3, 5))
+    monkeypatch.setattr(coverage, "SEEDS", (1, 3))
+    scores = coverage.redrawn(STUDIES, 0.2, 0.1)
+    found = [coverage.rates(scores, 0.2 / 0.7, splits, seeds) for splits in (3, 5) for seeds in (1, 3)]
+    assert min(rates.coverage for rates in found) > 0.90
+    assert max(rates.false_positives for rates in found) < 0.10
+    assert found[3].naive < 0.80, "the premise: pairs of split and seed as replicates are far too sure"
+
+
+def test_a_fixed_test_set_is_no_sure_thing():
+    found = coverage.fixed(100, 60, splits=5, seeds=2, others=10)
+    assert found.coverage > 0.86 and found.false_positives < 0.14, "100 studies: 0.05 is right to 0.043"
+    assert found.naive > found.false_positives, "the premise: splits of one test set are no replicates"
+
+
+def test_whole_donors_are_drawn_again():
+    found = coverage.by_donor(60, 8, 0.25, splits=5)
+    assert found.coverage > 0.86 and found.false_positives < 0.14
+    assert found.naive > 0.1, "the premise: donors that splits share"
+
+
+def test_the_made_up_studies_are_what_they_should_be():
+    kinds = coverage.labels(300, 4)
+    assert np.bincount(kinds).tolist() == [150, 75, 36, 21, 12, 6]
+    assert np.bincount(kinds[coverage.part(kinds, 0.2, np.random.default_rng(0))]).tolist() == [30, 15, 7, 4, 2, 1]
