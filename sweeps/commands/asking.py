@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands.options import STORAGE, AsJson, Every, Format, Name, Storage, Type, Uri, Where, words
+from sweeps.commands.options import (
+    STORAGE,
+    Against,
+    AsJson,
+    Between,
+    Every,
+    Format,
+    Name,
+    Storage,
+    Type,
+    Uri,
+    Where,
+    words,
+)
 
 if TYPE_CHECKING:
     from sweeps.answers.designs import Designs
@@ -46,13 +59,9 @@ def results(
 
 def compare(
     name: Name,
-    between: Annotated[
-        str | None, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")
-    ] = None,
+    between: Between = None,
     within: Annotated[str, typer.Option(help="Columns that get a comparison each; all else is pooled.")] = "",
-    against: Annotated[
-        str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")
-    ] = None,
+    against: Against = None,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
     type: Type = None,
     tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
@@ -69,20 +78,24 @@ def compare(
     Example: `cellskew compare quickstart --between strategy --within model`
     """
     from sweeps.answers import comparison, results
-    from sweeps.answers import questions as declared
 
     if (between is None) != questions:
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
-    asked = _asked(name, storage, tracking_uri, where, all, type)
-    said = [one for one in (results.warning(asked.runs), results.of_processors(asked.runs)) if one is not None]
-    form, warning = "json" if as_json else format.value, "\n".join(said) if said else None
+    asked, form = _asked(name, storage, tracking_uri, where, all, type), "json" if as_json else format.value
     if questions:
-        wanted = asked.runs.attrs["questions"]
-        declared.show(wanted, declared.answer(asked.runs, wanted, asked.designs, tie), form, warning)
+        _answer(asked, tie, form)
         return
     full = results.full_name(metric, asked.runs, type)
     found = comparison.compare(asked.runs, between, words(within), full, against, tie, asked.designs)
-    comparison.show(found, form, warning)
+    comparison.show(found, form, asked.warning)
+
+
+def _answer(asked: "_Asked", tie: float, form: str) -> None:
+    """Answer what the sweep's file asks."""
+    from sweeps.answers import questions
+
+    listed = asked.runs.attrs["questions"]
+    questions.show(listed, questions.answer(asked.runs, listed, asked.designs, tie), form, asked.warning)
 
 
 def report(
@@ -113,6 +126,14 @@ class _Asked:
 
     runs: Any
     designs: "Designs"
+
+    @property
+    def warning(self) -> str | None:
+        """What must stand above a comparison of them."""
+        from sweeps.answers import results
+
+        said = [one for one in (results.warning(self.runs), results.of_processors(self.runs)) if one is not None]
+        return "\n".join(said) if said else None
 
 
 def _asked(

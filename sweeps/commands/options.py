@@ -30,6 +30,10 @@ Empty = Annotated[str | None, typer.Option(help="Cells without a single count: d
 Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
 
 Every = Annotated[bool, typer.Option("--all", help="Also runs of trials that the sweep's file no longer has.")]
+Between = Annotated[
+    str | None, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")
+]
+Against = Annotated[str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")]
 Type = Annotated[str | None, typer.Option("--type", help="One cell type's recall, precision and f1.")]
 
 

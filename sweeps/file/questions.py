@@ -1,5 +1,6 @@
 """`questions:` of a sweep file: the comparisons that it is run for, declared before anything is seen."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,19 +33,26 @@ def read_questions(given: Any) -> tuple[list[Question], list[Problem]]:
     for index, item in enumerate(given if isinstance(given, list) else []):
         if not isinstance(item, dict):
             continue
-        place, within = ("questions", index), item.get("within", [])
+        within = item.get("within", [])
         item = item | {"within": within if isinstance(within, list) else [within]}
-        fields = Question.model_fields
-        wrong = [((*place, key), unknown("key", key, fields)) for key in item if key not in fields]
-        if "between" not in item:
-            wrong.append((place, f"says not what it is between; between: one of {', '.join(BETWEEN)}"))
-        elif item["between"] not in BETWEEN:
-            wrong.append(((*place, "between"), unknown("choice", str(item["between"]), BETWEEN)))
-        for name in item["within"]:
-            if name not in AXES or name == item.get("between"):
-                wrong.append(((*place, "within"), unknown("axis to compare within", str(name), AXES)))
-        texts = [key for key in ("metric", "type", "against") if not isinstance(item.get(key, ""), str)]
-        wrong += [((*place, key), f"{item[key]!r} is no text; put it in quotes") for key in texts]
+        wrong = [(("questions", index, *where), said) for where, said in _wrong(item)]
         problems += wrong
         found += [] if wrong else [Question(**item)]
     return found, problems
+
+
+def _wrong(item: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with one question, by its keys."""
+    fields = Question.model_fields
+    yield from (((key,), unknown("key", key, fields)) for key in item if key not in fields)
+    between = item.get("between")
+    if between is None:
+        yield (), f"says not what it is between; between: one of {', '.join(BETWEEN)}"
+    elif between not in BETWEEN:
+        yield ("between",), unknown("choice", str(between), BETWEEN)
+    for name in item["within"]:
+        if name not in AXES or name == between:
+            yield ("within",), unknown("axis to compare within", str(name), AXES)
+    for key in ("metric", "type", "against"):
+        if not isinstance(item.get(key, ""), str):
+            yield (key,), f"{item[key]!r} is no text; put it in quotes"
