@@ -13,7 +13,7 @@ from scipy import sparse
 from data_pipeline.names import did_you_mean
 from data_pipeline.shards.encoded import Encoded, as_values
 
-__all__ = ["Encoded", "Encoder", "ModelSpec", "Options", "Recipe", "get", "names"]
+__all__ = ["Encoded", "Encoder", "Fitted", "ModelSpec", "Options", "Recipe", "get", "names"]
 
 MODELS = Path(__file__).parent / "models"
 
@@ -95,6 +95,15 @@ class Encoder(Protocol):
     ) -> Encoded: ...
 
 
+class Fitted(Protocol):
+    """A baseline after its fit. numbers: what the fit says of itself (converged, iterations), metrics of the trial."""
+
+    @property
+    def numbers(self) -> dict[str, float]: ...
+
+    def predict_proba(self, encoded: Encoded) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One model: how cells become its input, how it is built and trained. `build` for networks, `fit` for baselines.
@@ -110,7 +119,7 @@ class ModelSpec:
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
-    fit(encoded, labels, num_classes, rng, **options) -> object with predict_proba(encoded) -> float64 [n, C]
+    fit(encoded, labels, num_classes, rng, **options) -> Fitted; predict_proba(encoded) -> float64 [n, C]
     """
 
     name: str
@@ -128,7 +137,7 @@ class ModelSpec:
     build: Callable[..., Any] | None = None
     convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     head: str = ""
-    fit: Callable[..., Any] | None = None
+    fit: Callable[..., Fitted] | None = None
 
 
 def names() -> list[str]:

@@ -18,7 +18,8 @@ class State:
 
     failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
     those that something went wrong with and that went on. waiting_records: for MLflow, in the outbox; refused: runs
-    whose news MLflow refused time and again, and why.
+    whose news MLflow refused time and again, and why. unconverged: names of finished trials whose fit was stopped
+    before it converged (metric `converged` is 0).
     """
 
     name: str
@@ -27,6 +28,7 @@ class State:
     driver: str
     failed: pd.DataFrame
     troubled: pd.DataFrame
+    unconverged: list[str]
     seconds_left: float | None
     waiting_records: int
     refused: dict[str, str]
@@ -62,6 +64,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         driver=driver,
         failed=failed[["name", "reason", "again"]],
         troubled=troubled[["name", "status", "trouble"]],
+        unconverged=_unconverged(wanted),
         seconds_left=_left(wanted, left) if alive else None,
         waiting_records=waiting,
         refused=refused,
@@ -72,6 +75,12 @@ def _word(status: str, alive: bool) -> str:
     if status == "KILLED" or (status == "RUNNING" and not alive):
         return "interrupted"
     return status.lower()
+
+
+def _unconverged(runs: pd.DataFrame) -> list[str]:
+    if "converged" not in runs.columns:
+        return []
+    return runs.loc[(runs["status"] == "FINISHED") & (runs["converged"] == 0), "name"].tolist()
 
 
 def _left(runs: pd.DataFrame, left: int) -> float | None:
@@ -86,7 +95,9 @@ def _left(runs: pd.DataFrame, left: int) -> float | None:
 def show(found: State, as_json: bool) -> None:
     """Print a state."""
     if as_json:
-        fields = {name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver")}
+        fields = {
+            name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver", "unconverged")
+        }
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
         fields["refused"] = found.refused
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
@@ -106,6 +117,7 @@ def show(found: State, as_json: bool) -> None:
         print(
             f"MLflow refused the news of {len(found.refused)} trials; the next run tries again; the last answer: {why}"
         )
+    _show_unconverged(found.unconverged)
     for row in found.failed.head(10).itertuples():
         then = "the next run tries it again" if row.again else "left alone until --retry-failed"
         out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
@@ -114,3 +126,11 @@ def show(found: State, as_json: bool) -> None:
     left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled))
     if left_out:
         print(f"... and {left_out} more (--json lists them)")
+
+
+def _show_unconverged(names: list[str]) -> None:
+    if names:
+        print(
+            f"{len(names)} fits did not converge (metric converged = 0; the first: {names[0]}): "
+            "their numbers may be below what the model can do; raise its max_iterations"
+        )

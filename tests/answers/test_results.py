@@ -191,6 +191,15 @@ def test_status_without_a_failure_lists_none(sweep):
     assert found.seconds_left is None
 
 
+def test_status_names_the_fits_that_did_not_converge(sweep, capsys):
+    runs = results.fetch(uris.of_sweep(sweep, None, "small"), "small")
+    assert state.summary("small", sweep, runs).unconverged == []
+    found = state.summary("small", sweep, runs.assign(converged=0.0))
+    assert found.unconverged == runs.loc[runs["status"] == "FINISHED", "name"].tolist()
+    state.show(found, as_json=False)
+    assert "1 fits did not converge (metric converged = 0; the first: " in capsys.readouterr().out
+
+
 def test_status_believes_running_runs_while_a_driver_lives(sweep):
     from sweeps.tracking.lock import SweepLock
 

@@ -65,11 +65,12 @@ def test_the_l1_optimum_meets_its_conditions(weighted: bool):
     residuals = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True) - np.eye(4)[problem.targets]
     gradient = problem.cells.T @ (problem.weights[:, None] * residuals)  # of the log-loss; the penalty's is +-1 / C
     used = ours.coefficients != 0
-    slack = 2 * TOLERANCE * 400 + 0.01  # twice the tolerance, per cell, and the rounding of float32
+    errors = -np.bincount(problem.targets, (problem.weights[:, None] * residuals)[np.arange(400), problem.targets])
+    slack = 2 * TOLERANCE * errors + 0.01  # twice the limit of each class, and the rounding of float32
     assert 0.03 < used.mean() < 0.8
-    assert np.abs(gradient[~used]).max() <= 1 + slack
-    assert gradient[used] == pytest.approx(-np.sign(ours.coefficients[used]), abs=slack)
-    assert np.abs((problem.weights[:, None] * residuals).sum(axis=0)).max() <= slack  # intercepts are not penalised
+    assert (np.where(used, 0, np.abs(gradient)) <= 1 + slack).all()
+    assert (np.where(used, np.abs(gradient + np.sign(ours.coefficients)), 0) <= slack).all()
+    assert (np.abs((problem.weights[:, None] * residuals).sum(axis=0)) <= slack).all()  # intercepts are not penalised
 
 
 def test_a_whole_path_ends_where_a_cold_start_does():
@@ -100,13 +101,13 @@ def test_c_is_the_best_on_validation():
     chosen = fit(tokens.take(train), labels[train], 6, random_rows(), validation=validation)
     alone = {
         c: fit(tokens.take(train), labels[train], 6, random_rows(), strengths=(c,))
-        for c in (1e-4, 0.01, 0.1, 1.0, 10.0)
+        for c in (1e-7, 0.01, 0.1, 1.0, 10.0)
     }
     scores = {
         c: evaluate(f.predict_proba(validation[0]), labels[held], np.ones(6))["macro_f1"] for c, f in alone.items()
     }
     assert scores[chosen.strength] >= max(scores.values()) - 0.02  # a path ends a little off a cold start
-    assert scores[1e-4] < 0.5 < scores[chosen.strength]
+    assert scores[1e-7] < 0.5 < scores[chosen.strength]
 
 
 def test_without_validation_c_is_the_one_nearest_one():

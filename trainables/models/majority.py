@@ -1,6 +1,6 @@
 """The model to beat first: it never looks at a cell and answers the training proportions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Fitted:
     """The training proportions."""
 
     prior: np.ndarray
+    numbers: dict[str, float] = field(default_factory=dict)
 
     def predict_proba(self, encoded: Encoded) -> np.ndarray:
         """Return float64 [n, C]: the same row for every cell."""

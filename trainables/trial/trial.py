@@ -135,7 +135,7 @@ def _fit_baseline(
     seconds = time.perf_counter() - begin
     logits = [_baseline_logits(model, material, part) for part in (validation, material.test)]
     numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
-    return _Learnt(loss, [], numbers, *logits, {"device": "cpu"})
+    return _Learnt(loss, [], numbers | model.numbers, *logits, {"device": "cpu"})
 
 
 def _baseline_logits(model: Any, material: Material, rows: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from data_pipeline.normalise import log_normalised
 from trainables.spec import Encoded, ModelSpec, Options
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-MAX_ITERATIONS = 200  # per C
+MAX_ITERATIONS = 500  # per C
 
 
 class LogisticOptions(Options):
@@ -58,6 +58,11 @@ class Fitted:
     converged: bool
     iterations: int
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Metrics of the fit: converged (1 or 0) and iterations, at the C chosen."""
+        return {"converged": float(self.converged), "iterations": float(self.iterations)}
+
     def predict_proba(self, encoded: Encoded) -> np.ndarray:
         """Return float64 [n, C]; 0 for classes that had no training cells."""
         scores = matrix(encoded, len(self.coefficients)) @ self.coefficients + self.intercepts
@@ -85,7 +90,7 @@ def fit(
     *,
     validation: tuple[Encoded, np.ndarray] | None = None,
     class_weight: np.ndarray | None = None,
-    penalty: str = "l1",
+    penalty: str = "l2",
     strengths: tuple[float, ...] = STRENGTHS,
     max_iterations: int = MAX_ITERATIONS,
     num_genes: int | None = None,
