@@ -176,7 +176,7 @@ def _gate_driver() -> None:
     after(MlflowClient, "create_run", "registration", lambda *a, **k: created.append(1) or len(created) == 2)
     second = "epoch"
     before(Tracker, "report", "noted", lambda tracker, run_id, numbers: numbers.get(second) == 2)
-    before(Tracker, "finish", "closing", lambda tracker, run_id, status, tags: status == "FINISHED")
+    before(Tracker, "finish", "closing", lambda tracker, run_id, status, *more: status == "FINISHED")
     after(Delivery, "deliver", "delivered", lambda delivery, records: any(one.get("step") == 2 for one in records))
     if os.environ.get(CLOCK):
         before(Tracker, "report", "", lambda *a: bool(turn_clock(float(os.environ[CLOCK]))))
