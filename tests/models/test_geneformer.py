@@ -14,7 +14,7 @@ from trainables.models.geneformer.model import IGNORED
 from trainables.networks.bert import Bert
 from trainables.spec import get
 from trainables.training.loop import make_optimizer
-from trainables.training.schedule import learning_rate
+from trainables.training.optimizer import learning_rate
 
 SPEC = get("geneformer")
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,7 +16,7 @@ from trainables.networks import performer
 from trainables.networks.performer import CellHead, PerformerLM, freeze
 from trainables.spec import get
 from trainables.training.loop import Trainer
-from trainables.training.schedule import learning_rate
+from trainables.training.optimizer import learning_rate
 
 SPEC = get("scbert")
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -20,7 +20,7 @@ from trainables.models.scgpt.model import DROPPED
 from trainables.networks.scgpt import ScGPT
 from trainables.spec import get
 from trainables.training.loop import make_optimizer
-from trainables.training.schedule import learning_rate
+from trainables.training.optimizer import learning_rate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SPEC = get("scgpt")

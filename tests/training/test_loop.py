@@ -12,8 +12,8 @@ from trainables.budget import Budget
 from trainables.spec import Recipe
 from trainables.training.device import MicroBatch, choose_device, precision_of
 from trainables.training.loop import NonFiniteLoss, Trainer
+from trainables.training.optimizer import MIN_COSINE, learning_rate
 from trainables.training.passes import Passes
-from trainables.training.schedule import MIN_COSINE, learning_rate
 
 CPU = torch.device("cpu")
 

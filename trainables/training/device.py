@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_pipeline.shards.feed import Batch
 from trainables.spec import Recipe
 
 T = TypeVar("T")
+FUSED = 20  # batches of one cell that go through the network together, at most
 NO_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # CUDA's, a CPU's, cuBLAS' and cuDNN's
 
 
@@ -48,6 +49,13 @@ def allow_tf32(device: torch.device, allowed: bool) -> None:
     """Let a GPU round the factors of float32 products to 10 bits, or forbid it."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if allowed else "highest")
+
+
+def fusible(network: nn.Module, recipe: Recipe) -> int:
+    """Return how many batches of one cell a GPU may take together, a divisor of those of a step."""
+    if recipe.batch_size != 1 or not getattr(network, "cells_are_independent", False):
+        return 1
+    return max(number for number in range(1, FUSED + 1) if recipe.accumulate % number == 0)
 
 
 def device_name(device: torch.device) -> str:

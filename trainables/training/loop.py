@@ -20,13 +20,21 @@ from data_pipeline.shards.feed import Batch, Feed
 from trainables.budget import Budget, steps_per_pass
 from trainables.spec import Recipe
 from trainables.training import checkpoint
-from trainables.training.device import MicroBatch, allow_tf32, autocast, device_name, move, pinned_batch, precision_of
+from trainables.training.device import (
+    MicroBatch,
+    allow_tf32,
+    autocast,
+    device_name,
+    fusible,
+    move,
+    pinned_batch,
+    precision_of,
+)
+from trainables.training.optimizer import learning_rate, make_optimizer
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
-from trainables.training.schedule import learning_rate
 
 LABELS = "labels"  # travel to the device with a batch's inputs
-FUSED = 20  # cells of batches of one that go through the network together, at most
 LEAST_SCALE = 2.0**-10  # of a float16 loss: it starts at 2 ** 16 and is halved where a gradient isn't finite
 CHECK_EVERY = 64  # steps between looks at the device's not-a-number flag on CUDA, where each look waits for the GPU
 
@@ -38,17 +46,6 @@ class NonFiniteLoss(RuntimeError):
 def seed_torch(seed: int, *stage: str | int) -> None:
     """Seed torch on every device for the named stage."""
     torch.manual_seed(derive(seed, *stage))
-
-
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return Adam or AdamW over the trainable parameters; weight decay spares biases and norms (1-d), as upstream."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-    spared = [parameter for parameter in trainable if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    fused = all(parameter.dtype == torch.float32 for parameter in trainable)
-    return kind([group for group in groups if group["params"]], lr=recipe.learning_rate, eps=recipe.eps, fused=fused)
 
 
 @dataclass
@@ -102,19 +99,13 @@ class Trainer:
         """Begin anew with a fresh optimiser over the parameters that are trainable now, and with another seed."""
         self.recipe, self.seed = recipe, self.seed if seed is None else seed
         allow_tf32(self.device, recipe.tf32)
-        self.fused = self._fusible(recipe)
+        self.fused = fusible(self.network, recipe) if self.on_gpu else 1
         if self.fused > 1:
             self.feed = dataclasses.replace(self.feed, batch_size=self.fused)
             self.network.cells_are_calls = True
         self.optimizer = make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype() is torch.float16)
         self._let_go()
-
-    def _fusible(self, recipe: Recipe) -> int:
-        """Return how many batches of one go through the network together, a divisor of those of a step."""
-        if not (self.on_gpu and recipe.batch_size == 1 and getattr(self.network, "cells_are_independent", False)):
-            return 1
-        return max(number for number in range(1, FUSED + 1) if recipe.accumulate % number == 0)
 
     def tags(self) -> dict[str, str]:
         """Return in which numbers and on what the network is computed."""

@@ -1,6 +1,9 @@
-"""How large the steps are: the learning rate by round and step, as the published recipes have it."""
+"""How steps are made: the optimiser, and the learning rate by round and step, as the published recipes have them."""
 
 import math
+
+import torch
+from torch import nn
 
 from trainables.spec import Recipe
 
@@ -34,3 +37,14 @@ def _cosine_restarts(recipe: Recipe, number: int) -> float:
     if number < warmup:
         return MIN_COSINE + (top - MIN_COSINE) * number / warmup
     return MIN_COSINE + (top - MIN_COSINE) * (1 + math.cos(math.pi * (number - warmup) / (length - warmup))) / 2
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Adam or AdamW over the trainable parameters; weight decay spares biases and norms (1-d), as upstream."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
+    spared = [parameter for parameter in trainable if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    fused = all(parameter.dtype == torch.float32 for parameter in trainable)
+    return kind([group for group in groups if group["params"]], lr=recipe.learning_rate, eps=recipe.eps, fused=fused)
