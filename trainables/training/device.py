@@ -58,9 +58,11 @@ def fusible(network: nn.Module, recipe: Recipe) -> int:
     return max(number for number in range(1, FUSED + 1) if recipe.accumulate % number == 0)
 
 
-def device_name(device: torch.device) -> str:
-    """Return what the device is called: the GPU's name, or cpu."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def tags(recipe: Recipe, device: torch.device) -> dict[str, str]:
+    """Return in which numbers and on what a network is computed: {"precision", "device": the GPU's name, or cpu}."""
+    on_gpu, numbers = device.type == "cuda", str(precision_of(recipe, device)).removeprefix("torch.")
+    rounded = " with TF32 products" if on_gpu and recipe.tf32 and numbers == "float32" else ""
+    return {"precision": numbers + rounded, "device": torch.cuda.get_device_name(device) if on_gpu else device.type}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,16 +20,8 @@ from data_pipeline.shards.feed import Batch, Feed
 from trainables.budget import Budget, steps_per_pass
 from trainables.spec import Recipe
 from trainables.training import checkpoint
-from trainables.training.device import (
-    MicroBatch,
-    allow_tf32,
-    autocast,
-    device_name,
-    fusible,
-    move,
-    pinned_batch,
-    precision_of,
-)
+from trainables.training import device as devices
+from trainables.training.device import MicroBatch, precision_of
 from trainables.training.optimizer import learning_rate, make_optimizer
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
@@ -80,7 +72,7 @@ class Trainer:
         self.network.to(self.device)
         self._non_finite = torch.zeros((), device=self.device)
         self.start(self.recipe)
-        self._at_once = MicroBatch(self.feed.batch_size) if self.at_once is None else self.at_once
+        self.at_once = MicroBatch(self.feed.batch_size) if self.at_once is None else self.at_once
 
     @property
     def on_gpu(self) -> bool:
@@ -89,28 +81,23 @@ class Trainer:
     @property
     def micro_batch(self) -> int:
         """Cells on the device at once, at most."""
-        return self._at_once.size
+        return self.at_once.size
 
     @micro_batch.setter
     def micro_batch(self, size: int) -> None:
-        self._at_once.size = size
+        self.at_once.size = size
 
     def start(self, recipe: Recipe, seed: int | None = None) -> None:
         """Begin anew with a fresh optimiser over the parameters that are trainable now, and with another seed."""
         self.recipe, self.seed = recipe, self.seed if seed is None else seed
-        allow_tf32(self.device, recipe.tf32)
-        self.fused = fusible(self.network, recipe) if self.on_gpu else 1
+        devices.allow_tf32(self.device, recipe.tf32)
+        self.fused = devices.fusible(self.network, recipe) if self.on_gpu else 1
         if self.fused > 1:
             self.feed = dataclasses.replace(self.feed, batch_size=self.fused)
             self.network.cells_are_calls = True
         self.optimizer = make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype() is torch.float16)
         self._let_go()
-
-    def tags(self) -> dict[str, str]:
-        """Return in which numbers and on what the network is computed."""
-        rounded = " with TF32 products" if self.on_gpu and self.recipe.tf32 else ""
-        return {"precision": str(self._dtype()).removeprefix("torch.") + rounded, "device": device_name(self.device)}
 
     def state(self) -> dict[str, Any]:
         """Return what, with the tensors of weights and optimiser, fixes how the training goes on; JSON-able."""
@@ -174,10 +161,10 @@ class Trainer:
         def work() -> Tensor:
             return torch.cat([self._forward(piece.inputs) for piece in self._pieces(batch)])
 
-        return self._at_once.attempt(work, len(batch.rows), lambda: None, lambda: self._about([batch]))
+        return self.at_once.attempt(work, len(batch.rows), lambda: None, lambda: self._about([batch]))
 
     def _forward(self, inputs: dict[str, Any]) -> Tensor:
-        with autocast(self.device, self._dtype()):
+        with devices.autocast(self.device, self._dtype()):
             return self.network(**self._move(inputs)).float()
 
     def _windows(self, batches: Iterable[Batch]) -> Iterator["_Window"]:
@@ -211,7 +198,7 @@ class Trainer:
             return total
 
         most = max(len(batch.rows) for batch in batches)
-        total = self._at_once.attempt(work, most, self._let_go, lambda: self._about(batches))
+        total = self.at_once.attempt(work, most, self._let_go, lambda: self._about(batches))
         self.steps += 1
         if self.steps % CHECK_EVERY == 0:
             self._raise_if_flagged(number)
@@ -233,7 +220,7 @@ class Trainer:
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """Return the batch cut to micro-batches; the batch itself while memory suffices."""
-        pieces = self._at_once.pieces(len(batch.rows))
+        pieces = self.at_once.pieces(len(batch.rows))
         return [batch] if len(pieces) == 1 else [self.feed.batch(batch.rows[piece]) for piece in pieces]
 
     def _apply(self, batches: list[Batch], number: int) -> None:
@@ -298,10 +285,10 @@ class Trainer:
 
     def _ready(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Return the batches; for a GPU they are made and pinned ahead by a thread."""
-        return ahead(batches, pinned_batch) if self.on_gpu else batches
+        return ahead(batches, devices.pinned_batch) if self.on_gpu else batches
 
     def _move(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return move(inputs, self.device) if self.on_gpu else inputs
+        return devices.move(inputs, self.device) if self.on_gpu else inputs
 
 
 @dataclass

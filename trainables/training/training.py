@@ -19,7 +19,7 @@ from trainables.losses import Loss, loss_of
 from trainables.material import Material
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
-from trainables.training.device import choose_device
+from trainables.training.device import choose_device, tags
 from trainables.training.loop import Progress, Trainer, seed_torch
 from trainables.training.passes import Passes
 from trainables.training.stages import Stage, stages_of
@@ -198,7 +198,7 @@ class _Run:
             base=self.base,
             loss=trainer.loss,
             recipe=trainer.recipe,
-            tags=trainer.tags(),
+            tags=tags(trainer.recipe, trainer.device),
         )
 
     def _totals(self) -> dict[str, float]:
