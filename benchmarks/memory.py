@@ -1,11 +1,16 @@
 """Memory of the preparation and of trials, at sizes that must not matter.
 
     python benchmarks/memory.py [--cells 1000000] [--genes 2000] [--nonzero 600] [--model scgpt] [--trials 8]
+    python benchmarks/memory.py --shards-alone --cells 10000000 --nonzero 200 [--rows 1000000]
 
 Writes made-up counts as an h5ad, opens it (validated in one pass), encodes it into shards through Ray Data, then
 starts so many trial processes at once that map these shards and read batches of all over them. Prints as JSON lines:
 the peak resident memory of this process and of Ray workers (/proc/PID/status), and what each trial process adds over
 its network, as its proportional share (/proc/PID/smaps_rollup: mapped pages are divided by those who map them).
+
+--shards-alone: encoded cells are made up instead, values of a few bits; then how long it takes to open them the first
+time (all is hashed) and again, to take batches and many cells, and what memory a logistic regression of so many rows
+needs, from its shards to its metrics (with few iterations, which take time and no memory).
 """
 
 import argparse
@@ -16,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +32,12 @@ import numpy as np
 import pandas as pd
 import ray
 
+from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.h5ad import Source, open_cells
+from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.shards import Shards
-from data_pipeline.shards.writing import Job, write_shards
+from data_pipeline.shards.writing import Job, write_here, write_shards
 from trainables.spec import get
 
 CLASSES, BLOCK = 12, 20_000
@@ -193,6 +201,79 @@ def one_trial(folder: Path, model: str) -> None:
     sys.stdin.readline()
 
 
+class MadeUp:
+    """Cells without counts: `read` gives their number, and the encoder below makes up the rest."""
+
+    def __init__(self, num_cells: int, classes: int) -> None:
+        self.digest, self.num_cells = identity_hash("made-up", num_cells), num_cells
+        self.labels = np.random.default_rng(0).integers(0, classes, num_cells)
+        self.classes, self.donors, self.fixed_test = [f"type {n:02d}" for n in range(classes)], None, None
+        self.counts, self.totals = None, np.ones(num_cells)
+
+    @property
+    def cell_ids(self) -> list[str]:
+        return [f"cell-{number}" for number in range(self.num_cells)]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.labels[start:stop]
+
+
+class Made:
+    """An encoder of made-up tokens: genes without order, values of a few bits, markers of each type among them."""
+
+    def __init__(self, num_genes: int, nonzero: int) -> None:
+        self.num_genes, self.nonzero, self.coverage = num_genes, nonzero, {}
+        self.network_options = {"num_genes": num_genes}
+        self.identity = {"encoder": "made-up", "genes": num_genes, "nonzero": nonzero}
+
+    def __call__(self, labels: np.ndarray, rng: np.random.Generator, totals: np.ndarray) -> Encoded:
+        shape = (len(labels), self.nonzero)
+        stretch = self.num_genes // self.nonzero
+        ids = rng.integers(0, stretch, shape, dtype=np.uint16) + np.arange(self.nonzero, dtype=np.uint16) * stretch
+        values = rng.integers(1, 8, shape, dtype=np.uint8)
+        values[np.arange(len(labels)), labels] = 12
+        return Encoded(ids.ravel(), values.ravel(), np.arange(len(labels) + 1) * self.nonzero)
+
+
+def at_scale(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
+    """Make shards, open and read them, run one trial in a process of its own; prints and returns what that took."""
+    job, numbers = Job(MadeUp(asked.cells, CLASSES), Made(asked.genes, asked.nonzero), folder / "shards"), {}
+    numbers["write_seconds"] = timed(lambda: None if job.is_complete() else write_here(job))
+    files = [file for file in job.folder.iterdir() if file.suffix == ".arrow"]
+    numbers |= {"parts": len(files), "shards_gb": sum(file.stat().st_size for file in files) / 1e9}
+    numbers["first_open_seconds"] = timed(lambda: Shards(job.folder))
+    numbers["open_seconds"] = timed(lambda: Shards(job.folder))
+    shards, rows = Shards(job.folder), np.random.default_rng(0).permutation(asked.cells)
+    batches = rows[: 32 * 100].reshape(100, 32)
+    numbers["ms_per_batch_of_32"] = 10 * timed(lambda: [shards.take(batch) for batch in batches])
+    many = np.sort(rows[: asked.rows])
+    numbers["us_per_cell_of_many"] = 1e6 * timed(lambda: shards.take(many, np.int32)) / len(many)
+    command = [sys.executable, __file__, "--baseline", str(job.folder), "--rows", str(asked.rows)]
+    numbers |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    show(stage="shards alone", cells=asked.cells, tokens_per_cell=asked.nonzero, rows=asked.rows, **numbers)
+    return numbers
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def baseline(folder: Path, rows: int) -> None:
+    """Run one logistic regression on so many training rows; prints its peak memory and time."""
+    from trainables.trial import run_trial
+
+    with tempfile.TemporaryDirectory() as directory:
+        config = {"key": "baseline", "directory": directory, "shards": str(folder), "model": "logistic_regression"}
+        config |= {"split": {"seed": 0, "test": 0.02, "validation": 0.02}, "strategy": {"kind": "none"}}
+        config |= {"skew": {"kind": "exponential", "ratio": 3.0, "total": rows}}
+        config |= {"options": {"strengths": [1.0], "max_iterations": 3}}
+        final = run_trial(config, lambda metrics, path: None, None)
+    peak = memory("self", "VmHWM")[0] / 1024
+    show(baseline_peak_gb=peak, baseline_seconds=final["trial_seconds"], baseline_rows=int(final["train_rows"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=1_000_000)
@@ -201,14 +282,23 @@ def main() -> None:
     parser.add_argument("--model", default="scgpt")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--keep", type=Path, help="folder for the file and the shards, used again if they are there")
+    parser.add_argument("--shards-alone", action="store_true", help="made-up encoded cells: open, take, one baseline")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="training rows of that baseline")
     parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--baseline", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.trial is not None:
         one_trial(asked.trial, asked.model)
         return
+    if asked.baseline is not None:
+        baseline(asked.baseline, asked.rows)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if asked.shards_alone:
+            at_scale(folder, asked)
+            return
         path = folder / f"{asked.cells}x{asked.genes}x{asked.nonzero}.h5ad"
         if not path.exists():
             write_counts(path.with_suffix(".part"), asked.cells, asked.genes, asked.nonzero)

@@ -120,13 +120,10 @@ def no_ray_left_behind():
 
 def make_shards(cells, encoder, root: Path) -> Path:
     """Encode `cells` in this process; returns the folder."""
-    from data_pipeline.shards import writing as shards
+    from data_pipeline.shards.writing import Job, write_here
 
-    job = shards.Job(cells, encoder, root)
-    shards._write_cells(job)
-    for start in range(0, cells.num_cells, shards.BLOCK):
-        job.writer.write(start, cells.read(start, min(start + shards.BLOCK, cells.num_cells)))
-    shards._finish(job)
+    job = Job(cells, encoder, root)
+    write_here(job)
     return job.folder
 
 

@@ -1,12 +1,12 @@
 """What a trial is told: read once from a plain dictionary, checked and typed. The only place with its defaults."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
 from data_pipeline.seeds import derive
 
 Entry = dict[str, Any]  # a plug-in and its parameters: {"kind": name, **parameters}
@@ -80,6 +80,5 @@ def read(given: dict[str, Any]) -> TrialConfig:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, TrialConfig.model_fields, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(TrialConfig.model_fields)}"
-    return f"run_trial: unknown key {name!r}; {hint}"
+    known = TrialConfig.model_fields
+    return f"run_trial: unknown key {name!r}; {did_you_mean(name, known) or 'known are ' + ', '.join(known)}".rstrip()

@@ -20,7 +20,7 @@ TITLES = {
     "test_balanced_accuracy": "balanced accuracy",
     "test_recall_tail": "rare-type recall",
 }
-NOTES = ["reason", "cause", "trouble", "defects", "protocol", "precision", "cpu", "machine", "gpu"]
+NOTES = ["reason", "cause", "trouble", "defects", "protocol", "genes_fit", "precision", "cpu", "machine", "gpu"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]
 LABELS = [*AXES, "defects", "protocol"]
@@ -134,7 +134,7 @@ def metric_names(runs: pd.DataFrame) -> list[str]:
 
 def warning(runs: pd.DataFrame) -> str | None:
     """Return what must stand above any table of these runs, or None: known defects, precisions mixed under one name."""
-    said = [*_of_defects(runs), *_of_precision(runs[runs["status"] == "FINISHED"])]
+    said = [*_of_defects(runs), *_of_genes(runs), *_of_precision(runs[runs["status"] == "FINISHED"])]
     return "\n".join(said) if said else None
 
 
@@ -142,6 +142,14 @@ def _of_defects(runs: pd.DataFrame) -> Iterator[str]:
     if "defects" in runs.columns and (tagged := runs[runs["defects"] != ""]).size:
         names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
         yield f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
+
+
+def _of_genes(runs: pd.DataFrame) -> Iterator[str]:
+    if "genes_fit" in runs.columns and (tagged := runs[runs["genes_fit"] == "natural"]).size:
+        yield (
+            f"Genes and medians of {len(tagged)} of {len(runs)} runs were fitted on all training cells of the split, "
+            "those included that the skew takes away (genes: {fit: natural})"
+        )
 
 
 def _of_precision(finished: pd.DataFrame) -> Iterator[str]:

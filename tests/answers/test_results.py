@@ -87,6 +87,13 @@ def test_precisions_mixed_under_one_name_stand_above_every_table(runs):
     assert results.warning(runs) == said
 
 
+def test_genes_fitted_on_cells_that_the_skew_takes_away_stand_above_every_table(runs):
+    runs["genes_fit"] = ""
+    assert results.warning(runs) is None
+    runs.loc[:1, "genes_fit"] = "natural"
+    assert "2 of 12 runs were fitted on all training cells of the split" in results.warning(runs)
+
+
 def test_kinds_of_cpu_are_told_where_runs_are_compared(runs):
     runs["machine"] = "Linux x86_64, AMD EPYC 7763, 8 cores"
     assert results.of_processors(runs) is None
