@@ -96,7 +96,7 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
         "logistic_regression, majority, scbert, scgpt",
         "cellskew: bad.yaml:9: sedes: unknown key 'sedes'; did you mean seeds? known: name, datasets, genes, splits, "
         "skews, strategies, losses, models, seeds, protocol, defects, posthoc, tracking, resources, exclude, "
-        "max_failures, checkpoint_every",
+        "questions, max_failures, checkpoint_every",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
