@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from sweeps.file import reading, reading_data
 from sweeps.file.plugins import parameters
+from sweeps.file.questions import Question
 from trainables import spec
 from trainables.posthoc import POSTHOC
 from trainables.protocol import DEFECTS, untagged
@@ -26,6 +27,7 @@ NESTED = {
     "splits": reading.Splits,
     "tracking": reading.Tracking,
     "resources": reading.Share,
+    "questions": Question,
 }
 TITLES = {"skews": "Skews", "strategies": "Strategies", "losses": "Losses"}
 START = """# The sweep file

@@ -15,7 +15,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from documents import Block, blocks, finish_sweep, renewed, run  # noqa: E402
 
-PROGRESS = re.compile(r"^(slots were busy|.* of .* done|registering|preparing|encoding|my-sweep: \d+ trials; checking)")
+PROGRESS = re.compile(
+    r"^(tracking:|slots were busy|.* of .* done|registering|preparing|encoding|my-sweep: \d+ trials; checking)"
+)
 
 
 def printed_by(block: Block, first_run: str) -> str:
