@@ -76,7 +76,8 @@ def as_many(shape: np.ndarray, classes: Classes) -> np.ndarray:
 def curve(shape: np.ndarray, classes: Classes, total: int | None) -> np.ndarray:
     """Return int64 [K]: cells per class of a curve whose largest / smallest is a promise, with the largest at shape 1.
 
-    Without `total` the smallest class gets a whole number of cells and the others follow, so the ratio is exact.
+    Without `total` the smallest class gets a whole number of cells and the others follow, so a whole ratio is met; with
+    `total` each class is rounded to whole cells, which moves the ratio where the smallest has few.
     RequestError where the smallest class would have less than one cell.
     """
     if total is not None:

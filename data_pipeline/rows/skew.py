@@ -51,8 +51,9 @@ def exponential(
 
     rank: "prevalence" (the commonest class stays the largest) or "seed" (drawn by the generator).
     short_classes: where a class has too few cells for the curve, "shrink" lowers the whole curve until it fits (the
-    ratio is exact; a `total` that doesn't fit is refused); "keep" lets that class keep all it has: more cells, but
-    another ratio. Source: the long-tailed CIFAR of Cui et al. 2019, arXiv 1901.05555, section 5.1.
+    ratio is met; with `total` as nearly as whole cells allow: 100 becomes 72.5 where the smallest class gets 2 of 300
+    cells, and `plan` shows it; a `total` that doesn't fit is refused); "keep" lets that class keep all it has: more
+    cells, but another ratio. Source: the long-tailed CIFAR of Cui et al. 2019, arXiv 1901.05555, section 5.1.
     """
     _at_least("exponential", "ratio", ratio, 1)
     present, keys = classes_in(labels, classes), rng.random(len(labels))

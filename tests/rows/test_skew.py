@@ -50,6 +50,14 @@ def test_exponential_at_a_fixed_total_changes_the_mix_and_not_the_size():
     assert large[0] / large[-1] == pytest.approx(100, rel=0.1)  # 684 / 7, rounding of the smallest class
 
 
+def test_a_total_meets_the_ratio_as_nearly_as_whole_cells_allow():
+    few = np.repeat(np.arange(8), 200)
+    kept = counts(few, "exponential", ratio=100, total=300)
+    assert kept[0] / kept[-1] == 72.5  # 145 / 2; of the curve 145.1 / 1.45
+    free = counts(few, "exponential", ratio=100)
+    assert free[0] / free[-1] == 100
+
+
 def test_exponential_ranked_by_seed_makes_other_classes_rare():
     rarest = {
         int(np.argmin(np.bincount(BALANCED[SKEWS["exponential"](BALANCED, np.random.default_rng(s), rank="seed")])))
