@@ -15,7 +15,7 @@ def with_donors(fixed_test: bool) -> GeneratedCells:
     """Made-up cells of ten donors; fixed_test: the last two donors' cells are a test set of their own."""
     cells = made_up_cells()
     who = np.arange(cells.num_cells) % 10
-    found = type("Cells", (GeneratedCells,), {})(cells.digest, cells.counts, cells.labels, cells.classes)
+    found = type("Cells", (GeneratedCells,), {})(cells.digest, cells.counts, cells.labels, cells.classes, cells.totals)
     object.__setattr__(found, "donors", np.array([f"donor {n}" for n in who], dtype=object))
     object.__setattr__(found, "fixed_test", who >= 8 if fixed_test else None)
     return found
