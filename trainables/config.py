@@ -16,7 +16,8 @@ class TrialConfig(BaseModel):
     """One trial. split: seed, test, validation; skew, strategy, loss: see Entry; seed: the trial's own.
 
     encoding, generated, distances, rows: files and folders made by the preparation, None where there is nothing to
-    make. gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
+    make. redrawn: the same cells with other draws of what is random in their encoding, for the final evaluation.
+    gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
     """
@@ -40,6 +41,7 @@ class TrialConfig(BaseModel):
     generated: Path | None = None
     distances: Path | None = None
     rows: Path | None = None
+    redrawn: tuple[Path, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: float = Field(1.0, ge=0, le=1)
     checkpoint_every: int | Literal["auto"] = 1

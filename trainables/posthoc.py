@@ -160,6 +160,13 @@ def shift(probabilities: np.ndarray, prior: np.ndarray, pseudo: float = PSEUDO) 
     return _normalised(density * mix), mix
 
 
+def averaged(draws: list[np.ndarray]) -> np.ndarray:
+    """Return logits, float [n, C], of the mean probabilities of several sets of logits of the same cells."""
+    if len(draws) == 1:
+        return draws[0]
+    return np.log(np.maximum(np.mean([_plain(logits) for logits in draws], axis=0), 1e-300))
+
+
 def _plain(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
 

@@ -67,7 +67,7 @@ def predict(
         stop = start + counts.shape[0]
         chosen = sparse.csr_matrix(counts @ chooser)
         chosen.sort_indices()
-        parts.append(annotator.predict(chosen, cells.totals[start:stop], start).astype(np.float32))
+        parts.append(annotator.predict(chosen, cells.totals[start:stop]).astype(np.float32))
         progress(stop, cells.num_cells)
     cells.counts.files.close()
     table = _table(cells.cell_ids, np.concatenate(parts), annotator.classes)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class OnColumns:
     @property
     def coverage(self) -> dict[str, Any]:
         return self.encoder.coverage
+
+    def redrawn(self, draw: int) -> "OnColumns":
+        """Return the encoder that gives cells another draw of what is random in their encoding."""
+        return replace(self, encoder=self.encoder.redrawn(draw))
 
     def __call__(self, counts: sparse.csr_matrix, rng: np.random.Generator, totals: np.ndarray) -> Any:
         return self.encoder(sparse.csr_matrix(counts[:, self.columns]), rng, totals=totals)

@@ -4,6 +4,7 @@ Everything made here is content-addressed and published by rename, so preparing 
 passes over counts is done by Ray: a task per choice of genes, per encoder that learns, per set of made cells.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,15 @@ class Preparation:
         own = Job(made, encoder, root) if made is not None and made.num_cells else None
         return Job(self.cells[config["dataset"]], encoder, root), own
 
-    def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, str | None]:
+    def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
         """Return a trial's paths, its encodings added to `jobs`."""
         real, made = self._jobs(config)
-        jobs |= {job.folder: job for job in (real, made) if job is not None and job.folder not in jobs}
+        more = range(1, options_of(config).get("draws", 1))
+        again = [replace(real, encoder=real.encoder.redrawn(draw)) for draw in more]
+        jobs |= {job.folder: job for job in (real, made, *again) if job is not None and job.folder not in jobs}
         paths = {"shards": str(real.folder), "encoding": str(self.encoders.encoding(config, real))}
         paths |= {"generated": None if made is None else str(made.folder), "distances": None, "rows": None}
+        paths["redrawn"] = [str(job.folder) for job in again]
         if made is not None:
             paths["distances"] = str(self._distances_file(config, real, made))
         if making.looks_at_counts(config["strategy"]):

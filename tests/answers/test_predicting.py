@@ -98,6 +98,17 @@ def test_what_stayed_frozen_comes_from_the_weights_it_was_trained_on(model, tria
         annotate(directory, new_cells, tmp_path / "out.parquet")
 
 
+def test_several_draws_of_scgpts_bins_are_averaged_in_the_trial_and_in_predict(trials, new_cells, tmp_path):
+    root = trials["scgpt"].parents[1]
+    directory = train(root, "scgpt: {size: tiny, epochs: 2, draws: 3}")
+    theirs = pd.read_parquet(directory / "predictions.parquet").set_index("cell_id").filter(like="p_")
+    single = pd.read_parquet(trials["scgpt"] / "predictions.parquet").set_index("cell_id").filter(like="p_")
+    assert np.abs(theirs - single.loc[theirs.index]).to_numpy().max() > 1e-4, "the same training, other draws beside"
+    annotate(directory, new_cells, tmp_path / "out.parquet")
+    ours = pd.read_parquet(tmp_path / "out.parquet").set_index("cell_id").loc[theirs.index, theirs.columns]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def cut_cells(tmp_path_factory) -> Path:
     """A file of few of the genes measured, with the counts over all of them in a column: as pbmc68k_reduced is."""

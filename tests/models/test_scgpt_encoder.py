@@ -136,6 +136,7 @@ def test_draws_are_even_independent_and_new_for_another_cell_or_draw():
     assert (again != shares[: len(again)]).mean() > 0.99
     first, second = encoder(counts[:100]), encoder.redrawn(1)(counts[:100])
     assert np.array_equal(first.ids, second.ids) and (first.values != second.values).mean() > 0.3
+    assert not np.array_equal(encoder.redrawn(9)(counts[:100]).values, second.values)
     assert encoder.redrawn(1).identity != encoder.identity == encoder.redrawn(0).identity
 
 

@@ -12,11 +12,13 @@ import torch
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
+from data_pipeline.shards.shards import Shards
 from trainables import protocol
 from trainables.config import TrialConfig
 from trainables.cost import Cost
 from trainables.losses import Loss, loss_of
 from trainables.material import Material
+from trainables.posthoc import averaged
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
 from trainables.training.device import choose_device, tags
@@ -184,8 +186,7 @@ class _Run:
         trainer, history = self.trainer, self.at.history
         checkpoints.restore_weights(trainer.network, self.best_tensors)
         begin = time.perf_counter()
-        validation = self._predict(self.material.validation)
-        test = self._predict(self.material.test)
+        validation, test = self._averaged(self.material.validation), self._averaged(self.material.test)
         best_round = len(history) - self.at.since_best
         numbers = self._totals() | {"predict_seconds": time.perf_counter() - begin, "best_round": best_round}
         return Trained(
@@ -215,6 +216,15 @@ class _Run:
             "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
+
+    def _averaged(self, rows: np.ndarray) -> np.ndarray:
+        """Return the logits of the cells `rows`, their probabilities averaged over the draws of their encoding."""
+        own, found = self.trainer.feed, [self._predict(rows)]
+        for folder in self.config.redrawn:
+            self.trainer.feed = dataclasses.replace(own, shards=Shards(folder))
+            found.append(self._predict(rows))
+        self.trainer.feed = own
+        return averaged(found)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, float [n, C], as the loss reads the network's outputs."""

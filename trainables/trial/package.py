@@ -15,14 +15,14 @@ from scipy.special import softmax
 
 from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
-from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from trainables import protocol
 from trainables import spec as registry
 from trainables.config import TrialConfig
 from trainables.losses import loss_of
 from trainables.material import Material
-from trainables.spec import ModelSpec, Recipe
+from trainables.posthoc import averaged
+from trainables.spec import Encoded, ModelSpec, Recipe
 from trainables.training import checkpoint
 from trainables.training.checkpoint import sha256, write_tensors
 from trainables.training.device import MicroBatch, choose_device
@@ -86,21 +86,24 @@ class Annotator:
     def genes(self) -> list[str]:
         return self.described["encoding"]["genes"]
 
-    def predict(self, counts: sparse.csr_matrix, totals: np.ndarray, block: int = 0) -> np.ndarray:
-        """Return the probability of each class, float64 [n, C].
+    def predict(self, counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, float64 [n, C], averaged over draws of the encoding as in the trial.
 
-        counts: raw, CSR [n, len(genes)]; totals: counts per cell over all genes measured, float64 [n]; block: number
-        of this block of cells, from which an encoding draws what is random in it.
+        counts: raw, CSR [n, len(genes)]; totals: counts per cell over all genes measured, float64 [n].
         """
-        encoded = self.encoder(counts, generator(0, "annotate", self.described["trial"], block), totals=totals)
+        more = range(1, self.described["options"].get("draws", 1))
+        encoders = [self.encoder, *(self.encoder.redrawn(draw) for draw in more)]
+        logits = averaged([self._logits(encoder(counts, None, totals=totals)) for encoder in encoders])
+        return softmax(logits.astype(np.float64), axis=1)
+
+    def _logits(self, encoded: Encoded) -> np.ndarray:
         recipe = Recipe(**self.described["recipe"])
         feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
         trainer = Trainer(
             self.network, recipe, None, feed, self.described["seed"], choose_device("auto"), at_once=self.at_once
         )
         outputs = trainer.predict(np.arange(len(encoded)))
-        logits = loss_of(self.described["loss"], self.described["loss_counts"]).logits(outputs)
-        return softmax(logits.astype(np.float64), axis=1)
+        return loss_of(self.described["loss"], self.described["loss_counts"]).logits(outputs)
 
 
 def open_model(folder: Path) -> Annotator:

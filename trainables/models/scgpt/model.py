@@ -37,6 +37,9 @@ class ScgptOptions(Options):
         3001, ge=2, description="tokens per cell at most, <cls> included; the rest is drawn at random"
     )
     min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes that scGPT must know")
+    draws: int = Field(
+        1, ge=1, description="the test's probabilities are averaged over so many draws of the bins of equal counts"
+    )
     include_zero: bool = Field(False, description="give the model unexpressed genes too")
     dropout: float | None = Field(None, ge=0, lt=1)
     pre_norm: bool = Field(False, description="upstream's own pre-norm variant")

@@ -9,7 +9,7 @@ import numpy as np
 
 MIX1, MIX2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)  # MurmurHash3's last step (Appleby, public domain)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads small numbers over 64 bits
-PER_DRAW = np.uint32(0x9E3779B9)
+PER_DRAW = 0x9E3779B9
 
 
 def keys_of(ids: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def seeds_of(keys_T: np.ndarray, values_T: np.ndarray, offsets: np.ndarray, draw
     filled = np.diff(offsets) > 0
     if filled.any():
         sums[filled] = np.add.reduceat(products_T, offsets[:-1][filled])
-    return mixed((sums >> np.uint64(32)).astype(np.uint32) ^ (np.uint32(draw) * PER_DRAW))
+    return mixed((sums >> np.uint64(32)).astype(np.uint32) ^ np.uint32(draw * PER_DRAW % 2**32))
 
 
 def numbers_of(keys_T: np.ndarray, seeds: np.ndarray, offsets: np.ndarray) -> np.ndarray:
