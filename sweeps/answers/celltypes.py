@@ -35,18 +35,18 @@ def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
     return runs.join(pd.DataFrame.from_dict(rows, orient="index").astype(float))
 
 
-def binomial(runs: pd.DataFrame, kind: str) -> list[str]:
-    """Return what the type's test cells alone leave open, a sentence per dataset: cells, and Wilson's interval."""
-    said = []
-    cells, recall = f"test_cells:{kind}", f"test_recall:{kind}"
-    for dataset, group in runs[runs[recall].notna()].groupby("dataset", sort=False):
-        number, mean = group[cells].mean(), group[recall].mean()
-        low, high = wilson([number * mean], [number])
-        said.append(
-            f"{dataset}: {number:.0f} test cells of {kind} in a split, one of which moves recall by {1 / number:.2f}; "
-            f"a recall of {mean:.2f} among so many is anywhere from {low[0]:.2f} to {high[0]:.2f} (95 %, Wilson)"
-        )
-    return said
+def binomial(group: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return of finished runs what a type's few test cells leave open of its recall; nothing for another metric.
+
+    Columns: cells (test cells of the type in a split, mean), wilson_low, wilson_high (95 %, of the mean recall among so
+    many cells).
+    """
+    name, _, kind = metric.partition(":")
+    if name != "test_recall" or f"test_cells:{kind}" not in group:
+        return {}
+    cells, recall = group[f"test_cells:{kind}"].mean(), group[metric].mean()
+    low, high = wilson([cells * recall], [cells])
+    return {"cells": cells, "wilson_low": float(low[0]), "wilson_high": float(high[0])}
 
 
 def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:

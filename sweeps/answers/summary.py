@@ -28,7 +28,7 @@ def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str], designs: De
     Columns: `by`, n (splits, the fewest of any dataset), seeds (of a split, the most), runs, uneven (some split lacks a
     run that another has: the mean mixes different trials), and <metric>, <metric>_sd (over splits, within datasets),
     <metric>_low, <metric>_high, <metric>_least, <metric>_most (mean over datasets of the lowest and highest split),
-    <metric>_lacking (runs that don't have it).
+    <metric>_lacking (runs that don't have it); of one type's recall also those of celltypes.binomial.
     """
     results.check_columns(runs, by, metrics)
     finished = runs[runs["status"] == "FINISHED"]
@@ -70,8 +70,8 @@ def _numbers(group: pd.DataFrame, metric: str, designs: Designs) -> dict[str, fl
     numbers = [np.nan] * len(names)
     if found is not None:
         numbers = [found.mean, found.sd, *found.interval(span(metric)), found.least, found.most]
-    lacking = int(group[metric].isna().sum())
-    return dict(zip((f"{metric}{name}" for name in names), numbers, strict=True)) | {f"{metric}_lacking": lacking}
+    lacking = {f"{metric}_lacking": int(group[metric].isna().sum())} | celltypes.binomial(group, metric)
+    return dict(zip((f"{metric}{name}" for name in names), numbers, strict=True)) | lacking
 
 
 def as_text(table: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFrame:
@@ -80,6 +80,9 @@ def as_text(table: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFr
     text = table[by].astype(str)
     for metric in metrics:
         text[title(metric)] = [cell(row, metric) for _, row in table.iterrows()]
+    if "cells" in table:
+        text["test cells"] = [f"{row.cells:.0f}" for row in table.itertuples()]
+        text["one split"] = [f"{row.wilson_low:.2f} to {row.wilson_high:.2f}" for row in table.itertuples()]
     text["n"] = [f"{row.n}{'*' if row.uneven else ''}" for row in table.itertuples()]
     return text
 
@@ -118,8 +121,8 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
         said.append("n*: some splits lack finished runs that others have: those means are over different trials")
     if "test_recall_tail" in metrics:
         said += celltypes.rare(finished, designs.stored)
-    kinds = dict.fromkeys(metric.partition(":")[2] for metric in metrics if ":" in metric)
-    said += [one for kind in kinds for one in celltypes.binomial(finished, kind)]
+    if "cells" in table:
+        said.append("one split: what that many test cells of the type leave open of its recall (95 %, Wilson)")
     return said + _lacking(finished, metrics) + designs.notes
 
 
@@ -173,5 +176,5 @@ def show(
         print("no finished trial yet")
         return
     text = as_text(table, [], metrics)
-    tables.draw(text, left=len(text.columns) - len(metrics) - 1)
+    tables.draw(text, left=list(table.columns).index("n"))
     tables.say(*explained(table, metrics, runs, designs))

@@ -77,7 +77,7 @@ def _sum(errors: Sequence[Error]) -> Error:
 
 def span(metric: str) -> tuple[float, float] | None:
     """Return the least and the largest value that a metric can have, None where there is no such."""
-    words = metric.removeprefix("test_").removeprefix("val_").split(".")[0].split("_")
+    words = metric.partition(":")[0].removeprefix("test_").removeprefix("val_").split(".")[0].split("_")
     if set(words) & set(BOUNDED):
         return 0.0, 1.0
     return next((SPANS[word] for word in words if word in SPANS), None)

@@ -36,6 +36,7 @@ def test_intervals_of_bounded_metrics_stay_inside_their_scale():
     assert intervals.interval(near_one.mean(), intervals.redrawn(near_one, 0.3))[1] > 1, "the plain one leaves it"
     assert intervals.span("test_mcc") == (-1, 1) and intervals.span("val_loss") is None
     assert intervals.span("test_macro_f1.logit_adjust") == intervals.span("test_recall_tail") == (0, 1)
+    assert intervals.span("test_recall:CD34+") == intervals.span("test_f1:B_cell.2") == (0, 1)
     assert intervals.span("trial_seconds") is None and intervals.span("test_brier") == (0, 2)
 
 
