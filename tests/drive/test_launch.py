@@ -199,6 +199,7 @@ def test_a_request_error_in_a_trial_keeps_its_words(ray_here, tmp_path):
     assert list(drive(tmp_path).failed.values()) == ["class b lacks 3 cells; ask for fewer"]
 
 
+@pytest.mark.faults
 def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
     fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 2}
     faults(tmp_path, fault)
@@ -208,6 +209,7 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
     assert trained(tmp_path, killed) == [1, 2, 3, 3, 3]
 
 
+@pytest.mark.faults
 def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ray_here, tmp_path):
     fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 1}
     faults(tmp_path, fault, save_every=100)
@@ -231,6 +233,7 @@ def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_here, tmp_pat
     assert not any("no node of the cluster has a GPU" in said for said in asked.said), "the file says so itself"
 
 
+@pytest.mark.faults
 def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_here, tmp_path):
     faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "kill"})
     outcome = drive(tmp_path, spec(max_failures=1))
@@ -356,6 +359,7 @@ def wait_for_trials(storage: Path, number: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.faults
 def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
     faults(tmp_path, seconds=0.3, save_every=2)
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
@@ -371,6 +375,7 @@ def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
     )  # two trials were running, each at most two epochs after its last checkpoint
 
 
+@pytest.mark.faults
 def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
     faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
@@ -389,6 +394,7 @@ def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
     assert all(trained(tmp_path, trial) == [1, 2, 3] for trial in spec().trials()), "no epoch was trained twice"
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(tmp_path):
     faults(tmp_path, seconds=600.0)  # the first epoch is far from its end
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
