@@ -34,7 +34,7 @@ ROOMS = {  # a folder -> the folders of its package that its files may import; f
     "trainables.trial": {"networks", "training"},
     "sweeps.file": {},
     "sweeps.cluster": {"file"},
-    "sweeps.tracking": {"file"},
+    "sweeps.tracking": {"file", "cluster"},
     "sweeps.drive": {"file", "cluster", "tracking"},
     "sweeps.statistics": {},
     "sweeps.answers": {"file", "cluster", "tracking", "statistics"},

@@ -20,7 +20,8 @@ TITLES = {
     "test_balanced_accuracy": "balanced accuracy",
     "test_recall_tail": "rare-type recall",
 }
-NOTES = ["reason", "cause", "trouble", "defects", "protocol", "genes_fit", "precision", "cpu", "machine", "gpu"]
+NOTES = ["reason", "cause", "trouble", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu", "machine"]
+NOTES += ["gpu"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]
 LABELS = [*AXES, "defects", "protocol"]
@@ -29,8 +30,9 @@ LABELS = [*AXES, "defects", "protocol"]
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
     """Return one row per trial ever registered in a sweep, in the order of registration.
 
-    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; wanted: whether
-    the sweep's file has the trial; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
+    Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; superseded: when
+    another run took its place, since the trial was trained anew; wanted: whether the sweep's file has the trial and no
+    other run took its place; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
     wanted, None if MLflow was never told; questions, of the file; uri. RequestError if there is no such sweep, naming
     the nearest. The embedded database is read directly, which takes a tenth of the time.
     """
@@ -41,7 +43,8 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
     tags = tags_of(uri, sweep)
     keys = wanted.read(tags)
-    frame = frame.assign(wanted=frame["key"].isin(keys) if keys is not None else True, settings="")
+    is_wanted = frame["key"].isin(keys) if keys is not None else True
+    frame = frame.assign(wanted=is_wanted & (frame["superseded"] == ""), settings="")
     frame.attrs |= {"keys": keys, "uri": uri, "questions": wanted.read_questions(tags)}
     return frame.sort_values(["started", "run_id"], ignore_index=True)
 
@@ -49,10 +52,13 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
 def choose(uri: str, runs: pd.DataFrame, every: bool) -> tuple[pd.DataFrame, str | None]:
     """Return the runs that the sweep's file wants, or every run; and a sentence on those left out, or None."""
     if every:
-        return tell_apart(runs, lambda run_ids: params_of(uri, run_ids)), None
+        return _tell_superseded(tell_apart(runs, lambda run_ids: params_of(uri, run_ids))), None
     chosen = tell_apart(runs[runs["wanted"]], lambda run_ids: params_of(uri, run_ids))
     left_out = len(runs) - len(chosen)
-    said = f"{left_out} runs of trials that the sweep's file no longer has are left out (--all shows them too)"
+    replaced = " or that trained anew" if _is_superseded(runs).any() else ""
+    said = (
+        f"{left_out} runs of trials that the sweep's file no longer has{replaced} are left out (--all shows them too)"
+    )
     return chosen, said if left_out else None
 
 
@@ -80,6 +86,16 @@ def tell_apart(runs: pd.DataFrame, params: Callable[[list[str]], dict[str, dict[
             for row in table[several].itertuples(index=False)
         ]
     return runs.assign(settings=told)
+
+
+def _tell_superseded(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with `settings` that also tell those apart whose trial was trained anew in another run."""
+    words = pd.Series([f"{told}, superseded".removeprefix(", ") for told in runs["settings"]], index=runs.index)
+    return runs.assign(settings=runs["settings"].where(~_is_superseded(runs), words))
+
+
+def _is_superseded(runs: pd.DataFrame) -> pd.Series:
+    return runs.get("superseded", pd.Series("", index=runs.index)) != ""
 
 
 def check_alone(runs: pd.DataFrame) -> None:

@@ -49,7 +49,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     if alive is None:
         driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
     keys, is_wanted = runs.attrs.get("keys"), runs["wanted"]
-    wanted = runs[is_wanted]
+    wanted, replaced = runs[is_wanted], runs["superseded"] != ""
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
     if keys is not None:
         counts["not registered"] = len(keys - set(runs["key"]))
@@ -60,7 +60,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     return State(
         name=name,
         counts={word: counts[word] for word in counts if counts[word]},
-        removed=int((~is_wanted).sum()),
+        removed=int((~is_wanted & ~replaced).sum()),
         driver=driver,
         failed=failed[["name", "reason", "again"]],
         troubled=troubled[["name", "status", "trouble"]],

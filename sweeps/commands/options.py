@@ -10,7 +10,10 @@ from data_pipeline.errors import RequestError
 
 STORAGE = Path("cellskew-runs")
 Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
-Uri = Annotated[str | None, typer.Option(help="MLflow server; default: the store kept in --storage.")]
+Uri = Annotated[
+    str | None,
+    typer.Option(help="MLflow server; default: as before, else MLFLOW_TRACKING_URI, else a store in --storage."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
@@ -20,6 +23,7 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials a
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
 Label = Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")]
 Donor = Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")]
+Move = Annotated[bool, typer.Option("--move-tracking", help="Go on in the store that --tracking-uri names.")]
 Layer = Annotated[str | None, typer.Option(help='Where the counts are: a layer, or "raw"; default X.')]
 Kind = Annotated[str, typer.Option(help="counts, or log1p with --base and --target-sum.")]
 Base = Annotated[str, typer.Option(help="Base of the logarithm: e, 2, 10, ...")]

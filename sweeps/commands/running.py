@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands.options import STORAGE, Address, AsJson, Concurrent, Name, Retry, Scratch, Storage, Sweep, Uri
+from sweeps.commands.options import (
+    STORAGE,
+    Address,
+    AsJson,
+    Concurrent,
+    Move,
+    Name,
+    Retry,
+    Scratch,
+    Storage,
+    Sweep,
+    Uri,
+)
 
 if TYPE_CHECKING:
     from sweeps.drive.outcome import Outcome
@@ -33,6 +45,7 @@ def run(
     max_concurrent: Concurrent = None,
     retry_failed: Retry = False,
     from_scratch: Scratch = False,
+    move_tracking: Move = False,
 ) -> None:
     """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
 
@@ -41,7 +54,7 @@ def run(
     from sweeps.file import config
 
     spec = config.load(sweep)
-    _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch)
+    _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch, move_tracking)
 
 
 def resume(
@@ -52,18 +65,18 @@ def resume(
     max_concurrent: Concurrent = None,
     retry_failed: Retry = False,
     from_scratch: Scratch = False,
+    move_tracking: Move = False,
 ) -> None:
     """Go on with a sweep by its name, as its file was when it last ran.
 
     Example: `cellskew resume quickstart --retry-failed`
     """
     from sweeps.file import config
-    from sweeps.tracking import uris
 
     path = _stored(storage, name)
-    uri = uris.of_sweep(storage, tracking_uri, name)
-    uri = None if uri == uris.default_uri(storage) else uri  # the folder's own store goes where the folder goes
-    _converge(config.load(path), storage, uri, address, max_concurrent, retry_failed, from_scratch)
+    _converge(
+        config.load(path), storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch, move_tracking
+    )
 
 
 def _stored(storage: Path, name: str) -> Path:
@@ -84,6 +97,7 @@ def _converge(
     most: int | None,
     retry: bool,
     scratch: bool,
+    move: bool,
 ) -> None:
     _check_storage(storage)
     from sweeps.drive.converge import Request, converge
@@ -96,6 +110,7 @@ def _converge(
         max_concurrent=most,
         retry_failed=retry,
         from_scratch=scratch,
+        move_tracking=move,
     )
     screen = Progress(console())
     try:
@@ -124,10 +139,13 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
 
     store = of_sweep(storage, uri, name)
     if not outcome.undelivered and not outcome.refused:
-        runs, left_out = results.choose(store, results.fetch(store, name), every=False)
-        verdict.show(runs, Designs(runs, Stored(store)))
-        if left_out is not None:
-            screen.say(left_out)
+        try:
+            runs, left_out = results.choose(store, results.fetch(store, name), every=False)
+            verdict.show(runs, Designs(runs, Stored(store)))
+            if left_out is not None:
+                screen.say(left_out)
+        except RequestError as error:  # MLflow went away since the last trial; the sweep is what it is
+            screen.say(f"no table now: {error}")
     tell(name, storage, uri, store, outcome, screen.say)
 
 

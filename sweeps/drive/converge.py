@@ -21,8 +21,9 @@ from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
 from sweeps.tracking.lock import SweepLock
+from sweeps.tracking.outbox import waiting
 from sweeps.tracking.runs import RunState
-from sweeps.tracking.uris import default_uri, shown_uri
+from sweeps.tracking.uris import choose, default_uri, remembered, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
@@ -30,7 +31,7 @@ assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, r
 
 @dataclass(frozen=True)
 class Request:
-    """How a sweep is to be run. tracking_uri None: the store embedded in `storage`; address None: a Ray of our own."""
+    """How a sweep is to be run. tracking_uri None: see uris.choose; address None: a Ray of our own."""
 
     storage: Path
     tracking_uri: str | None = None
@@ -39,6 +40,7 @@ class Request:
     num_cpus: int | None = None
     retry_failed: bool = False
     from_scratch: bool = False
+    move_tracking: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,17 @@ def _check_writable(storage: Path) -> None:
         ) from error
 
 
+def check_nothing_waits(storage: Path, sweep: str) -> None:
+    """RequestError if news of a sweep wait for the tracking store that it is about to leave."""
+    waits, refused = waiting(storage / "sweeps" / f"{sweep}.outbox.jsonl")
+    store = remembered(storage, sweep) or default_uri(storage)
+    if waits or refused:
+        raise RequestError(
+            f"{waits} records and {len(refused)} refused runs of sweep {sweep} wait for MLflow at {shown_uri(store)}: "
+            "run once without --move-tracking, so that they are delivered, then with it"
+        )
+
+
 class _Drive:
     """One launch of a sweep, its lock held."""
 
@@ -118,9 +131,11 @@ class _Drive:
         from sweeps.tracking.store import Tracker
 
         self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
-        self.storage = request.storage.absolute()
-        uri = default_uri(self.storage) if request.tracking_uri is None else request.tracking_uri
-        screen.say(f"tracking: {shown_uri(uri)}")
+        self.storage, self.launch_id = request.storage.absolute(), uuid.uuid4().hex
+        uri, why = choose(self.storage, request.tracking_uri, spec.name, request.move_tracking)
+        screen.say(f"tracking: {shown_uri(uri)}" + (f" ({why})" if why else ""))
+        if request.move_tracking:
+            check_nothing_waits(self.storage, spec.name)
         self.tracker = Tracker(uri, spec.name, self.storage)
 
     def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
@@ -145,7 +160,7 @@ class _Drive:
         lineage.check_digests(trials, known, data, self.spec.name)
         for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", trials):
             self.screen.say(sentence)
-        lineage.keep_file(self.spec, self.storage, self.request.tracking_uri)
+        lineage.keep_file(self.spec, self.storage, self.tracker.uri)
         self.tracker.want((trial.key for trial in trials), self.spec.questions)
         known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
         todo, given_up = self._split(trials, known)
@@ -153,6 +168,7 @@ class _Drive:
         outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
         if not todo:
             return
+        known |= self._fresh(todo, known)
         for trial in todo:
             self.tracker.reschedule(known[trial.key], trial)
         self._launch(todo, known, cells, data, outcome)
@@ -171,6 +187,16 @@ class _Drive:
             elif run.status != "FINISHED":
                 todo.append(trial)
         return todo, given_up
+
+    def _fresh(self, todo: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
+        """Return new runs for the trials that are trained from the start again: a run's points are of one training."""
+        folder, scratch = self.storage / "trials", self.request.from_scratch
+        anew = [trial for trial in todo if lineage.starts_anew(known[trial.key], folder / trial.key, scratch)]
+        if not anew:
+            return {}
+        self.screen.say(f"{len(anew)} trials start anew, each in a new run; their old runs are marked superseded")
+        self.tracker.supersede([known[trial.key] for trial in anew])
+        return self.tracker.register(anew, {}, lambda done, total: self.screen.count("registering", done, total))
 
     def _launch(self, todo: list[Trial], known: dict, cells: dict, data: dict, outcome: Outcome) -> None:
         from sweeps.cluster import nodes as cluster
@@ -235,7 +261,15 @@ class _Drive:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         upload = Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
-        return Job(config, run.run_id, share, tags, data, fresh=self.request.from_scratch, upload=upload)
+        return Job(
+            config,
+            run.run_id,
+            share,
+            tags,
+            data,
+            fresh=self.launch_id if self.request.from_scratch else "",
+            upload=upload,
+        )
 
     def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
         from sweeps.cluster.nodes import node_types

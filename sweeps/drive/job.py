@@ -13,7 +13,8 @@ class Job:
     """One trial on its way to a worker and into its run.
 
     config: what run_trial takes. resources: its CPUs and share of a GPU, {"cpu", "gpu"}. tags, data (name, digest,
-    source of the dataset): what its run is to say when it starts. fresh: start over, whatever an earlier attempt left.
+    source of the dataset): what its run is to say when it starts. fresh: "", or the name of a launch that starts
+    over whatever was left before it; a worker that takes its place finds its name in the folder, and goes on.
     upload: where its files go; None: nowhere.
     """
 
@@ -22,7 +23,7 @@ class Job:
     resources: dict[str, float]
     tags: dict[str, str]
     data: dict[str, str]
-    fresh: bool = False
+    fresh: str = ""
     upload: Upload | None = None
 
     @property

@@ -10,6 +10,7 @@ from data_pipeline.errors import RequestError
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.runs import RunState
+from sweeps.tracking.uris import bare, default_uri
 
 STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
@@ -38,11 +39,23 @@ def check_digests(trials: list[Trial], known: dict[str, RunState], data: dict[st
         raise RequestError(*problems)
 
 
-def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str | None) -> None:
-    """Keep the resolved file, which `resume` reads and an edited one is compared with."""
+def starts_anew(run: RunState, folder: Path, from_scratch: bool) -> bool:
+    """Tell whether an unfinished trial that MLflow has points of, or may get some of, is to be trained from the start.
+
+    It is if that was asked for, and if its folder, where an earlier attempt's epochs were, is empty or gone.
+    """
+    if from_scratch and (run.has_metrics or run.status != "SCHEDULED"):
+        return True
+    return run.has_metrics and not any(path.name[0] != "." for path in (folder.iterdir() if folder.is_dir() else ()))
+
+
+def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str) -> None:
+    """Keep the resolved file, which `resume` reads and an edited one is compared with, and its tracking store."""
     folder = storage / "sweeps"
     kept = {f"{spec.name}.yaml": yaml.safe_dump(spec.given, sort_keys=False, allow_unicode=True)}
-    if tracking_uri is not None and "@" not in tracking_uri:
-        kept[f"{spec.name}.tracking"] = tracking_uri
+    if bare(tracking_uri) == default_uri(storage):  # goes where the folder goes
+        (folder / f"{spec.name}.tracking").unlink(missing_ok=True)
+    else:
+        kept[f"{spec.name}.tracking"] = bare(tracking_uri)
     for name, text in kept.items():
         publish(folder / name, text.encode())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
 from sweeps.drive.job import Job
@@ -30,8 +31,7 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
-            if job.fresh:
-                _start_over(directory)
+            _start_over(directory, job.fresh)
             final = _train_on(job.config, send, trainable, directory)
             _upload(job)
         tags = final.get("tags", {})  # how it was computed
@@ -76,13 +76,17 @@ def _newest_checkpoint(directory: Path) -> Path | None:
     return newest(directory)
 
 
-def _start_over(directory: Path) -> None:
-    """Remove everything an earlier attempt left, but the lock that we hold."""
+def _start_over(directory: Path, launch: str) -> None:
+    """Remove everything an earlier launch left, but the lock that we hold; once per launch, "" for not at all."""
+    mark = directory / ".started-over"
+    if not launch or (mark.exists() and mark.read_text() == launch):
+        return
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != ".lock":
             path.unlink()
+    publish(mark, launch.encode())
 
 
 def _upload(job: Job) -> None:

@@ -1,23 +1,90 @@
-"""MLflow reached, or told why it can't be."""
+"""The one door to MLflow: reached, or told in a sentence why it can't be."""
 
 import logging
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
+from sweeps.cluster import environment
 from sweeps.tracking.outbox import Undeliverable
-from sweeps.tracking.uris import harmless, shown_uri
+from sweeps.tracking.uris import harmless, shown_uri, take_credentials
+
+assert environment.DEFAULTS  # MLflow reads them
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages per failed write, which we try again
 
-AWAY = (408, 425, 429, 401, 403)  # HTTP codes below 500 that may pass: overloaded, or credentials being renewed
+AWAY = (408, 425, 429)  # HTTP codes below 500 that may pass: overloaded
+PAUSES = (0.5, 1.5)  # seconds between attempts to reach a store that a person waits for
+UNWANTED = "Invalid Host header"  # how MLflow's server refuses a name that it wasn't told of
+
+
+class Shut(Undeliverable):
+    """MLflow answers, and won't let us in: waiting alone is of no use, save that credentials may be renewed."""
+
+
+def client(uri: str) -> MlflowClient:
+    """Return a client of a tracking store; the only place that makes one. A database that is away raises OSError.
+
+    MLflow itself would try to reach a database for many minutes; that its port is open is asked first.
+    """
+    parts = urlsplit(uri)
+    if parts.hostname is not None and parts.scheme not in ("http", "https"):
+        port = parts.port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[parts.scheme.partition("+")[0]]
+        socket.create_connection((parts.hostname, port), timeout=10).close()
+    return MlflowClient(uri)
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client of a store that has just answered; RequestError within seconds if it doesn't."""
+    uri = take_credentials(uri)
+    for pause in (*PAUSES, None):
+        try:
+            with reaching(uri):
+                made = client(uri)
+                made.search_experiments(max_results=1)
+                return made
+        except Undeliverable as error:
+            if pause is None or isinstance(error, Shut):
+                raise RequestError(away(uri, error)) from None
+            time.sleep(pause)
+        except MlflowException as error:
+            raise RequestError(f"MLflow at {shown_uri(uri)} refuses: {harmless(str(error), uri)}") from None
+    raise AssertionError("unreachable")
+
+
+def away(uri: str, why: Exception | str) -> str:
+    """Return what to tell a person whose MLflow can't be reached, or lets nobody in, with the way out."""
+    if isinstance(why, Shut):
+        return f"MLflow at {shown_uri(uri)} {why}"
+    return (
+        f"MLflow at {shown_uri(uri)} doesn't answer: {why}. Start it, or choose another with --tracking-uri "
+        "(leave that out for the embedded store)."
+    )
+
+
+def _shut(code: int, said: str, uri: str) -> Shut:
+    if UNWANTED in said:
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        return Shut(
+            f"refuses the host name {host}: start it with `mlflow server --allowed-hosts {host} ...`, or use its IP "
+            "address"
+        )
+    wants = "wants a user and a password" if code == 401 else "doesn't allow that to this user"
+    return Shut(
+        f"{wants} (HTTP {code}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
+        "in the environment"
+    )
 
 
 @contextmanager
@@ -27,6 +94,8 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         code = error.get_http_status_code()
+        if code in (401, 403) or UNWANTED in str(error):
+            raise _shut(code, str(error), uri) from None
         if code >= 500 or code in AWAY:
             raise Undeliverable(harmless(str(error), uri)) from None
         raise
@@ -42,7 +111,9 @@ def asking(uri: str) -> Iterator[None]:
     try:
         with reaching(uri):
             yield
-    except (MlflowException, Undeliverable) as error:
+    except Undeliverable as error:
+        raise RequestError(away(uri, error)) from None
+    except MlflowException as error:
         said = harmless(str(error), uri)
         raise RequestError(f"MLflow at {shown_uri(uri)} can't do that: {said}") from None
 

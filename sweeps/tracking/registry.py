@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweeps.tracking.connection import asking
+from sweeps.tracking.connection import asking, connect
 from sweeps.tracking.runs import RunState, state_of, stored
 from sweeps.tracking.uris import take_credentials
 
@@ -15,7 +14,7 @@ class Registry:
 
     def __init__(self, uri: str) -> None:
         self.uri = take_credentials(uri)
-        self.client = MlflowClient(self.uri)
+        self.client = connect(self.uri)
 
     def run(self, run_id: str) -> RunState | None:
         """Return the run of a trial by its id; None if MLflow has none of that id, or it is not a trial's."""

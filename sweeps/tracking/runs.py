@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE = 1000
+SUPERSEDED = "cellskew.superseded"  # tag of a run whose trial was trained anew, in another run: when
 OURS = "tags.`cellskew.trial` != ''"
 
 
@@ -29,6 +30,10 @@ class RunState:
     tags: dict[str, str]
 
     @property
+    def is_superseded(self) -> bool:
+        return SUPERSEDED in self.tags
+
+    @property
     def reason(self) -> str:
         return self.tags.get("cellskew.reason", "")
 
@@ -39,7 +44,7 @@ def runs_of(uri: str, sweep: str) -> list[StoredRun]:
     NoSuchSweep, with the names there are, if MLflow has no such sweep; RequestError if it doesn't answer.
     """
     stored = read_runs(uri, sweep)
-    return _ask_server(take_credentials(uri), sweep) if stored is None else stored
+    return _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
 
 
 def tags_of(uri: str, sweep: str) -> dict[str, str]:
@@ -57,26 +62,18 @@ def params_of(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _asked(uri: str, ask: Callable[["MlflowClient"], Any]) -> Any:
-    from mlflow import MlflowClient
+    from sweeps.tracking.connection import asking, connect
 
-    from sweeps.tracking.connection import asking
-
-    uri = take_credentials(uri)
-    with asking(uri):
-        return ask(MlflowClient(uri))
+    client = connect(uri)
+    with asking(take_credentials(uri)):
+        return ask(client)
 
 
-def _ask_server(uri: str, sweep: str) -> list[StoredRun]:
-    from mlflow import MlflowClient
-
-    from sweeps.tracking.connection import asking
-
-    with asking(uri):
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(sweep)
-        if experiment is None:
-            raise NoSuchSweep(*(found.name for found in client.search_experiments()))
-        return [stored(run) for run in pages(client, experiment.experiment_id)]
+def _ask_server(client: "MlflowClient", sweep: str) -> list[StoredRun]:
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        raise NoSuchSweep(*(found.name for found in client.search_experiments()))
+    return [stored(run) for run in pages(client, experiment.experiment_id)]
 
 
 def pages(client: "MlflowClient", experiment_id: str, ask: Callable = lambda page: page()) -> Iterator["Run"]:

@@ -5,11 +5,11 @@ import getpass
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Param, Run
 from mlflow.exceptions import MlflowException
 
@@ -17,14 +17,14 @@ from data_pipeline.errors import RequestError
 from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
 from sweeps.tracking import wanted
-from sweeps.tracking.connection import create_database, reaching
+from sweeps.tracking.connection import Shut, away, client, create_database, reaching
 from sweeps.tracking.database import read_runs
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.joint import MOST, one_transaction
 from sweeps.tracking.lock import file_lock
 from sweeps.tracking.outbox import Outbox, Undeliverable, clean
-from sweeps.tracking.runs import RunState, pages, state_of, stored
-from sweeps.tracking.uris import default_uri, shown_uri, take_credentials, without_secrets
+from sweeps.tracking.runs import SUPERSEDED, RunState, pages, state_of, stored
+from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
 
@@ -36,13 +36,13 @@ class Tracker:
         self.uri, self.sweep, self.storage, self.patience = take_credentials(uri), sweep, storage, patience
         self.is_local = self.uri.startswith("sqlite:")
         with self._creating():
-            self.client = self._patiently(lambda: MlflowClient(self.uri))
+            self.client = self._patiently(lambda: client(self.uri))
             self.experiment_id = self._patiently(self._experiment)
         self.delivery = Delivery(self.client, self.uri, self.experiment_id)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
         if not self.outbox.settle(patience):
             self.outbox.close(0)
-            raise RequestError(self._away(f"{len(self.outbox)} records of the last run wait to be delivered"))
+            raise RequestError(away(self.uri, f"{len(self.outbox)} records of the last run wait to be delivered"))
 
     @contextmanager
     def _creating(self) -> Iterator[None]:
@@ -63,16 +63,10 @@ class Tracker:
                 with reaching(self.uri):
                     return ask()
             except Undeliverable as error:
-                if time.monotonic() + pause > deadline:
-                    raise RequestError(self._away(str(error))) from error
+                if time.monotonic() + pause > deadline or isinstance(error, Shut):
+                    raise RequestError(away(self.uri, error)) from None
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-
-    def _away(self, why: str) -> str:
-        return (
-            f"MLflow at {shown_uri(self.uri)} doesn't answer: {why}. Start it, or choose another with --tracking-uri "
-            "(leave that out for the embedded store)."
-        )
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.sweep)
@@ -83,8 +77,8 @@ class Tracker:
             )
         if found is not None:
             return found.experiment_id
-        is_embedded = self.uri == default_uri(self.storage)
-        place = str(self.storage.absolute() / "artifacts" / self.sweep) if is_embedded else None
+        is_server = self.uri.startswith("http")  # which has a place of its own; a database has none
+        place = None if is_server else str(self.storage.absolute() / "artifacts" / self.sweep)
         try:
             return self.client.create_experiment(self.sweep, artifact_location=place)
         except MlflowException as error:  # another driver was first
@@ -108,9 +102,14 @@ class Tracker:
         self._patiently(tell)
 
     def runs(self) -> dict[str, RunState]:
-        """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted."""
+        """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted.
+
+        Superseded ones are left out.
+        """
         found: dict[str, RunState] = {}
         for state in self._all_runs():
+            if state.is_superseded:
+                continue
             rival = found.get(state.key)
             if rival is None or (state.status == "FINISHED" and rival.status != "FINISHED"):
                 found[state.key] = state
@@ -164,7 +163,16 @@ class Tracker:
         return RunState(run_id, trial.key, trial.name, "SCHEDULED", run.info.artifact_uri, True, False, tags)
 
     def _same(self, trial: Trial) -> list[Run]:
-        return self.client.search_runs([self.experiment_id], f"tags.`cellskew.trial` = '{trial.key}'")
+        found = self.client.search_runs([self.experiment_id], f"tags.`cellskew.trial` = '{trial.key}'")
+        return [run for run in found if SUPERSEDED not in run.data.tags]
+
+    def supersede(self, runs: list[RunState]) -> None:
+        """Mark runs whose trials are trained anew, each in a new run: tables and drivers leave them out from now on."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for run in runs:
+            self._patiently(lambda run_id=run.run_id: self.client.set_tag(run_id, SUPERSEDED, now))
+            if run.status in ("RUNNING", "SCHEDULED"):
+                self._patiently(lambda run_id=run.run_id: self.client.set_terminated(run_id, "KILLED"))
 
     def reschedule(self, run: RunState, trial: Trial) -> None:
         """Put an unfinished run back in the queue of trials to come, whatever became of it before."""

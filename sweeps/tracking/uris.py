@@ -3,12 +3,14 @@
 import os
 import re
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data_pipeline.errors import RequestError
 
 SECRET = re.compile(r"(PASSWORD|TOKEN|SECRET|SECRET_ACCESS_KEY|API_KEY)$")  # ends of names of environment variables
-IN_ADDRESS = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
+IN_ADDRESS = re.compile(r"(\b[\w+.-]+://)([^/\s]+)@")
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 
 def default_uri(storage: Path) -> str:
@@ -19,48 +21,103 @@ def default_uri(storage: Path) -> str:
 def stores(storage: Path, given: str | None) -> list[str]:
     """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
     if given is not None:
-        return [given]
+        return [checked(given)]
     kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
     embedded = [default_uri(storage)] if (storage / "mlflow.db").exists() else []
     if not kept and not embedded:
-        raise _nothing_run_in(storage)
+        return [_of_environment() or _nothing_run_in(storage)]
     return [*embedded, *sorted(kept)]
 
 
 def of_sweep(storage: Path, given: str | None, sweep: str) -> str:
-    """Return the tracking store of a sweep: the one given, the one it was run with, else the storage's own."""
+    """Return the tracking store to read a sweep from: the one given, that it was run with, the environment's."""
     if given is not None:
-        return given
+        return checked(given)
+    return remembered(storage, sweep) or _of_environment() or _nothing_run_in(storage)
+
+
+def remembered(storage: Path, sweep: str) -> str | None:
+    """Return the tracking store that a sweep was run with, without its credentials; None if it wasn't run."""
     kept = storage / "sweeps" / f"{sweep}.tracking"
     if kept.exists():
         return kept.read_text().strip()
-    if not (storage / "mlflow.db").exists():
-        raise _nothing_run_in(storage)
-    return default_uri(storage)
+    return default_uri(storage) if (storage / "mlflow.db").exists() else None
 
 
-def _nothing_run_in(storage: Path) -> RequestError:
+def choose(storage: Path, given: str | None, sweep: str, move: bool) -> tuple[str, str]:
+    """Return the tracking store that a run of a sweep writes to, and why that one, in words.
+
+    The one given, else that of earlier runs, else the environment's, else the one embedded in `storage`. RequestError
+    if earlier runs had another and `move` doesn't say that this is meant.
+    """
+    before = remembered(storage, sweep) if (storage / "sweeps" / f"{sweep}.yaml").exists() else None
+    if given is not None:
+        if before is not None and not move and bare(checked(given)) != bare(before):
+            raise RequestError(
+                f"sweep {sweep} is kept in MLflow at {shown_uri(before)}, not at {shown_uri(given)}: leave "
+                "--tracking-uri out to go on there, or say --move-tracking to go on here (finished trials are "
+                "registered here from their files, none is trained again; what is there stays there)"
+            )
+        return checked(given), ""
+    if before is not None:
+        return before, "" if before == default_uri(storage) else "as before"
+    found = _of_environment()
+    return (default_uri(storage), "") if found is None else (found, "from MLFLOW_TRACKING_URI")
+
+
+def _of_environment() -> str | None:
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return checked(given) if given else None
+
+
+def _nothing_run_in(storage: Path) -> NoReturn:
     where = "say where with --storage, or which server with --tracking-uri"
-    return RequestError(f"no sweep has been run in {storage}; {where}")
+    raise RequestError(f"no sweep has been run in {storage}; {where}")
+
+
+def checked(uri: str) -> str:
+    """Return a tracking URI that MLflow knows how to read; RequestError for anything else, with what was meant."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if "://" in uri and scheme in SCHEMES:
+        return uri
+    raise RequestError(
+        f"the tracking URI {shown_uri(uri)!r} is none: write http://HOST:5000 for a server, sqlite:////FOLDER/FILE.db "
+        "or postgresql://USER@HOST/NAME for a database; without one, the runs are kept in the storage folder"
+    )
+
+
+def bare(uri: str) -> str:
+    """Return a URI as it is remembered: without password or token (a database's user stays), a file's path whole."""
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite":
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    user, _, place = parts.netloc.rpartition("@")
+    keeps_user = user and parts.scheme not in ("http", "https")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{place}" if keeps_user else place)).rstrip("/")
 
 
 def take_credentials(uri: str) -> str:
-    """Return a server's URI without user and password, which go where MLflow and its workers look for them."""
+    """Return a server's URI without user and password, or token; they go where MLflow and its workers look for them."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.username is None:
         return uri
-    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-    if parts.password is not None:
+    if parts.password is None:
+        os.environ["MLFLOW_TRACKING_TOKEN"] = unquote(parts.username)
+    else:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def shown_uri(uri: str) -> str:
-    """Return the URI as it may be printed: without a password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+    """Return the URI as it may be printed: without a password or token."""
+    return IN_ADDRESS.sub(_hidden, uri)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    user, colon, _ = found[2].partition(":")
+    is_server = found[1].startswith("http")
+    return f"{found[1]}{user}:***@" if colon else f"{found[1]}***@" if is_server else found[0]
 
 
 def without_secrets(text: str) -> str:
@@ -68,7 +125,7 @@ def without_secrets(text: str) -> str:
     held = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) > 5}
     for value in sorted(held, key=len, reverse=True):
         text = text.replace(value, "***")
-    return IN_ADDRESS.sub(r"\1:***@", text)
+    return shown_uri(text)
 
 
 def harmless(text: str, uri: str) -> str:
