@@ -1,6 +1,7 @@
 """The command `cellskew`. Heavy imports happen inside the commands, so that --help answers at once."""
 
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback(
     help="Which single-cell foundation model, and which remedy, still finds the rare cell types?",
-    epilog="Exit codes: 0 all good, 1 a trial failed or is left over, 2 the request is wrong.",
+    epilog="Exit codes: 0 all good, 1 a trial failed or is left over, 2 the request is wrong, 3 the machinery broke: run again.",
 )
 def _options(
     ask: Annotated[
@@ -53,13 +54,25 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a wrong request ends in its problems, one a line, and exit code 2."""
+    """Run the command line; a wrong request ends in its problems, one a line, and exit code 2; else 3."""
     try:
         app()
     except RequestError as error:
         for problem in error.problems:
             print(f"cellskew: {problem}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:  # a full disk, a lost cluster, or a fault of ours
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        print(f"cellskew: {type(error).__name__}: {_shown(error)}", file=sys.stderr)
+        print("cellskew: what is finished is kept; run the same command again to go on", file=sys.stderr)
+        sys.exit(3)
+
+
+def _shown(error: Exception) -> str:
+    from sweeps.tracking.uris import without_secrets
+
+    return without_secrets(str(error))[:1000]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from data_pipeline.errors import RequestError
 from sweeps.file.plugins import unknown
 from sweeps.tracking import wanted
 from sweeps.tracking.database import NoSuchSweep, StoredRun
+from sweeps.tracking.lease import holder_in
 from sweeps.tracking.runs import params_of, runs_of, tags_of
 
 SEEDS = ["split", "seed"]
@@ -33,8 +34,8 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; superseded: when
     another run took its place, since the trial was trained anew; wanted: whether the sweep's file has the trial and no
     other run took its place; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
-    wanted, None if MLflow was never told; questions, of the file; uri. RequestError if there is no such sweep, naming
-    the nearest. The embedded database is read directly, which takes a tenth of the time.
+    wanted, None if MLflow was never told; questions, of the file; driver, see lease.holder_in; uri. RequestError if
+    there is no such sweep, naming the nearest. The embedded database is read directly, which takes a tenth of the time.
     """
     try:
         rows = [_row(run) for run in runs_of(uri, sweep)]
@@ -46,6 +47,7 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     is_wanted = frame["key"].isin(keys) if keys is not None else True
     frame = frame.assign(wanted=is_wanted & (frame["superseded"] == ""), settings="")
     frame.attrs |= {"keys": keys, "uri": uri, "questions": wanted.read_questions(tags)}
+    frame.attrs["driver"] = holder_in(tags)
     return frame.sort_values(["started", "run_id"], ignore_index=True)
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 from sweeps import tables
 from sweeps.tracking import lock, outbox
 
+FORGOTTEN = 300.0  # seconds without a sign of life in MLflow, by both clocks, after which no driver is running
+
 
 @dataclass(frozen=True)
 class State:
@@ -48,6 +50,9 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     driver = "no driver is running" if not alive else f"driver: pid {holder['pid']} on {holder['host']}"
     if alive is None:
         driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
+    lease = runs.attrs.get("driver")
+    if holder is None and lease is not None and abs(time.time() - lease["at"]) < FORGOTTEN:
+        alive, driver = None, f"driver: pid {lease['pid']} on {lease['host']}, with --storage {lease['storage']}"
     keys, is_wanted = runs.attrs.get("keys"), runs["wanted"]
     wanted, replaced = runs[is_wanted], runs["superseded"] != ""
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])

@@ -102,6 +102,7 @@ def _converge(
     _check_storage(storage)
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
+    from sweeps.drive.stopping import one_signal
 
     request = Request(
         storage=storage.absolute(),
@@ -114,13 +115,14 @@ def _converge(
     )
     screen = Progress(console())
     try:
-        outcome = converge(spec, request, screen)
+        with one_signal():
+            outcome = converge(spec, request, screen)
     except KeyboardInterrupt:  # before the training, which heeds Ctrl-C itself; typer would end without a word
         print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
         raise typer.Exit(130) from None
     _conclude(spec.name, storage, uri, outcome, screen)
     if not outcome.is_complete:
-        raise typer.Exit(1)
+        raise typer.Exit(3 if outcome.is_broken else 1)
 
 
 def _check_storage(storage: Path) -> None:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from sweeps.tracking.uris import choose, default_uri, remembered, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
+TAKEN = "another driver took this sweep over"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
     costs = estimate.costs(trials, shapes(trials, cells), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
-        on_loss=lambda: stop.ask("another driver took this sweep over"),
+        on_loss=partial(stop.ask, TAKEN),
         on_wait=screen.say,
     )
     with lock, stop.unmarked():
@@ -136,7 +138,7 @@ class _Drive:
         screen.say(f"tracking: {shown_uri(uri)}" + (f" ({why})" if why else ""))
         if request.move_tracking:
             check_nothing_waits(self.storage, spec.name)
-        self.tracker = Tracker(uri, spec.name, self.storage)
+        self.tracker = Tracker(uri, spec.name, self.storage, on_loss=partial(stop.ask, TAKEN), on_wait=screen.say)
 
     def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
         begin, outcome, self.costs = time.monotonic(), Outcome(len(trials)), costs

@@ -26,6 +26,7 @@ from sweeps.drive.stopping import Stop
 from sweeps.drive.worker import Trainable, work
 from sweeps.tracking.store import Tracker
 
+LOST = "Ray lost its last node"
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 
 
@@ -118,7 +119,7 @@ class Listener(tune.Callback):
         if time.monotonic() - self.looked > LOOK_EVERY:
             self.looked = time.monotonic()
             if cluster_is_gone():
-                self.news.stop.ask("Ray lost its last node")
+                self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
@@ -184,6 +185,8 @@ def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: 
             _fit(jobs, news, stop, storage, settings)
             break
         except (RuntimeError, ray.exceptions.RayError) as error:
+            if stop.why == LOST:
+                break
             if not isinstance(error, ray.exceptions.RayError) and not isinstance(
                 error.__cause__, ray.exceptions.RayError
             ):

@@ -23,6 +23,11 @@ class Outcome:
     utilisation: float | None = None
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the machinery, and nobody's wish, ended it: the same command goes on."""
+        return self.stopped.startswith("Ray ") and not self.is_complete
+
+    @property
     def is_complete(self) -> bool:
         return self.before + self.finished == self.wanted and not self.undelivered and not self.refused
 

@@ -40,6 +40,23 @@ class Stop:
 
 
 @contextmanager
+def one_signal() -> Iterator[None]:
+    """Let SIGTERM be as Ctrl-C while it lasts: a KeyboardInterrupt, where nobody heeds it otherwise."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = None
+    with contextlib.suppress(ValueError):  # not in the main thread
+        old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGTERM, old)
+
+
+@contextmanager
 def heeding_signals(stop: Stop, on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[None]:
     """Let Ctrl-C (or SIGTERM) ask for the end after the running epochs; a second one ends the process at once."""
 

@@ -10,13 +10,22 @@ from typing import Any
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
+from sweeps.drive.fence import own
 from sweeps.drive.job import Job
 from sweeps.tracking.artifacts import upload
-from sweeps.tracking.lock import file_lock
 from sweeps.tracking.uris import without_secrets
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
-OUTSIDE = ("OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "ShardError", "NoGpuError")
+OUTSIDE = (
+    "OutOfMemoryError",
+    "MemoryError",
+    "OSError",
+    "TimeoutError",
+    "ConnectionError",
+    "ShardError",
+    "Overtaken",
+    "NoGpuError",
+)
 NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
 PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
@@ -30,9 +39,15 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
     directory = job.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with file_lock(directory / ".lock"):  # a worker that outlived its driver must be gone first
+        with own(directory, lambda said: send({"trouble": said})) as check:  # a worker may outlive its driver
+
+            def send_if_ours(news: dict[str, Any]) -> None:
+                check()
+                send(news)
+
             _start_over(directory, job.fresh)
-            final = _train_on(job.config, send, trainable, directory)
+            final = _train_on(job.config, send_if_ours, trainable, directory)
+            check()
             _upload(job)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
@@ -77,14 +92,14 @@ def _newest_checkpoint(directory: Path) -> Path | None:
 
 
 def _start_over(directory: Path, launch: str) -> None:
-    """Remove everything an earlier launch left, but the lock that we hold; once per launch, "" for not at all."""
+    """Remove everything an earlier launch left, but the signs that the folder is ours; once per launch, "" for not at all."""
     mark = directory / ".started-over"
     if not launch or (mark.exists() and mark.read_text() == launch):
         return
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        elif path.name not in (".lock", ".attempt"):
             path.unlink()
     publish(mark, launch.encode())
 

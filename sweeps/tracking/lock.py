@@ -40,9 +40,10 @@ def file_lock(path: Path, seconds: float = 60.0) -> Iterator[None]:
 class SweepLock:
     """The right to drive a sweep, held while `with` lasts and proved by a heartbeat in a file.
 
-    A driver that died on this machine is succeeded at once. Of one on another machine only the heartbeat is known: it
-    is watched for `timeout` seconds by our own clock (never compared with the other's), and if it stands still, taken
-    over. A live one is refused with RequestError, naming host and pid. on_loss is called if somebody took ours over.
+    A driver that died on this machine is succeeded at once. Of one on another machine, or in another container, only
+    the heartbeat is known, a time of the file, which needs no room on a full disk: it is watched for `timeout` seconds
+    by our own clock (never compared with the other's), and if it stands still, taken over. A live one is refused with
+    RequestError, naming host and pid. on_loss is called if somebody took ours over.
     """
 
     def __init__(
@@ -54,9 +55,8 @@ class SweepLock:
         timeout: float = TIMEOUT,
     ) -> None:
         self.path, self.on_loss, self.on_wait, self.beat, self.timeout = path, on_loss, on_wait, beat, timeout
-        self.me = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid()), "id": uuid.uuid4().hex}
+        self.me = here()
         self._stop = threading.Event()
-        self._beats = 0
 
     def __enter__(self) -> "SweepLock":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,22 +84,22 @@ class SweepLock:
         )
 
     def _may_live(self, holder: dict[str, Any]) -> bool:
-        if holder["host"] == self.me["host"]:
-            return born(holder["pid"]) == holder["born"]
+        if is_same_place(holder, self.me):
+            return lives(holder)
+        before = _seen(self.path)
         self.on_wait(f"a driver on {holder['host']} held this sweep; watching {self.timeout:.0f} s for a sign of life")
         deadline = time.monotonic() + self.timeout
         while time.monotonic() < deadline:
             time.sleep(min(0.5, self.beat))
-            seen = read_lock(self.path)
+            seen = _seen(self.path)
             if seen is None:
                 return False
-            if seen != holder:
+            if seen != before:
                 return True
         return False
 
     def _write(self) -> None:
-        self._beats += 1
-        publish(self.path, json.dumps(self.me | {"beats": self._beats}).encode(), durable=False)
+        publish(self.path, json.dumps(self.me).encode(), durable=False)
 
     def _is_ours(self) -> bool:
         holder = read_lock(self.path)
@@ -111,11 +111,51 @@ class SweepLock:
                 if not self._is_ours():
                     self.on_loss()
                     return
-                self._write()
+                self.path.touch()
+
+
+def here() -> dict[str, Any]:
+    """Return who we are, as locks name a driver: host, pid, its birth, an id, and what tells machines and containers
+    of one name apart: boot, of the kernel, and pids, the space that pid is a number in."""
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid()), "id": uuid.uuid4().hex}
+    return me | {"boot": _boot(), "pids": _pid_space()}
+
+
+def is_same_place(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two drivers' pids are numbers of the same processes."""
+    return all(one.get(name) == other.get(name) for name in ("host", "boot", "pids"))
+
+
+def lives(holder: dict[str, Any]) -> bool:
+    """Tell whether a driver of this place lives."""
+    return born(holder["pid"]) == holder["born"]
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # macOS, which has no containers of its own
+
+
+def _pid_space() -> int:
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _seen(path: Path) -> tuple[dict[str, Any], int] | None:
+    """Return a lock and when it last showed a sign of life, by its own clock; None if it is gone."""
+    holder = read_lock(path)
+    try:
+        return None if holder is None else (holder, path.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 def read_lock(path: Path) -> dict[str, Any] | None:
-    """Return who holds a sweep: host, pid, born, id, beats; None: nobody."""
+    """Return who holds a sweep, see `here`; None: nobody."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -127,9 +167,7 @@ def is_live(path: Path) -> bool | None:
     holder = read_lock(path)
     if holder is None:
         return False
-    if holder["host"] != socket.gethostname():
-        return None
-    return born(holder["pid"]) == holder["born"]
+    return lives(holder) if is_same_place(holder, here()) else None
 
 
 def born(pid: int) -> str | None:

@@ -21,6 +21,7 @@ from sweeps.tracking.connection import Shut, away, client, create_database, reac
 from sweeps.tracking.database import read_runs
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.joint import MOST, one_transaction
+from sweeps.tracking.lease import Lease
 from sweeps.tracking.lock import file_lock
 from sweeps.tracking.outbox import Outbox, Undeliverable, clean
 from sweeps.tracking.runs import SUPERSEDED, RunState, pages, state_of, stored
@@ -32,16 +33,27 @@ CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metric
 class Tracker:
     """The runs of one sweep. Everything about a started trial goes through `outbox`, in order."""
 
-    def __init__(self, uri: str, sweep: str, storage: Path, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        uri: str,
+        sweep: str,
+        storage: Path,
+        patience: float = 60.0,
+        on_loss: Callable[[], None] = lambda: None,
+        on_wait: Callable[[str], None] = lambda said: None,
+    ) -> None:
         self.uri, self.sweep, self.storage, self.patience = take_credentials(uri), sweep, storage, patience
         self.is_local = self.uri.startswith("sqlite:")
         with self._creating():
             self.client = self._patiently(lambda: client(self.uri))
             self.experiment_id = self._patiently(self._experiment)
+        self.lease = Lease(self.client, self.experiment_id, storage, on_loss, on_wait)
+        if self.uri != default_uri(storage):  # the folder's own store has the folder's lock
+            self._patiently(self.lease.take)
         self.delivery = Delivery(self.client, self.uri, self.experiment_id)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
         if not self.outbox.settle(patience):
-            self.outbox.close(0)
+            self.close(0)
             raise RequestError(away(self.uri, f"{len(self.outbox)} records of the last run wait to be delivered"))
 
     @contextmanager
@@ -210,7 +222,10 @@ class Tracker:
 
     def close(self, seconds: float = 120.0) -> bool:
         """Deliver what is left; returns whether all of it arrived (the rest stays on disk for the next run)."""
-        return self.outbox.close(seconds)
+        try:
+            return self.outbox.close(seconds)
+        finally:
+            self.lease.give_back()
 
 
 def _points(metrics: dict[str, Any]) -> dict[str, Any]:
