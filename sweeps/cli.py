@@ -43,7 +43,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback(
     help="Which single-cell foundation model, and which remedy, still finds the rare cell types?",
-    epilog="Exit codes: 0 all good, 1 a trial failed or is left over, 2 the request is wrong, 3 the machinery broke: run again.",
+    epilog="Exit codes: 0 all good, 1 a trial failed or is left over, 2 the request is wrong, 3 the machine failed.",
 )
 def _options(
     ask: Annotated[

@@ -85,7 +85,7 @@ def tell_apart(runs: pd.DataFrame, params: Callable[[list[str]], dict[str, dict[
         several = [name for name in table if table[name].nunique() > 1]
         told[group.index] = [
             ", ".join(f"{name}={str(value)[:60]}" for name, value in zip(several, row, strict=True))
-            for row in table[several].itertuples(index=False)
+            for row in table[several].to_numpy()
         ]
     return runs.assign(settings=told)
 
