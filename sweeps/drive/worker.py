@@ -92,7 +92,7 @@ def _newest_checkpoint(directory: Path) -> Path | None:
 
 
 def _start_over(directory: Path, launch: str) -> None:
-    """Remove everything an earlier launch left, but the signs that the folder is ours; once per launch, never for ""."""
+    """Remove everything an earlier launch left, but the signs that it is ours; once per launch, for "" never."""
     mark = directory / ".started-over"
     if not launch or (mark.exists() and mark.read_text() == launch):
         return
