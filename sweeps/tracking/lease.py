@@ -5,9 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from mlflow import MlflowClient
+from typing import Any, Protocol
 
 from data_pipeline.errors import RequestError
 from sweeps.tracking.lock import here, is_same_place, lives
@@ -15,6 +13,14 @@ from sweeps.tracking.lock import here, is_same_place, lives
 TAG = "cellskew.driver"  # of the experiment: JSON of who drives it; "" if nobody does
 BEAT = 15.0  # seconds between signs of life
 TIMEOUT = 60.0  # a driver without one for so long is dead
+
+
+class Client(Protocol):
+    """What of MLflow's client a lease needs."""
+
+    def get_experiment(self, experiment_id: str) -> Any: ...
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: Any) -> None: ...
 
 
 class Lease:
@@ -27,7 +33,7 @@ class Lease:
 
     def __init__(
         self,
-        client: MlflowClient,
+        client: Client,
         experiment_id: str,
         storage: Path,
         on_loss: Callable[[], None] = lambda: None,
