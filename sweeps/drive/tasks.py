@@ -1,5 +1,6 @@
 """Files made by Ray tasks, one each, as many at once as the cluster has room for."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,30 +12,29 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 
+SEEN_WITHIN = 60.0  # seconds
 Count = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 
 @dataclass(frozen=True)
 class Task:
-    """A file that make(path, *args) publishes. kind: what progress calls it; args may be Ray references;
-    on_gpu: faster there; after: the file that must be there first."""
+    """A file that make(path, *args) publishes. kind: what progress calls it; args may be Ray references; on_gpu: faster
+    there."""
 
     kind: str
     make: Callable[..., None]
     args: tuple[Any, ...]
     on_gpu: bool = False
-    after: Path | None = None
 
 
 def make_files(tasks: dict[Path, Task], count: Count) -> None:
     """Make every file that isn't there yet; Ray must run. All requests that can't be met are refused together."""
     missing = {path: task for path, task in tasks.items() if not path.exists()}
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if missing else False
-    started: dict[Path, ray.ObjectRef] = {}
+    kinds: dict[ray.ObjectRef, str] = {}
     for path, task in missing.items():
         worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(_attempt)
-        started[path] = worker.remote(started.get(task.after), task.make, path, *task.args)
-    kinds = {ref: missing[path].kind for path, ref in started.items()}
+        kinds[worker.remote(task.make, path, *task.args)] = task.kind
     of, done, errors, waiting = Counter(kinds.values()), Counter(), [], list(kinds)
     while waiting:
         (ready,), waiting = ray.wait(waiting, num_returns=1)
@@ -43,12 +43,24 @@ def make_files(tasks: dict[Path, Task], count: Count) -> None:
         done[kinds[ready]] += 1
         count(f"preparing: {kinds[ready]}", done[kinds[ready]], of[kinds[ready]])
     _raise(errors)
+    for path in missing:
+        _await(path)
 
 
-def _attempt(before: bytes | None, make: Callable[..., None], path: Path, *args: Any) -> bytes | None:
+def _await(path: Path) -> None:
+    """Wait until a file that another node has written is seen here, which file servers may delay by half a minute."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise RequestError(
+                f"{path}: was made by a worker, but isn't there {SEEN_WITHIN:.0f} s later: the storage folder must be "
+                "one that all nodes share; name such a folder with --storage"
+            )
+        time.sleep(0.2)
+
+
+def _attempt(make: Callable[..., None], path: Path, *args: Any) -> bytes | None:
     """Return what went wrong, pickled by this very program: raised in a task, Ray keeps only its text."""
-    if before is not None:
-        return before
     try:
         make(path, *args)
     except Exception as error:

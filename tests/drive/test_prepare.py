@@ -21,6 +21,7 @@ from data_pipeline.rows.generated import load_cells, save_cells
 from data_pipeline.rows.synthesize import Made, scvi, smote
 from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.shards import Shards
+from sweeps.drive import tasks
 from sweeps.drive.making import Readable, distances
 from sweeps.drive.prepare import open_datasets, prepare
 from sweeps.drive.tasks import Task, make_files
@@ -187,12 +188,19 @@ def test_all_that_cannot_be_made_is_refused_at_once(tmp_path, ray_here):
     assert sorted(refused.value.problems) == ["no 0", "no 1", "no 2"]
 
 
+def test_a_file_that_only_the_worker_sees_is_no_file(tmp_path, ray_here, monkeypatch):
+    """As where each node has a storage folder of its own."""
+    monkeypatch.setattr(tasks, "SEEN_WITHIN", 0.5)
+    with pytest.raises(RequestError, match="one that all nodes share; name such a folder with --storage"):
+        make_files({tmp_path / "elsewhere": Task("genes", lambda path: None, ())}, lambda *count: None)
+
+
 def test_cells_by_a_deep_model_are_made_on_a_gpu_where_there_is_one(tmp_path, ray_with_gpus):
     def where(path: Path) -> None:
         path.write_text(",".join(map(str, ray.get_gpu_ids())))
 
-    tasks = {tmp_path / "cpu": Task("genes", where, ()), tmp_path / "gpu": Task("cells", where, (), on_gpu=True)}
-    make_files(tasks, lambda *count: None)
+    two = {tmp_path / "cpu": Task("genes", where, ()), tmp_path / "gpu": Task("cells", where, (), on_gpu=True)}
+    make_files(two, lambda *count: None)
     assert (tmp_path / "cpu").read_text() == "" and (tmp_path / "gpu").read_text() != ""
     assert scvi.on_gpu and not hasattr(smote, "on_gpu")
 
