@@ -87,6 +87,10 @@ def test_commands_that_are_not_run_have_these_names_and_options(block):
         check_options(command)
 
 
+def test_the_sweep_of_readmes_figure_can_be_planned():
+    assert len(config.load(ROOT / "docs" / "figures" / "few-cells.yaml").trials()) == 150
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_within_sentences_have_these_names_and_options(page):
     for command in inline_commands(page):
