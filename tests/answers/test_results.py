@@ -1,5 +1,6 @@
 """From MLflow to the runs that a sweep wants: the filter, the warnings, and nothing that could be executed."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -8,6 +9,7 @@ from fake_trials import spec
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import comparison, results, selection, state, summary
+from sweeps.commands import asking
 from sweeps.tracking import database as database_of_mlflow
 from sweeps.tracking import runs as reading
 from sweeps.tracking import store as tracking
@@ -271,3 +273,37 @@ def test_thousands_of_keys_are_kept_in_tags_that_mlflow_takes():
         assert wanted.read(tags) == set(keys)
     wanted.write(first[:1], tags, lambda *said: pytest.fail("written again"))
     assert wanted.read({}) is None
+
+
+# the commands
+
+
+def test_results_without_options_never_fails_for_want_of_a_metric(sweep, capsys):
+    """The one finished trial has no rare type, so no test_recall_tail, and no balanced accuracy."""
+    asking.results("small", storage=sweep)
+    printed = capsys.readouterr()
+    assert "macro F1" in printed.out and "0.500" in printed.out and "rare-type recall" not in printed.out
+    assert "2 runs of trials that the sweep's file no longer has are left out (--all shows them too)" in printed.err
+    with pytest.raises(RequestError, match="unknown metric 'recall_tail'"):
+        asking.results("small", metric="recall_tail", storage=sweep)
+    with pytest.raises(RequestError, match="no run is like that; model is one of majority, scgpt"):
+        asking.results("small", where='model == "scbert"', storage=sweep)
+
+
+def test_results_of_a_sweep_with_nothing_finished_are_an_empty_table(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    tracker = tracking.Tracker(uris.default_uri(tmp_path), "small", tmp_path)
+    tracker.register(spec().trials(), {}, lambda done, total: None)
+    assert tracker.close(60)
+    asking.results("small", storage=tmp_path)
+    assert capsys.readouterr().out == "no finished trial yet\n"
+    asking.results("small", as_json=True, storage=tmp_path)
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+
+
+def test_compare_wants_either_a_choice_or_the_files_questions(sweep):
+    for given in ({}, {"between": "model", "questions": True}):
+        with pytest.raises(RequestError, match="either --between CHOICE or --questions"):
+            asking.compare("small", storage=sweep, **given)
+    with pytest.raises(RequestError, match="the sweep's file has no `questions:`"):
+        asking.compare("small", questions=True, storage=sweep)

@@ -1,13 +1,18 @@
-"""Intervals hold the truth and tests find nothing where there is nothing: small forms of benchmarks/coverage.py."""
+"""Small forms of benchmarks: intervals hold the truth, tests find nothing that isn't there, metrics agree."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import coverage  # noqa: E402
+import recompute  # noqa: E402
+
+from trainables import metrics  # noqa: E402
 
 STUDIES = 120  # a rate of 0.95 is right to 0.04 (95 %)
 
@@ -38,3 +43,14 @@ def test_the_made_up_studies_are_what_they_should_be():
     kinds = coverage.labels(300, 4)
     assert np.bincount(kinds).tolist() == [150, 75, 36, 21, 12, 6]
     assert np.bincount(kinds[coverage.part(kinds, 0.2, np.random.default_rng(0))]).tolist() == [30, 15, 7, 4, 2, 1]
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_recomputed_metrics_are_those_of_trials():
+    rng = np.random.default_rng(0)
+    scores, truth = rng.dirichlet(np.ones(4), 80), np.arange(80) % 3  # the last type has no test cells
+    names = np.array(["a", "b", "c", "d"])
+    table = pd.DataFrame({"truth": names[truth], "prediction": names[scores.argmax(1)]})
+    theirs = recompute.of_predictions(table.join(pd.DataFrame(scores, columns=[f"p_{name}" for name in names])))
+    ours = metrics.evaluate(scores, truth, np.full(4, 9))
+    assert len(theirs) == 13 and {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-12)
