@@ -1,5 +1,6 @@
 """What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
 
+import json
 import shutil
 import time
 import traceback
@@ -14,6 +15,7 @@ from sweeps.drive.fence import own
 from sweeps.drive.job import Job
 from sweeps.tracking.artifacts import upload
 from sweeps.tracking.uris import without_secrets
+from trainables.trial.outcome import NOT_MADE
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
 OUTSIDE = (
@@ -48,12 +50,19 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
             _start_over(directory, job.fresh)
             final = _train_on(job.config, send_if_ours, trainable, directory)
             check()
+            for name, why in _not_made(directory).items():
+                send({"trouble": f"{name} could not be made, the numbers are good: {why}"})
             _upload(job)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
         send({"final": numbers, "where": machine() | tags})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
+
+
+def _not_made(directory: Path) -> dict[str, str]:
+    path = directory / NOT_MADE
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a finished trial leaves behind: metrics, tables, a picture, predictions; result.json last."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from trainables.material import Material
 MODEL_FOLDER = "checkpoint"  # in a trial's directory and among its run's artifacts, see trainables.trial.package
 FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
 FILES += ("predictions.parquet",)
+NOT_MADE = "not_made.json"  # which of them couldn't be made, and why: the trial's numbers are good without
+LABELS = {"fontsize": 7, "parse_math": False}  # a type's name may hold a $
 
 
 def finished(directory: Path) -> dict[str, Any] | None:
@@ -106,12 +109,31 @@ def _write_tables(directory: Path, material: Material, probabilities: np.ndarray
     parts = {"natural": material.natural, "train": material.kept, "validation": material.validation}
     cells = {name: material.counts(rows) for name, rows in parts.items()}
     table = metrics.per_class(probabilities, truth, classes, cells)
-    publish(directory / "per_class.csv", table.to_csv(index=False).encode())
     confusion = metrics.confusion(truth, predicted, classes)
-    publish(directory / "confusion_matrix.csv", confusion.to_csv().encode())
-    publish(directory / "most_confused.csv", metrics.most_confused(confusion).to_csv(index=False).encode())
-    publish(directory / "confusion_matrix.png", picture(confusion))
-    publish(directory / "predictions.parquet", _predictions(material, probabilities, truth))
+    made = {
+        "per_class.csv": lambda: table.to_csv(index=False).encode(),
+        "confusion_matrix.csv": lambda: confusion.to_csv().encode(),
+        "most_confused.csv": lambda: metrics.most_confused(confusion).to_csv(index=False).encode(),
+        "confusion_matrix.png": lambda: picture(confusion),
+        "predictions.parquet": lambda: _predictions(material, probabilities, truth),
+    }
+    publish_each(directory, made)
+
+
+def publish_each(directory: Path, made: dict[str, Callable[[], bytes]]) -> None:
+    """Write files; those that can't be made are named in NOT_MADE, with the reason. A full disk raises OSError."""
+    failed = {}
+    for name, make in made.items():
+        try:
+            data = make()
+        except Exception as error:  # whatever a drawing or a table dies of, a trained network must not
+            failed[name] = f"{type(error).__name__}: {error}"[:500]
+        else:
+            publish(directory / name, data)
+    if failed:
+        publish(directory / NOT_MADE, json.dumps(failed, indent=1).encode())
+    else:
+        (directory / NOT_MADE).unlink(missing_ok=True)
 
 
 def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarray) -> bytes:
@@ -139,9 +161,9 @@ def picture(confusion: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(confusion)), [_short(name) for name in confusion.columns], rotation=90, fontsize=7)
+    axes.set_xticks(range(len(confusion)), [_short(name) for name in confusion.columns], rotation=90, **LABELS)
     rows = [f"{_short(name)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
-    axes.set_yticks(range(len(confusion)), rows, fontsize=7)
+    axes.set_yticks(range(len(confusion)), rows, **LABELS)
     axes.set(xlabel="predicted", ylabel="true type (test cells)")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true type")
     data = io.BytesIO()
