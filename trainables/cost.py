@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 GIB = 1 << 30
 CONTEXT = 0.6 * GIB  # what CUDA takes for a process, beside what torch allocates
 
@@ -35,6 +33,8 @@ def begin(on_gpu: bool, share: float) -> None:
     On a GPU the process keeps to its share, so that a trial which grows hurts itself, not its neighbours.
     """
     if on_gpu:
+        import torch  # the driver, which counts nothing, does without
+
         context = CONTEXT / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(max(share - context, 0.01) if 0 < share < 1 else 1.0)
         torch.cuda.reset_peak_memory_stats()
@@ -45,6 +45,8 @@ def begin(on_gpu: bool, share: float) -> None:
 def peak_gb(on_gpu: bool) -> float:
     """Return the most memory held since `begin`, in GiB: of the GPU, or of the process."""
     if on_gpu:
+        import torch
+
         return torch.cuda.max_memory_allocated() / GIB
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
