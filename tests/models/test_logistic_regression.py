@@ -50,7 +50,7 @@ def check_rare_recall(sizes: tuple[int, ...], penalty: str, weighted: bool, stre
     exact, _ = rare_recall(problem, strength)
     assert converged
     assert ours == pytest.approx(exact, abs=0.01)
-    assert exact > 0.5  # else there would be nothing to learn
+    assert exact > 0.3  # else there would be nothing to learn
 
 
 BOTH = pytest.mark.parametrize("weighted", [False, True])
