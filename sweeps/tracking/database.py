@@ -68,6 +68,7 @@ def read_params(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]] | Non
 
 
 def _read(database: sqlite3.Connection, sweep: str) -> list[StoredRun]:
+    database.execute("BEGIN")  # all of it as it is at one moment, though runs are being registered
     names = dict(database.execute("SELECT name, experiment_id FROM experiments"))
     if sweep not in names:
         raise NoSuchSweep(*names)
