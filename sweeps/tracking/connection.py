@@ -1,6 +1,7 @@
 """The one door to MLflow: reached, or told in a sentence why it can't be."""
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages p
 
 AWAY = (408, 425, 429)  # HTTP codes below 500 that may pass: overloaded
 PAUSES = (0.5, 1.5)  # seconds between attempts to reach a store that a person waits for
+SYSTEM = re.compile(r"\[Errno -?\d+\] ([A-Z][\w ]+)")  # what a system says, amid pages of what libraries do
 UNWANTED = "Invalid Host header"  # how MLflow's server refuses a name that it wasn't told of
 
 
@@ -67,8 +69,10 @@ def away(uri: str, why: Exception | str) -> str:
     """Return what to tell a person whose MLflow can't be reached, or lets nobody in, with the way out."""
     if isinstance(why, Shut):
         return f"MLflow at {shown_uri(uri)} {why}"
+    found = SYSTEM.search(str(why))
+    said = found[1].lower() if found else why
     return (
-        f"MLflow at {shown_uri(uri)} doesn't answer: {why}. Start it, or choose another with --tracking-uri "
+        f"MLflow at {shown_uri(uri)} doesn't answer: {said}. Start it, or choose another with --tracking-uri "
         "(leave that out for the embedded store)."
     )
 

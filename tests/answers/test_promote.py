@@ -164,6 +164,8 @@ def test_a_link_that_leads_nowhere_is_refused(sweep):
 def test_a_server_that_is_away_is_named_without_its_password(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
-    with pytest.raises(RequestError, match="MLflow at http://127.0.0.1:9 can't do that") as caught:
+    with pytest.raises(
+        RequestError, match="MLflow at http://127.0.0.1:9 doesn't answer: connection refused. Start it"
+    ) as caught:
         promote("0" * 32, "annotator", tmp_path, "http://me:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(caught.value)
