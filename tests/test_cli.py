@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.commands import running
+from sweeps.tracking import uris
 
 SWEEP = """
 name: small
@@ -125,7 +126,8 @@ def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(swee
     inside("resume", "small", "--storage", str(tmp_path / "moved"))
     (tmp_path / "moved" / "sweeps" / "small.tracking").write_text("http://mlflow:5000")
     inside("resume", "small", "--storage", str(tmp_path / "moved"))
-    assert [request.tracking_uri for request in asked] == [None, "http://mlflow:5000"]
+    assert [request.tracking_uri for request in asked] == [None, None], "the folder is asked, where it is now"
+    assert uris.choose(tmp_path / "moved", None, "small", False) == ("http://mlflow:5000", "as before")
 
 
 @pytest.mark.parametrize(

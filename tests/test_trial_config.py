@@ -16,7 +16,7 @@ def given(tmp_path) -> dict:
 
 
 def test_a_key_nobody_reads_is_refused_with_the_one_that_was_meant(given):
-    with pytest.raises(RequestError, match="unknown key 'sede'; did you mean 'seed'"):
+    with pytest.raises(RequestError, match="unknown key 'sede'; did you mean seed"):
         run_trial(given | {"sede": 3}, lambda *report: None, None)
 
 

@@ -64,6 +64,8 @@ def test_python_runs(block, finished_sweep, monkeypatch):
 
 def test_the_recipes_for_mlflow_run_one_after_the_other(finished_sweep, monkeypatch, capsys):
     monkeypatch.chdir(finished_sweep)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # mlflow.set_tracking_uri writes it, and our commands heed it
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     recipes = [block for block in blocks("python") if block.page.stem == "mlflow"]
     assert len(recipes) >= 10
     names = {"__name__": "page"}
