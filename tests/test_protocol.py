@@ -8,6 +8,7 @@ from trainables.config import read
 from trainables.material import open_material
 from trainables.protocol import DEFECTS, apply, defects_of
 from trainables.spec import get, names
+from trainables.trial.trial import run_trial
 
 SKEWED = {"kind": "natural"}
 
@@ -103,10 +104,9 @@ def test_the_test_set_that_is_the_training_set_holds_the_copies_that_oversamplin
 
 
 def test_selecting_on_test_cells_reports_their_loss_as_validation(tmp_path):
-    from test_trial import run
-
-    sound, _ = run(trial_config(tmp_path / "sound", "scbert"))
-    _, reports = run(trial_config(tmp_path / "flawed", "scbert", defects=["select_on_test"]))
+    reports: list[dict] = []
+    config = trial_config(tmp_path, "scbert", defects=["select_on_test"])
+    run_trial(config, lambda numbers, _: reports.append(numbers), None)
     final = reports[-1]
     best = max(reports[:-1], key=lambda m: m["val_macro_f1"])
     assert final["test_accuracy"] == pytest.approx(best["val_accuracy"])

@@ -1,6 +1,6 @@
 """One cell type's numbers beside a run's others, and which types are rare: from the runs' tables per type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -47,6 +47,23 @@ def binomial(group: pd.DataFrame, metric: str) -> dict[str, float]:
     cells, recall = group[f"test_cells:{kind}"].mean(), group[metric].mean()
     low, high = wilson([cells * recall], [cells])
     return {"cells": cells, "wilson_low": float(low[0]), "wilson_high": float(high[0])}
+
+
+def tested(runs: pd.DataFrame, metrics: Sequence[str]) -> Iterator[str]:
+    """Yield on how many test cells of a split the numbers of one type rest, a sentence per type asked about."""
+    kinds = dict.fromkeys(f":{kind}" if kind else "_rarefied" for kind in map(_kind, metrics) if kind is not None)
+    for kind in kinds:
+        cells = runs.get(f"test_cells{kind}", pd.Series(dtype=float)).dropna()
+        if len(cells):
+            few, most = int(cells.min()), int(cells.max())
+            named = kind[1:] if kind.startswith(":") else "the rarefied type"
+            yield f"test cells of {named} in a split: {few if few == most else f'{few} to {most}'}"
+
+
+def _kind(metric: str) -> str | None:
+    """Return the type that a metric is about, "" for the one that the skew has thinned, None for all types."""
+    name, _, kind = metric.partition(":")
+    return kind or ("" if name.split(".")[0].endswith("_rarefied") else None)
 
 
 def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:

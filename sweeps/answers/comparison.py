@@ -15,9 +15,10 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
+from sweeps.answers import celltypes
 from sweeps.answers.designs import Designs, indexed, per_split
 from sweeps.answers.results import AXES, check_alone, check_columns
-from sweeps.answers.summary import explained_intervals, title
+from sweeps.answers.summary import explained_intervals, pooled, title
 from sweeps.file.plugins import unknown
 from sweeps.statistics import families, intervals
 
@@ -33,7 +34,7 @@ NAMED = 6  # of what is left out
 class Comparison:
     """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
 
-    left_out: what was not compared, in words. designs: how sure the differences are, see designs.
+    compared: the finished runs. left_out: what was not compared, in words. designs: how sure the differences are.
     """
 
     table: pd.DataFrame
@@ -42,6 +43,7 @@ class Comparison:
     metric: str
     against: str
     designs: Designs
+    compared: pd.DataFrame = field(default_factory=pd.DataFrame)
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -72,7 +74,7 @@ def compare(
     finished = runs[runs["status"] == "FINISHED"].replace({"defects": {"": "none"}})
     levels = list(dict.fromkeys(finished[between]))
     against = _baseline(levels, against, between)
-    found = Comparison(pd.DataFrame(), between, within, metric, against, designs)
+    found = Comparison(pd.DataFrame(), between, within, metric, against, designs, finished)
     rows = _all_rows(found, finished, [level for level in levels if level != against], tie)
     if not rows:
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
@@ -251,6 +253,8 @@ def explained(found: Comparison) -> list[str]:
     of_seeds = f" ({seeds} trial seeds in each, averaged first)" if seeds > 1 else ""
     pairs = "wins, ties and losses: pairs of trials"
     said = [f"differences to {against} on the same cells, over n splits{of_seeds}; {pairs}"]
+    said.append(pooled(found.compared, [*found.within, found.between, *(["dataset"] if several else [])]))
+    said += celltypes.tested(found.compared, [found.metric])
     if number := int(table["p"].notna().sum()):
         said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
         rows = 'the rows "all"' if several else "the rows of this table"

@@ -109,7 +109,7 @@ def cell(row: pd.Series, metric: str) -> str:
 def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, designs: Designs) -> list[str]:
     """Return the sentences under such a table: what its columns are, and what they can't tell."""
     finished = runs[runs["status"] == "FINISHED"]
-    said = [f"mean over n splits of the test cells' numbers{_seeds(table)}; {_pooled(table, finished)}"]
+    said = [f"mean over n splits of the test cells' numbers{_seeds(table)}; {pooled(finished, table.columns)}"]
     if (table["n"] >= LEAST).any():
         how = explained_intervals(designs, set(finished["dataset"]))
         said.append(f"± sd over splits; [95 % confidence interval of the mean: {how}]")
@@ -123,7 +123,7 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
         said += celltypes.rare(finished, designs.stored)
     if "cells" in table:
         said.append("one split: what that many test cells of the type leave open of its recall (95 %, Wilson)")
-    return said + _lacking(finished, metrics) + designs.notes
+    return [*said, *celltypes.tested(finished, metrics), *_lacking(finished, metrics), *designs.notes]
 
 
 def _seeds(table: pd.DataFrame) -> str:
@@ -131,9 +131,9 @@ def _seeds(table: pd.DataFrame) -> str:
     return f" ({seeds} trial seeds in each, averaged first)" if seeds > 1 else ""
 
 
-def _pooled(table: pd.DataFrame, finished: pd.DataFrame) -> str:
-    """Say what a row averages."""
-    axes = [axis for axis in ("dataset", "skew", "strategy", "loss", "model") if axis not in table.columns]
+def pooled(finished: pd.DataFrame, by: Collection[str]) -> str:
+    """Say what a row averages of finished runs in a table that has a row per value of `by`."""
+    axes = [axis for axis in ("dataset", "skew", "strategy", "loss", "model") if axis not in by]
     several = [f"{finished[axis].nunique()} {_plural(axis)}" for axis in axes if finished[axis].nunique() > 1]
     if not several:
         return "a row is one cell of the grid"

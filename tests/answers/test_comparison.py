@@ -54,6 +54,15 @@ def test_differences_interval_and_p_are_those_of_the_corrected_test(runs):
     assert row["p"] == pytest.approx(2 * stats.t.sf(mean / error, 4))
 
 
+def test_a_table_says_what_its_rows_average(runs, capsys):
+    """Losses that nobody asked about halve what an adjustment does, and nothing else in the table would tell."""
+    both = pd.concat([runs, runs.assign(loss="weighted", run_id=runs["run_id"] + "w")], ignore_index=True)
+    found = comparison.compare(both, "posthoc", ["model", "strategy"], METRIC)
+    assert "a row averages 2 skews x 2 losses" in printed(found, capsys)
+    found = comparison.compare(runs, "strategy", ["model", "skew"], METRIC)
+    assert "a row is one cell of the grid" in printed(found, capsys)
+
+
 def test_the_ratio_of_test_to_training_cells_is_what_trials_recorded(runs):
     """A dataset with a test share of its own: the sweep file's 0.2 / 0.7 is not what its splits have."""
     recorded = runs.assign(test_cells=130.0, natural_cells=100.0, fixed_test=0.0)

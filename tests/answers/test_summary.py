@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import celltypes, summary, verdict
+from sweeps.answers import celltypes, comparison, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.stored import Stored
 
@@ -210,6 +210,17 @@ def test_one_types_numbers_come_with_its_test_cells_and_wilsons_interval(tmp_pat
     assert celltypes.with_type(runs, "NA", Stored(None))["test_cells:NA"].eq(1).all(), "a type may be called NA"
     with pytest.raises(RequestError, match="unknown cell type 'dc'; known: DC, NA, T cell"):
         celltypes.with_type(runs, "dc", Stored(None))
+
+
+def test_numbers_of_the_rarefied_type_say_on_how_many_test_cells_they_rest(capsys):
+    thinned = grid(3).assign(test_f1_rarefied=0.5)
+    thinned["test_cells_rarefied"] = 15.0 + thinned["split"].astype(int)
+    assert "test cells of the rarefied type in a split: 15 to 17" in printed(
+        thinned, ["model"], ["test_f1_rarefied"], capsys
+    )
+    found = comparison.compare(thinned, "strategy", ["model"], "test_f1_rarefied")
+    assert "test cells of the rarefied type in a split: 15 to 17" in comparison.explained(found)
+    assert "test cells" not in printed(thinned, ["model"], [METRIC], capsys).replace("the test cells' numbers", "")
 
 
 def test_tables_name_the_rare_types_by_their_natural_count(tmp_path, capsys):
