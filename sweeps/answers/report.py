@@ -37,7 +37,7 @@ def report(runs: pd.DataFrame, name: str, metric: str, designs: Designs) -> str:
 
     RequestError if nothing is finished yet, or no run has the metric.
     """
-    finished = runs[runs["status"] == "FINISHED"]
+    finished = _with_remedies(runs[runs["status"] == "FINISHED"])
     if finished.empty:
         raise RequestError(f"no trial of {name} is finished yet; `cellskew status {name}` says how far it is")
     results.check_columns(finished, [], [metric])
@@ -58,6 +58,12 @@ def report(runs: pd.DataFrame, name: str, metric: str, designs: Designs) -> str:
     ]
     head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _with_remedies(finished: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with `remedy`: the strategy, and the loss where there are several: figures never mix them."""
+    several = finished["loss"].nunique() > 1
+    return finished.assign(remedy=finished["strategy"] + (" · " + finished["loss"] if several else ""))
 
 
 def _html(table: pd.DataFrame) -> str:
@@ -123,15 +129,15 @@ def _dots(axes: Any, table: pd.DataFrame, by: list[str], metric: str) -> None:
 
 
 def _skews(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
-    """A figure per dataset: the metric over its skews, the mildest first, a panel per model, a colour per strategy."""
+    """A figure per dataset: the metric over its skews, the mildest first, a panel per model, a colour per remedy."""
     if finished["skew"].nunique() < 2:
         return
     yield "<h2>How it changes with the skew</h2>"
-    models, strategies = (list(dict.fromkeys(finished[axis])) for axis in ("model", "strategy"))
-    colours = {strategy: f"C{number % 10}" for number, strategy in enumerate(strategies)}
+    models, remedies = (list(dict.fromkeys(finished[axis])) for axis in ("model", "remedy"))
+    colours = {remedy: f"C{number % 10}" for number, remedy in enumerate(remedies)}
     for dataset, group in finished.groupby("dataset", sort=False):
         skews = _skews_of(group, designs)
-        table = summary.summarise(group, ["model", "strategy", "skew"], [metric], designs)
+        table = summary.summarise(group, ["model", "remedy", "skew"], [metric], designs)
         paint = lambda panels, skews=skews, table=table: _panels(panels, table, metric, models, skews, colours)  # noqa: E731
         yield _figure(paint, height=3.2, columns=len(models))
         yield _notes(
@@ -154,13 +160,13 @@ def _skews_of(group: pd.DataFrame, designs: Designs) -> dict[str, str]:
 def _panels(panels: Any, table: pd.DataFrame, metric: str, models: list[str], skews: dict, colours: dict) -> None:
     order = list(skews)
     for axes, model in zip(panels, models, strict=True):
-        for strategy, group in table[table["model"] == model].groupby("strategy", sort=False):
+        for remedy, group in table[table["model"] == model].groupby("remedy", sort=False):
             group = group.iloc[np.argsort([order.index(skew) for skew in group["skew"]])]
             at = np.array([order.index(skew) for skew in group["skew"]])
-            at = at + 0.06 * (list(colours).index(strategy) - (len(colours) - 1) / 2)
+            at = at + 0.06 * (list(colours).index(remedy) - (len(colours) - 1) / 2)
             low, high = _ends(group, metric)
-            axes.plot(at, group[metric], "o:", ms=4, lw=0.8, color=colours[strategy], label=_plain(strategy))
-            axes.vlines(at, low, high, colours[strategy], lw=1.5, alpha=0.7)
+            axes.plot(at, group[metric], "o:", ms=4, lw=0.8, color=colours[remedy], label=_plain(remedy))
+            axes.vlines(at, low, high, colours[remedy], lw=1.5, alpha=0.7)
         axes.set_xticks(range(len(order)), [_plain(skews[skew]) for skew in order], fontsize=7, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(order) - 0.5)
         axes.set_title(_plain(model), fontsize=9)
@@ -183,10 +189,10 @@ def _comparisons(finished: pd.DataFrame, metric: str, designs: Designs) -> Itera
 
 
 def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:
-    """F1 of every cell type at every skew, mean over the trials of a model and strategy; from the trials' tables."""
+    """F1 of every cell type at every skew, mean over the trials of a model and remedy; from the trials' tables."""
     tables = [(run, designs.stored.per_class(run)) for _, run in finished.iterrows()]
     rows = [
-        table.assign(dataset=run["dataset"], skew=run["skew"], column=f"{run['model']} · {run['strategy']}")
+        table.assign(dataset=run["dataset"], skew=run["skew"], column=f"{run['model']} · {run['remedy']}")
         for run, table in tables
         if table is not None and "train" in table
     ]

@@ -87,7 +87,7 @@ def test_a_remedy_has_one_colour_in_every_panel_and_one_legend(runs):
         model="scbert", run_id=lambda rows: "b" + rows["run_id"]
     )
     mixed = pd.concat([mixed, third], ignore_index=True)
-    table = summary.summarise(mixed, ["model", "strategy", "skew"], [METRIC])
+    table = summary.summarise(report._with_remedies(mixed), ["model", "remedy", "skew"], [METRIC])
     panels = Figure().subplots(1, 3, sharey=True)
     colours = {"none": "C0", "oversample": "C1"}
     models = ["scgpt", "logistic_regression", "scbert"]
@@ -95,6 +95,15 @@ def test_a_remedy_has_one_colour_in_every_panel_and_one_legend(runs):
     drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in panels]
     assert drawn == [colours, colours, {"oversample": "C1"}]
     assert len(panels[0].figure.legends) == 1 and len({axes.get_ylim() for axes in panels}) == 1
+
+
+def test_figures_never_mix_losses(runs, tmp_path):
+    """A weighted loss that helps would lift what figures show of doing nothing."""
+    weighted = runs.assign(loss="weighted", run_id="w" + runs["run_id"], **{METRIC: runs[METRIC] + 0.2})
+    html = page(with_types(pd.concat([runs, weighted], ignore_index=True), tmp_path))
+    figure = html[html.index("How it changes") : html.index("What strategy changes")]
+    assert "none · cross_entropy" in figure and "none · weighted" in figure
+    assert "scgpt · none · weighted" in html[html.index("By cell type") :]
 
 
 def test_under_three_splits_no_bar_is_drawn(runs):
