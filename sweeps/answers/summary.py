@@ -109,7 +109,8 @@ def cell(row: pd.Series, metric: str) -> str:
 def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, designs: Designs) -> list[str]:
     """Return the sentences under such a table: what its columns are, and what they can't tell."""
     finished = runs[runs["status"] == "FINISHED"]
-    said = [f"mean over n splits of the test cells' numbers{_seeds(table)}; {pooled(finished, table.columns)}"]
+    by = table.columns[: table.columns.get_loc("n")]
+    said = [f"mean over n splits of the test cells' numbers{_seeds(table)}; {pooled(finished, by)}"]
     if (table["n"] >= LEAST).any():
         how = explained_intervals(designs, set(finished["dataset"]))
         said.append(f"± sd over splits; [95 % confidence interval of the mean: {how}]")
@@ -132,9 +133,11 @@ def _seeds(table: pd.DataFrame) -> str:
 
 
 def pooled(finished: pd.DataFrame, by: Collection[str]) -> str:
-    """Say what a row averages of finished runs in a table that has a row per value of `by`."""
+    """Say what a row averages, at most, of finished runs in a table that has a row per value of `by`."""
     axes = [axis for axis in ("dataset", "skew", "strategy", "loss", "model") if axis not in by]
-    several = [f"{finished[axis].nunique()} {_plural(axis)}" for axis in axes if finished[axis].nunique() > 1]
+    known = [name for name in by if name in finished]
+    most = finished.groupby(known, dropna=False)[axes].nunique().max() if known else finished[axes].nunique()
+    several = [f"{most[axis]:.0f} {_plural(axis)}" for axis in axes if most[axis] > 1]
     if not several:
         return "a row is one cell of the grid"
     return f"a row averages {' x '.join(several)}" + (", these and no others" if "dataset" in axes else "")

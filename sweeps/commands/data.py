@@ -78,6 +78,7 @@ def check(
     """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
 
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
+
     Exit code 2 if the file or the folder of weights can't be used as it is.
     """
     from sweeps.answers import checking

@@ -120,8 +120,17 @@ def declared(listed: catalog.Entry) -> Any:
 
 
 def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
-    """Return what the splits had to do with tiny classes, once per dataset and sentence."""
-    return list(dict.fromkeys(f"{axes[0]}: {note}" for axes, shape in by_axes.items() for note in shape.notes))
+    """Return what the splits had to do with tiny classes and donors, naming those of a sentence that isn't of all."""
+    splits: dict[str, dict[str, None]] = {}
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for (dataset, split, *_), shape in by_axes.items():
+        splits.setdefault(dataset, {})[split] = None
+        for note in shape.notes:
+            where.setdefault((dataset, note), {})[split] = None
+    return [
+        f"{dataset}: {note}" if found == splits[dataset] else f"{dataset}, split {', '.join(found)}: {note}"
+        for (dataset, note), found in where.items()
+    ]
 
 
 def _weights(spec: SweepSpec) -> list[str]:

@@ -251,3 +251,9 @@ def test_nothing_to_end_with_prints_nothing(capsys):
     runs = grid().assign(status="RUNNING")
     verdict.show(runs, Designs(runs))
     assert capsys.readouterr().out == ""
+
+
+def test_a_row_of_one_run_averages_nothing(capsys):
+    runs = grid(3).assign(skew=["natural", "rarefy-T-5"] * 6)
+    assert "a row averages 2 skews" in printed(runs, ["model", "strategy"], [METRIC], capsys)
+    assert "averages" not in printed(runs, ["run_id"], [METRIC], capsys)

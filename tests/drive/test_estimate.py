@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sweeps.drive import estimate
+from sweeps.drive import estimate, planning
 from sweeps.drive.shapes import Shape
 from sweeps.file import config
 
@@ -49,3 +49,18 @@ def test_pretrained_vocabularies_fill_more_disk_than_the_genes_of_a_sweep():
     pretrained = SWEEP.replace("scgpt: {", "scgpt: {weights: /nowhere, size: official, ")
     small, large = (estimate.disk_mb(trials(text)["scgpt"], CELLS) for text in (SWEEP, pretrained))
     assert small < 2 and 200 < large < 800
+
+
+def test_a_plan_names_the_splits_whose_donors_it_lists():
+    kept, none = np.array([8]), np.array([0])
+    notes = {"0": ["tiny class", "test donors: d1"], "1": ["tiny class", "test donors: d2"]}
+    by_axes = {
+        ("my", split, "natural", strategy): Shape(["a"], kept, none, none, kept, kept, said)
+        for split, said in notes.items()
+        for strategy in ("none", "smote")
+    }
+    assert planning._notes(by_axes) == [
+        "my: tiny class",
+        "my, split 0: test donors: d1",
+        "my, split 1: test donors: d2",
+    ]
