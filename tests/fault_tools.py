@@ -143,6 +143,7 @@ def _gate_worker() -> None:
         return second
 
     worker.TRAIN_PAUSES = (0.1, 0.1, 0.1)
+    worker.UPLOAD_PAUSES = (1, 2, 5, 10)  # a minute and more of waiting less, where a disk stays full
     before(Trainer, "_step", "first_epoch", is_step(0))
     before(Trainer, "_step", "last_epoch", is_step(2))
     before(checkpoint, "write_tensors", "checkpoint", lambda path, content: path.match("*epoch-0002*/best*"))
