@@ -14,7 +14,6 @@ from sweeps.tracking.runs import params_of, runs_of, tags_of
 
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
-STATUSES = ("FINISHED", "RUNNING", "SCHEDULED", "KILLED", "FAILED")
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
 TITLES = {
     "test_macro_f1": "macro F1",

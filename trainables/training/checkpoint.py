@@ -8,7 +8,6 @@
 Frozen parameters aren't saved but hashed: a checkpoint only fits the base it was trained on.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -125,16 +124,6 @@ def write_tensors(path: Path, content: dict[str, Tensor]) -> None:
         raise _disk_error(error, path) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, where folders can be synced."""
-    with contextlib.suppress(PermissionError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _disk_error(error: SafetensorError, path: Path) -> Exception:
