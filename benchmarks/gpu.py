@@ -37,6 +37,7 @@ PARTS = {  # in this order: share of the minutes
     "training": 110,
     "memory": 30,
     "features": 25,
+    "shortcuts": 35,
     "packing": 130,
     "resume": 110,
 }

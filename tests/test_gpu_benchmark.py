@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("environment", "faults", "logits", "kernels", "training", "memory", "features", "packing", "resume")
+PARTS = (
+    "environment",
+    "faults",
+    "logits",
+    "kernels",
+    "training",
+    "memory",
+    "features",
+    "shortcuts",
+    "packing",
+    "resume",
+)
 
 
 def rehearse(out: Path, *options: str) -> tuple[int, list[dict]]:
