@@ -131,7 +131,7 @@ def private_folder() -> Iterator[Path]:
 
 def attend_part(name: str, limit: float, folder: Path, given: argparse.Namespace, book: Book) -> None:
     """Run a part to its end, past checks that its process dies of; add its records and how it ended."""
-    from gpu_parts import mps
+    from gpu_parts.props import mps
 
     begin, deadline = time.monotonic(), time.monotonic() + limit
     done: list[str] = []

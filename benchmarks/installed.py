@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from data_pipeline.reading.catalog import resolve
 from data_pipeline.reading.h5ad import Cells, open_cells
+from data_pipeline.reading.known.catalog import resolve
 from data_pipeline.reading.source import Source
 
 

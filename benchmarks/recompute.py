@@ -19,7 +19,7 @@ from sklearn import metrics as theirs
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sweeps.answers import results  # noqa: E402
+from sweeps.answers.runs import results  # noqa: E402
 from sweeps.tracking.uris import of_sweep  # noqa: E402
 
 EXACT, ROUNDED = 1e-6, 1e-4

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sweeps.drive.forecast.planning import Plan
     from sweeps.drive.outcome import Outcome
-    from sweeps.drive.planning import Plan
 
 __all__ = ["compare", "load", "plan", "results", "run"]
 STORAGE = "cellskew-runs"
@@ -67,7 +67,7 @@ def plan(sweep: str | Path, storage: str | Path = STORAGE) -> "Plan":
 
     Touches nothing. RequestError for what can't be had.
     """
-    from sweeps.drive import planning
+    from sweeps.drive.forecast import planning
     from sweeps.file import config
 
     return planning.plan(config.load(sweep, check_files=False), Path(storage))
@@ -79,7 +79,7 @@ def load(name: str, where: str | Path = STORAGE) -> "pd.DataFrame":
     where: the storage folder that it was run in, or the URI of an MLflow server. Trials that the sweep's file had no
     longer when it last ran are left out. RequestError if there is no such sweep.
     """
-    from sweeps.answers import results
+    from sweeps.answers.runs import results
     from sweeps.tracking.uris import of_sweep
 
     uri = str(where) if "://" in str(where) else of_sweep(Path(where), None, name)
@@ -98,7 +98,8 @@ def results(
     runs: a sweep's name, looked for in `where`, or what `load` returned, or a part of that. metrics: None for macro
     F1, balanced accuracy and rare-type recall, as far as they are there. Columns: see sweeps.answers.summary.summarise.
     """
-    from sweeps.answers import results, summary
+    from sweeps.answers import summary
+    from sweeps.answers.runs import results
 
     found = _runs(runs, where)
     shown = [metric for metric in results.SHOWN if metric in found] if metrics is None else list(metrics)

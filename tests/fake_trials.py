@@ -19,8 +19,8 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import ShardError
-from sweeps.drive import worker
 from sweeps.drive.converge import Parts
+from sweeps.drive.launching import worker
 from sweeps.file.config import SweepSpec, parse
 
 SWEEP = """

@@ -128,7 +128,7 @@ def _keep_weights(checkpoint: Path) -> None:
 
 
 def _gate_worker() -> None:
-    from sweeps.drive import worker
+    from sweeps.drive.launching import worker
     from sweeps.tracking import artifacts
     from trainables.training import checkpoint
     from trainables.training.loop import Trainer

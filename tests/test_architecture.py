@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,50 @@ PACKAGES = ("data_pipeline", "trainables", "sweeps")  # each may import those be
 DOORS = {  # outside system -> the only files that may import it
     "mlflow": {
         f"sweeps/tracking/{name}.py"
-        for name in ("artifacts", "connection", "delivery", "joint", "registry", "runs", "store")
+        for name in ("artifacts", "connection", "delivery", "joint", "kept/registry", "kept/runs", "store")
     },
-    "ray.tune": {"sweeps/drive/launch.py"},
+    "ray.tune": {"sweeps/drive/launching/launch.py"},
     "ray.data": {"data_pipeline/shards/datasource.py"},
     "anndata": {
         "data_pipeline/reading/h5ad.py",
-        "data_pipeline/reading/catalog.py",
+        "data_pipeline/reading/known/catalog.py",
         "data_pipeline/rows/synthesize.py",
     },
     "flash_attn": {"trainables/networks/attention.py"},
     "scvi": {"data_pipeline/rows/synthesize.py"},
 }
-ROOMS = {  # a folder -> the folders of its package that its files may import; files beside the folders are open to all
+ROOMS = {  # a folder -> those beside it that its files may import; files beside the folders are open to all of them
     "data_pipeline.reading": {},
+    "data_pipeline.reading.file": {},
+    "data_pipeline.reading.known": {"file"},
     "data_pipeline.rows": {"reading"},
     "data_pipeline.shards": {},
     "trainables.networks": {},
     "trainables.models": {"networks"},
+    "trainables.models.geneformer": {},
+    "trainables.models.logistic_regression": {},
+    "trainables.models.scbert": {},
+    "trainables.models.scgpt": {},
     "trainables.training": {},
     "trainables.trial": {"networks", "training"},
     "sweeps.file": {},
     "sweeps.cluster": {"file"},
     "sweeps.tracking": {"file", "cluster"},
+    "sweeps.tracking.kept": {},
+    "sweeps.tracking.locks": {},
     "sweeps.drive": {"file", "cluster", "tracking"},
+    "sweeps.drive.forecast": {},
+    "sweeps.drive.launching": {},
+    "sweeps.drive.preparing": {},
     "sweeps.statistics": {},
     "sweeps.answers": {"file", "cluster", "tracking", "statistics"},
+    "sweeps.answers.data": {},
+    "sweeps.answers.networks": {},
+    "sweeps.answers.runs": {},
     "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},
 }
 DOORSTEPS = {"sweeps", "sweeps.cli"}  # import every folder of sweeps, and are imported by none
+LARGEST = 12  # files in a folder of code, beside __init__.py and README.md
 PICKLE = {"trainables/weights.py"}  # a restricted unpickler
 
 
@@ -87,9 +103,11 @@ def on_import(body: list[ast.stmt]) -> set[str]:
     return found
 
 
-def room_of(module: str) -> str:
-    """Return the folder of a file, as `package.folder`; a file beside the folders stands for itself."""
-    return module if module in DOORSTEPS else ".".join(module.split(".")[:2])
+def arrow(module: str, other: str) -> tuple[str, str] | None:
+    """Return the folders or files where the paths of two modules part; None if one is the folder of the other."""
+    first, second = module.split("."), other.split(".")
+    depth = next((at for at, (one, two) in enumerate(zip(first, second, strict=False), 1) if one != two), None)
+    return depth and (".".join(first[:depth]), ".".join(second[:depth]))
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -129,16 +147,25 @@ def test_arrows_between_folders_are_those_declared_and_make_no_circle():
     """Those of functions too: that an import happens late makes no circle right."""
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        needed = {room_of(one) for node in ast.walk(ast.parse(path.read_text())) for one in ours(node)}
-        graph.setdefault(room_of(module), set()).update(needed - {room_of(module)})
+        needed = {one for node in ast.walk(ast.parse(path.read_text())) for one in ours(node)}
+        assert module in DOORSTEPS or not needed & DOORSTEPS, module
+        for start, end in filter(None, (arrow(module, other) for other in needed)):
+            graph.setdefault(start, set()).add(end)
     assert circle(graph) == []
-    folders = {room for room in graph if (ROOT / room.replace(".", "/")).is_dir()} - {*PACKAGES}
-    assert folders == set(ROOMS)
-    for room in set(graph) - DOORSTEPS:
-        package = room.split(".")[0]
-        allowed = {f"{package}.{name}" for name in ROOMS.get(room, ())}
-        inside = {other for other in graph[room] & (folders | DOORSTEPS) if other.split(".")[0] == package}
-        assert inside <= allowed, room
+    assert {module for module, path in MODULES.items() if path.name == "__init__.py"} == {*ROOMS, *PACKAGES}
+    for room, beside in ROOMS.items():
+        allowed = {f"{room.rpartition('.')[0]}.{name}" for name in beside}
+        assert graph.get(room, set()) & set(ROOMS) <= allowed, room
+
+
+def test_arrows_begin_and_end_where_paths_part():
+    """The premise of the one above."""
+    assert arrow("sweeps.drive.launching.news", "sweeps.drive.stopping") == (
+        "sweeps.drive.launching",
+        "sweeps.drive.stopping",
+    )
+    assert arrow("sweeps.drive.converge", "trainables.spec") == ("sweeps", "trainables")
+    assert arrow("data_pipeline.rows", "data_pipeline.rows.skew") is None
 
 
 def test_circles_are_seen():
@@ -190,14 +217,23 @@ def test_no_global_random_state_outside_the_loop():
         assert "torch.manual_seed(" not in text or name_of(path) == "trainables/training/loop.py", path
 
 
-def test_the_tree_is_what_git_holds():
-    """Every file of the packages stands in the tree of docs/design.md with a role of at most ten words."""
+def tracked() -> list[str]:
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
         pytest.skip("not a git checkout")
-    tracked = {
-        name for name in listing.stdout.split() if name.startswith(PACKAGES) and not name.endswith("__init__.py")
-    }
+    return listing.stdout.split()
+
+
+def test_a_folder_of_code_holds_a_dozen_files_at_most():
+    files = [Path(name) for name in tracked() if name.startswith((*PACKAGES, "tests/", "benchmarks/"))]
+    code = {path.parent for path in files if path.suffix == ".py"}
+    held = Counter(path.parent for path in files if path.name not in ("__init__.py", "README.md"))
+    assert {folder.as_posix(): held[folder] for folder in code if held[folder] > LARGEST} == {}
+
+
+def test_the_tree_is_what_git_holds():
+    """Every file of the packages stands in the tree of docs/design.md with a role of at most ten words."""
+    there = {name for name in tracked() if name.startswith(PACKAGES) and not name.endswith("__init__.py")}
     shown, folder = {}, ""
     block = (ROOT / "docs" / "design.md").read_text().split("```tree\n")[1].split("```")[0]
     for line in block.splitlines():
@@ -205,6 +241,6 @@ def test_the_tree_is_what_git_holds():
         folder = name if not indent else folder
         if indent:
             shown[f"{folder}{name}"] = role
-    assert set(shown) == tracked
+    assert set(shown) == there
     too_long = [name for name, role in shown.items() if not 1 <= len(role.split()) <= 10]
     assert not too_long

@@ -106,7 +106,7 @@ def test_ctrl_c_before_the_training_says_how_to_go_on(sweep, tmp_path, monkeypat
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweeps.drive.prepare.open_datasets", interrupted)
+    monkeypatch.setattr("sweeps.drive.preparing.prepare.open_datasets", interrupted)
     result = CliRunner().invoke(cli.app, ["run", str(sweep), "--storage", str(tmp_path / "storage")])
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "cellskew: interrupted; run the same command again to go on"

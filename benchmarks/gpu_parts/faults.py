@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gpu_parts import cells
+from gpu_parts.props import cells
 from gpu_parts.scene import Record, Scene, Skip, Wrong
 
 ROWS = np.arange(48)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gpu_parts import cells
+from gpu_parts.props import cells
 from gpu_parts.scene import Record, Scene, Wrong, begin_memory, memory, rounded, seconds_of
 
 

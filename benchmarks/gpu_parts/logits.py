@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gpu_parts import cells
+from gpu_parts.props import cells
 from gpu_parts.scene import ROOT, Record, Scene, Skip, Wrong
 
 GOLDEN = ROOT / "tests" / "golden"

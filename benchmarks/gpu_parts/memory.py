@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gpu_parts import cells
 from gpu_parts.faults import OUT_OF_MEMORY, Tight
+from gpu_parts.props import cells
 from gpu_parts.scene import GIB, Record, Scene, Skip, Wrong, begin_memory, forget, memory, rounded
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_parts import mps
+from gpu_parts.props import mps
 from gpu_parts.scene import GIB, Record, Scene, Skip
 
 TARGET = 3.0  # times the trials per hour of one after the other, with 8 at once

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpu_parts import cells, upstream
+from gpu_parts.props import cells, upstream
 from gpu_parts.scene import (
     GIB,
     Record,

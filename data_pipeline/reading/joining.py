@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_pipeline.reading import inspection
-from data_pipeline.reading.inspection import Table, quoted
+from data_pipeline.reading.file import inspection
+from data_pipeline.reading.file.inspection import Table, quoted
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import Files, Part
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.reading import hdf5, inspection, matrix, places
-from data_pipeline.reading.recognition import recognise
+from data_pipeline.reading.file import hdf5, inspection, matrix, places
+from data_pipeline.reading.file.recognition import recognise
 from data_pipeline.reading.source import Source, Values
 
 if TYPE_CHECKING:

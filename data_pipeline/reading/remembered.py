@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.atomic import replacing
-from data_pipeline.reading import places
 from data_pipeline.reading.cells import Cells
+from data_pipeline.reading.file import places
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import Counts, Files, Part
 

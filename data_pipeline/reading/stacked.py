@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from data_pipeline.reading import matrix
+from data_pipeline.reading.file import matrix
+from data_pipeline.reading.file.values import undo
 from data_pipeline.reading.source import Values
-from data_pipeline.reading.values import undo
 
 BLOCK = 4096  # rows per block when a whole dataset passes through
 

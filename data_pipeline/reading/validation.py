@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import RequestError
-from data_pipeline.reading import inspection, joining
+from data_pipeline.reading import joining
 from data_pipeline.reading.cells import Cells
-from data_pipeline.reading.inspection import Table
+from data_pipeline.reading.file import inspection
+from data_pipeline.reading.file.inspection import Table
+from data_pipeline.reading.file.values import Scan
 from data_pipeline.reading.joining import Joint
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import BLOCK, Counts, Files
-from data_pipeline.reading.values import Scan
 
 QUICK_LOOK = 50_000  # cells per file whose values are still looked at when the tables have problems already
 

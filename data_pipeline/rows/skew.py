@@ -196,7 +196,7 @@ def _check_named(given: Mapping[str, int], names: list[str]) -> None:
 
 def _published(entry: str) -> Mapping[str, int]:
     """Return the class counts of a catalog entry: of its training part, where it has a test set of its own."""
-    from data_pipeline.reading import catalog
+    from data_pipeline.reading.known import catalog
 
     known = catalog.entries()
     if entry not in known:

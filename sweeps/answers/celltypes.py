@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers.stored import Stored
+from sweeps.answers.runs.stored import Stored
 from sweeps.file.plugins import unknown
 from trainables.metrics import TAIL, wilson
 

@@ -17,7 +17,7 @@ from data_pipeline.errors import RequestError
 from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.designs import Designs, indexed, per_split
-from sweeps.answers.results import AXES, check_alone, check_columns
+from sweeps.answers.runs.results import AXES, check_alone, check_columns
 from sweeps.answers.summary import explained_intervals, pooled, title
 from sweeps.file.plugins import unknown
 from sweeps.statistics import families, intervals

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sweeps.answers.stored import Stored
+from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals, resampling
 from sweeps.statistics.intervals import Error
 from trainables.metrics import HEAD, TAIL

@@ -4,9 +4,10 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
-from sweeps.answers import celltypes, comparison, results
+from sweeps.answers import celltypes, comparison
 from sweeps.answers.comparison import Comparison
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs import results
 from sweeps.file.questions import Question
 from sweeps.statistics import families
 

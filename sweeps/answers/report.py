@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import comparison, results, summary, verdict
+from sweeps.answers import comparison, summary, verdict
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs import results
 from sweeps.answers.summary import title
 from sweeps.statistics.intervals import LEAST
 

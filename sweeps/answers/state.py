@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from sweeps import tables
-from sweeps.tracking import lock, outbox
+from sweeps.tracking import outbox
+from sweeps.tracking.locks import lock
 
 FORGOTTEN = 300.0  # seconds without a sign of life in MLflow, by both clocks, after which no driver is running
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from sweeps import tables
-from sweeps.answers import celltypes, results
+from sweeps.answers import celltypes
 from sweeps.answers.designs import GRID, Designs
-from sweeps.answers.results import TITLES
+from sweeps.answers.runs import results
+from sweeps.answers.runs.results import TITLES
 from sweeps.statistics.intervals import FEW, LEAST, span
 
 HOW = {  # a design -> how its intervals come about

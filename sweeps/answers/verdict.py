@@ -3,9 +3,10 @@
 import pandas as pd
 
 from sweeps import tables
-from sweeps.answers import results, summary
+from sweeps.answers import summary
 from sweeps.answers.designs import Designs, Estimate
-from sweeps.answers.results import SHOWN
+from sweeps.answers.runs import results
+from sweeps.answers.runs.results import SHOWN
 
 MARK = " <"  # behind the number of the best baseline
 

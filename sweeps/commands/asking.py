@@ -45,8 +45,9 @@ def results(
 
     Example: `cellskew results quickstart --by model,strategy --metric recall_tail --format csv`
     """
-    from sweeps.answers import results, summary
+    from sweeps.answers import summary
     from sweeps.answers.celltypes import NUMBERS
+    from sweeps.answers.runs import results
 
     asked = _asked(name, storage, tracking_uri, where, all, type)
     usual = [one for one in results.SHOWN if one in asked.runs.columns] if type is None else list(NUMBERS)
@@ -77,7 +78,8 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
-    from sweeps.answers import comparison, results
+    from sweeps.answers import comparison
+    from sweeps.answers.runs import results
 
     if (between is None) != questions:
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
@@ -112,7 +114,8 @@ def report(
     Example: `cellskew report quickstart -o quickstart.html`
     """
     from data_pipeline.atomic import publish
-    from sweeps.answers import report, results
+    from sweeps.answers import report
+    from sweeps.answers.runs import results
 
     asked = _asked(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
@@ -130,7 +133,7 @@ class _Asked:
     @property
     def warning(self) -> str | None:
         """What must stand above a comparison of them."""
-        from sweeps.answers import results
+        from sweeps.answers.runs import results
 
         said = [one for one in (results.warning(self.runs), results.of_processors(self.runs)) if one is not None]
         return "\n".join(said) if said else None
@@ -140,9 +143,10 @@ def _asked(
     name: str, storage: Path, uri: str | None, where: str | None, every: bool, kind: str | None = None
 ) -> _Asked:
     """Return what the options of a question choose; those that the sweep no longer wants are counted in a line."""
-    from sweeps.answers import celltypes, results, selection
+    from sweeps.answers import celltypes
     from sweeps.answers.designs import Designs
-    from sweeps.answers.stored import Stored
+    from sweeps.answers.runs import results, selection
+    from sweeps.answers.runs.stored import Stored
     from sweeps.tracking.uris import of_sweep
 
     place = of_sweep(storage, uri, name)

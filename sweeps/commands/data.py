@@ -44,7 +44,7 @@ def init(
 
     Example: `cellskew init cells.h5ad -o sweep.yaml`
     """
-    from sweeps.answers import drafting
+    from sweeps.answers.data import drafting
 
     if str(out) != "-" and out.exists() and not force:
         raise RequestError(f"{out} is there already; choose another name with -o, or overwrite it with --force")
@@ -81,7 +81,7 @@ def check(
 
     Exit code 2 if the file or the folder of weights can't be used as it is.
     """
-    from sweeps.answers import checking
+    from sweeps.answers.data import checking
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
     given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
@@ -98,7 +98,7 @@ def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:
 
     Example: `cellskew datasets --json`
     """
-    from data_pipeline.reading import catalog
-    from sweeps.answers import listing
+    from data_pipeline.reading.known import catalog
+    from sweeps.answers.data import listing
 
     listing.show([(entry, entry.present(storage)) for entry in catalog.entries().values()], as_json)

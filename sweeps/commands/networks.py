@@ -48,7 +48,7 @@ def predict(
 
     Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
     """
-    from sweeps.answers import predicting
+    from sweeps.answers.networks import predicting
     from sweeps.drive.progress import Progress, console
 
     if (run is None) == (checkpoint is None):
@@ -72,6 +72,6 @@ def promote(
 
     Example: `cellskew promote 0123456789abcdef0123456789abcdef --name pbmc-annotator`
     """
-    from sweeps.answers import promote
+    from sweeps.answers.networks import promote
 
     promote.show(promote.promote(run_id, name, storage, tracking_uri))

@@ -31,7 +31,7 @@ def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> N
 
     Example: `cellskew plan sweeps/configs/quickstart.yaml`
     """
-    from sweeps.drive import planning
+    from sweeps.drive.forecast import planning
     from sweeps.file import config
 
     planning.show(planning.plan(config.load(sweep, check_files=False), storage), as_json)
@@ -133,9 +133,10 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
-    from sweeps.answers import results, verdict
+    from sweeps.answers import verdict
     from sweeps.answers.designs import Designs
-    from sweeps.answers.stored import Stored
+    from sweeps.answers.runs import results
+    from sweeps.answers.runs.stored import Stored
     from sweeps.drive.outcome import tell
     from sweeps.tracking.uris import of_sweep
 
@@ -156,7 +157,8 @@ def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, trac
 
     Example: `cellskew status quickstart`
     """
-    from sweeps.answers import results, state
+    from sweeps.answers import state
+    from sweeps.answers.runs import results
     from sweeps.tracking.uris import of_sweep
 
     runs = results.fetch(of_sweep(storage, tracking_uri, name), name)

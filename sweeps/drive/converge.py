@@ -12,18 +12,19 @@ from typing import Any, Protocol
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, origin, resources
-from sweeps.drive import estimate, lineage
-from sweeps.drive.job import Job
+from sweeps.drive import lineage
+from sweeps.drive.forecast import estimate
+from sweeps.drive.forecast.shapes import shapes
+from sweeps.drive.launching.job import Job
 from sweeps.drive.outcome import Outcome
-from sweeps.drive.shapes import shapes
 from sweeps.drive.stopping import Stop, heeding_signals
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
-from sweeps.tracking.lock import SweepLock
+from sweeps.tracking.kept.runs import RunState
+from sweeps.tracking.locks.lock import SweepLock
 from sweeps.tracking.outbox import waiting
-from sweeps.tracking.runs import RunState
 from sweeps.tracking.uris import choose, default_uri, remembered, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
@@ -71,7 +72,7 @@ class Screen(Protocol):
 
 def real_parts() -> Parts:
     """Return the parts of real trials: opened files, encoded shards, networks."""
-    from sweeps.drive.prepare import open_datasets, prepare
+    from sweeps.drive.preparing.prepare import open_datasets, prepare
     from trainables.trial.profile import peak_memory
     from trainables.trial.trial import run_trial
 
@@ -202,7 +203,7 @@ class _Drive:
 
     def _launch(self, todo: list[Trial], known: dict, cells: dict, data: dict, outcome: Outcome) -> None:
         from sweeps.cluster import nodes as cluster
-        from sweeps.drive import launch
+        from sweeps.drive.launching import launch
 
         with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
             if self.request.address is not None:

@@ -9,7 +9,7 @@ from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
-from sweeps.tracking.runs import RunState
+from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.uris import bare, default_uri
 
 STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")

@@ -30,7 +30,7 @@ class Model(BaseModel):
 class SweepSpec(BaseModel):
     """A sweep file, resolved: paths absolute, lists expanded, defaults filled in.
 
-    datasets: as data_pipeline.reading.catalog.resolve takes them, one per name of `dataset_names`.
+    datasets: as data_pipeline.reading.known.catalog.resolve takes them, one per name of `dataset_names`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import RequestError
-from data_pipeline.reading import catalog
+from data_pipeline.reading.known import catalog
 from data_pipeline.reading.source import Drop, Duplicates, Source, Values
 from sweeps.file.plugins import Problem, unknown
 from sweeps.file.strict import NAME, Strict, shaped

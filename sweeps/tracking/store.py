@@ -16,15 +16,15 @@ from mlflow.exceptions import MlflowException
 from data_pipeline.errors import RequestError
 from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
-from sweeps.tracking import wanted
 from sweeps.tracking.connection import Shut, away, client, create_database, reaching
-from sweeps.tracking.database import read_runs
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.joint import MOST, one_transaction
-from sweeps.tracking.lease import Lease
-from sweeps.tracking.lock import file_lock
+from sweeps.tracking.kept import wanted
+from sweeps.tracking.kept.database import read_runs
+from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, stored
+from sweeps.tracking.locks.lease import Lease
+from sweeps.tracking.locks.lock import file_lock
 from sweeps.tracking.outbox import Outbox, Undeliverable, clean
-from sweeps.tracking.runs import SUPERSEDED, RunState, pages, state_of, stored
 from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics

@@ -9,9 +9,9 @@ from test_summary import METRIC, grid, per_class
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import questions as answering
-from sweeps.answers import results
 from sweeps.answers.comparison import compare
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs import results
 from sweeps.file.config import parse
 from sweeps.file.questions import Question
 from sweeps.statistics import families

@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.errors import RequestError
 from sweeps.answers import celltypes, comparison, summary, verdict
 from sweeps.answers.designs import Designs
-from sweeps.answers.stored import Stored
+from sweeps.answers.runs.stored import Stored
 
 METRIC = "test_macro_f1"
 

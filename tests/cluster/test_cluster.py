@@ -12,7 +12,7 @@ import yaml
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster import resources
-from sweeps.drive.worker import cause
+from sweeps.drive.launching.worker import cause
 from sweeps.file import config
 from trainables.training.device import NoGpuError, choose_device
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.cluster import origin
-from sweeps.drive import worker
-from sweeps.drive.job import Job
+from sweeps.drive.launching import worker
+from sweeps.drive.launching.job import Job
 from sweeps.tracking import uris
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import torch
 from conftest import trial_config
 
 from sweeps.cluster import packing
-from sweeps.drive import converge, launch
+from sweeps.drive import converge
+from sweeps.drive.launching import launch
 from trainables import cost
 from trainables.config import read
 from trainables.material import open_material

@@ -104,7 +104,7 @@ def finish_sweep(folder: Path) -> str:
     """Put my.h5ad, the files that pages name and a finished sweep into `folder`; returns what the run printed."""
     import anndata
 
-    from data_pipeline.reading import catalog
+    from data_pipeline.reading.known import catalog
 
     cells = anndata.read_h5ad(catalog.resolve("pbmc68k_reduced", folder / "made").all_paths[0])
     cells.obs = cells.obs.rename(columns={"bulk_labels": "celltype"})

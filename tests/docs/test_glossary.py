@@ -5,7 +5,7 @@ import re
 import numpy as np
 from documents import ROOT
 
-from sweeps.answers import results
+from sweeps.answers.runs import results
 from trainables import metrics
 from trainables.posthoc import POSTHOC
 

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
-from sweeps.drive import launch
+from sweeps.drive.launching import launch
 from sweeps.drive.outcome import Outcome
 from sweeps.drive.stopping import Stop, one_signal
 

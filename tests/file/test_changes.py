@@ -2,7 +2,7 @@
 
 import fake_trials
 
-from sweeps.drive import planning
+from sweeps.drive.forecast import planning
 from sweeps.file import changes
 from sweeps.file.config import load
 

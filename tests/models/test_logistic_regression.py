@@ -7,8 +7,8 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from data_pipeline.reading.catalog import resolve
 from data_pipeline.reading.h5ad import open_cells
+from data_pipeline.reading.known.catalog import resolve
 from trainables.metrics import evaluate
 from trainables.models.logistic_regression import solver
 from trainables.models.logistic_regression.model import STRENGTHS, Fitted, _score, fit

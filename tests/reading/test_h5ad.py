@@ -10,8 +10,8 @@ import pytest
 from h5ad_files import CELLS, COUNTS, GENES, LABELS, TYPES, log1p, source, write
 from scipy import sparse
 
-from data_pipeline.reading import matrix
 from data_pipeline.reading.check import summarise
+from data_pipeline.reading.file import matrix
 from data_pipeline.reading.h5ad import Source, Values, open_cells
 
 FORMS = {

@@ -183,7 +183,8 @@ def test_an_error_text_of_half_characters_is_delivered(tracker):
 
 
 def test_refused_news_make_a_sweep_incomplete_and_are_said(tmp_path, capsys):
-    from sweeps.answers import results, state
+    from sweeps.answers import state
+    from sweeps.answers.runs import results
 
     outcome = Outcome(wanted=1, finished=1, refused={"r1": "BAD_REQUEST: not today"})
     assert not outcome.is_complete

@@ -10,7 +10,7 @@ from fault_tools import ARTIFACTS, SWEEP, Driver, artifacts, check_same, histori
 from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
 
 from data_pipeline.errors import RequestError
-from sweeps.answers.promote import promote
+from sweeps.answers.networks.promote import promote
 from sweeps.drive.outcome import Outcome, tell
 
 pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(2400)]

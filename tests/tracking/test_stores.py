@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps.cli import app
 from sweeps.drive import converge as driving
-from sweeps.drive.job import Job
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.worker import work
 from sweeps.drive.lineage import keep_file, starts_anew
-from sweeps.drive.worker import work
 from sweeps.tracking import connection, uris
-from sweeps.tracking.runs import RunState, runs_of
+from sweeps.tracking.kept.runs import RunState, runs_of
 
 SECRET = "hunter2-and-more"
 ASKING = ("status", "results", "report", "promote")
@@ -172,7 +172,7 @@ def test_a_trial_starts_anew_if_asked_or_if_its_folder_is_gone(tmp_path):
 
 
 def test_a_superseded_run_is_left_out_and_another_takes_its_place(tracker, tmp_path):
-    from sweeps.answers import results
+    from sweeps.answers.runs import results
 
     trials = spec().trials()[:2]
     old = tracker.register(trials, {}, lambda done, total: None)

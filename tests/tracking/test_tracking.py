@@ -13,8 +13,9 @@ from fake_trials import spec
 from fault_tools import wait_until
 
 from data_pipeline.errors import RequestError
-from sweeps.tracking import lock, outbox, uris
+from sweeps.tracking import outbox, uris
 from sweeps.tracking.artifacts import Upload, upload
+from sweeps.tracking.locks import lock
 from sweeps.tracking.outbox import Outbox, Undeliverable
 from sweeps.tracking.uris import default_uri
 
@@ -370,7 +371,7 @@ def test_a_lock_taken_over_is_noticed_and_not_deleted(tmp_path):
 
 def test_a_file_lock_ends_with_its_process(tmp_path):
     path = tmp_path / ".lock"
-    code = "import sys, time; from pathlib import Path; from sweeps.tracking.lock import file_lock\n"
+    code = "import sys, time; from pathlib import Path; from sweeps.tracking.locks.lock import file_lock\n"
     code += f"with file_lock(Path({str(path)!r})): print('held', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from sweeps.drive.job import Job
-from sweeps.drive.worker import work
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.worker import work
 from trainables.trial import outcome
 
 NAMES = [r"$\\bad{$", "a$b$", "x" * 300, "T/NK, =1+1\n", "细胞"]

@@ -141,7 +141,7 @@ def gene_list(folder: Path) -> list[str]:
     path = weights.require(folder, "scbert", VOCABULARY)[GENES]
     if path.suffix == ".txt":
         return path.read_text(encoding="utf-8-sig").split()
-    from data_pipeline.reading import hdf5, places
+    from data_pipeline.reading.file import hdf5, places
 
     with places.open_hdf5(str(path)) as file:
         return list(hdf5.index(hdf5.find_var(file, None)))

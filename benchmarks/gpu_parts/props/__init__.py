@@ -1,0 +1,1 @@
+"""What several parts of the GPU benchmark play with: cells, upstream's networks, MPS."""

@@ -1,0 +1,231 @@
+"""The tables of h5ad files: cell and gene names, labels, donors; what is wrong with them, all at once.
+
+Looks, and touches nothing: what is to be dropped or summed is decided here in row and column numbers only.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
+from data_pipeline.reading.file import hdf5, matrix, places
+from data_pipeline.reading.source import Source
+
+if TYPE_CHECKING:
+    import h5py
+
+EMPTY_LABELS = {"", "nan", "NaN", "NA", "<NA>", "None"}
+DAMAGE = (OSError, KeyError, RuntimeError)  # what h5py raises where a file's inside leads nowhere
+FIRST_CELLS = 500  # cells looked at to see whether another layer holds counts
+MOST_NUMBERS = 200  # different labels; more are refused where they are numbers, or more than half of the cells
+LABEL_WORDS = ("celltype", "cell_type", "label", "annotation", "type", "class", "cluster", "louvain", "leiden")
+
+
+@dataclass
+class Table:
+    """What the tables of one file hold; columns that are missing are None, and a problem tells why."""
+
+    path: str
+    cells: np.ndarray
+    genes: np.ndarray
+    labels: pd.Series | None = None
+    donors: pd.Series | None = None
+    totals: np.ndarray | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def inspect(path: str, source: Source) -> Table:
+    """Return the tables of one file. RequestError if there is nothing to look at (no file, no matrix, no tables)."""
+    with places.open_hdf5(path) as file:
+        try:
+            _check_layout(path, file, source.layer)
+            return _read_tables(path, file, source)
+        except DAMAGE as error:
+            raise RequestError(
+                f"{path}: its tables can't be read ({error}); the file is damaged. Fetch it again."
+            ) from error
+
+
+def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
+    genes, problem = _gene_names(path, hdf5.find_var(file, source.layer), source.gene_names)
+    table = Table(path, hdf5.index(file["obs"]), genes, problems=[problem] if problem else [])
+    _check_shape(table, matrix.shape_of(hdf5.find_matrix(file, source.layer)))
+    if source.label is not None:
+        table.labels = _column(table, file["obs"], source.label, "label")
+    if source.donor is not None:
+        table.donors = _column(table, file["obs"], source.donor, "donor")
+    if source.totals is not None:
+        totals = _column(table, file["obs"], source.totals, "totals")
+        table.totals = None if totals is None else _numbers(table, totals, source.totals)
+    return table
+
+
+def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
+    if "matrix" in file and "obs" not in file:
+        raise RequestError(
+            f"{path}: is a 10x Genomics HDF5 file, not h5ad. Convert it: scanpy.read_10x_h5('{path}').write_h5ad(...), "
+            "and add the labels to obs."
+        )
+    missing = [part for part in ("obs", "var") if file.get(part) is None]
+    if missing:
+        lacks = " and ".join(missing)
+        raise RequestError(f"{path}: is HDF5 but not h5ad: {lacks} missing (it holds {', '.join(map(str, file))}).")
+    if hdf5.find_matrix(file, layer) is None:
+        wanted = "X" if layer is None else f"layer {layer!r}"
+        there = ["X (leave `layer:` out)" if name is None else name for name in hdf5.layers(file)]
+        hint = f"It has: {', '.join(there)}; name one with `layer:`." if there else "It has no matrix at all."
+        raise RequestError(f"{path}: has no {wanted}. {hint}")
+
+
+def _check_shape(table: Table, shape: tuple[int, int]) -> None:
+    if shape != (len(table.cells), len(table.genes)):
+        table.problems.append(
+            f"{table.path}: the matrix has {shape[0]:,} x {shape[1]:,} values but there are {len(table.cells):,} cells "
+            f"and {len(table.genes):,} genes; the file is damaged."
+        )
+    for count, noun in ((shape[0], "cells"), (shape[1], "genes")):
+        if count == 0:
+            table.problems.append(f"{table.path}: has no {noun} (0 x {max(shape)} values). Check how it was written.")
+
+
+def _gene_names(path: str, var: "hdf5.Element", name: str | None) -> tuple[np.ndarray, str | None]:
+    if name is None:
+        return hdf5.index(var), None
+    columns = hdf5.column_names(var)
+    if name not in columns:
+        return hdf5.index(var), f"{path}: var has no column {name!r} (gene_names); {_choices(name, columns)}"
+    return np.asarray(hdf5.column(var, name).astype(str), dtype=object), None
+
+
+def _choices(name: str, columns: list[str]) -> str:
+    return f"{did_you_mean(name, columns)}It has: {', '.join(columns[:20]) if columns else 'no columns'}."
+
+
+def _column(table: Table, obs: "hdf5.Element", name: str, role: str) -> pd.Series | None:
+    columns = hdf5.column_names(obs)
+    if name in columns:
+        return hdf5.column(obs, name)
+    hint = _label_hint(obs, name, columns) if role == "label" else _choices(name, columns)
+    table.problems.append(f"{table.path}: obs has no column {name!r} ({role}); {hint}")
+    return None
+
+
+def _label_hint(obs: "hdf5.Element", name: str, columns: list[str]) -> str:
+    likely = label_columns(obs)
+    if not likely:
+        return f"{_choices(name, columns)} None of them looks like cell types."
+    return f"columns that could be labels: {', '.join(f'{key} ({n} values)' for key, n in likely[:6])}."
+
+
+def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
+    """Return (column, number of values) for columns of obs that could be cell types, the likeliest first."""
+    found = []
+    for name in hdf5.column_names(obs):
+        values = hdf5.column(obs, name)
+        kinds = values.nunique()
+        texts = isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object
+        if 2 <= kinds <= max(2, min(500, len(values) // 2)) and (texts or values.dtype.kind in "iu"):
+            rank = next((i for i, word in enumerate(LABEL_WORDS) if word in name.lower()), len(LABEL_WORDS))
+            found.append((rank + (0 if texts else 100), name, kinds))
+    return [(name, kinds) for _, name, kinds in sorted(found)]
+
+
+def count_layers(path: str, layer: str | None) -> list[str | None]:
+    """Return the matrices other than `layer` (None: X) whose first cells hold whole numbers: likely raw counts."""
+    found = []
+    with places.open_hdf5(path) as file:
+        for name in hdf5.layers(file):
+            element = hdf5.find_matrix(file, name)
+            if name == layer or matrix.layout(element) == "csc":
+                continue
+            rows = matrix.Rows(element)
+            data = rows.read(0, min(FIRST_CELLS, rows.shape[0])).data
+            if len(data) and np.all(data >= 0) and np.all(data == np.rint(data)):
+                found.append(name)
+    return found
+
+
+def _numbers(table: Table, totals: pd.Series, name: str) -> np.ndarray | None:
+    numbers = pd.to_numeric(totals, errors="coerce").to_numpy(np.float64)
+    bad = int(np.count_nonzero(~(np.isfinite(numbers) & (numbers >= 0))))
+    if bad:
+        table.problems.append(f"{table.path}: obs[{name!r}] (totals) has {bad:,} cells without a number of 0 or more.")
+        return None
+    return numbers
+
+
+# labels
+
+
+def label_strings(table: Table, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels as str objects, bool mask of cells that have one); notes problems in the table."""
+    values = table.labels
+    if values is None:
+        return np.full(len(table.cells), "", object), np.ones(len(table.cells), bool)
+    if values.dtype.kind == "f" and not _whole(values):
+        table.problems.append(
+            f"{table.path}: obs[{source.label!r}] holds continuous numbers ({values.nunique():,} different ones, "
+            f"{values.min():.4g} to {values.max():.4g}), not cell types."
+        )
+        return np.full(len(values), "", object), np.ones(len(values), bool)
+    texts = _as_strings(values)
+    labelled = ~(values.isna().to_numpy() | np.isin(texts, list(EMPTY_LABELS)))
+    _check_labelled(table, source, labelled)
+    _check_kinds(table, source, len(set(texts[labelled])))
+    return texts, labelled
+
+
+def _check_kinds(table: Table, source: Source, kinds: int) -> None:
+    """Note labels of too many kinds: numbers that measure something, or names of single cells."""
+    numeric = table.labels.dtype.kind in "iuf"
+    if kinds > (MOST_NUMBERS if numeric else max(MOST_NUMBERS, len(table.cells) // 2)):
+        what = "numbers that measure something" if numeric else "names of cells"
+        table.problems.append(
+            f"{table.path}: obs[{source.label!r}] has {kinds:,} different values in {len(table.cells):,} cells: {what} "
+            "rather than cell types."
+        )
+
+
+def _whole(values: pd.Series) -> bool:
+    present = values.dropna()
+    return bool(np.all(present == np.rint(present)))
+
+
+def _as_strings(values: pd.Series) -> np.ndarray:
+    if values.dtype.kind == "f":
+        values = values.astype("Int64")
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        names = np.array([*(str(name).strip() for name in values.cat.categories), ""], dtype=object)
+        return names[values.cat.codes.to_numpy()]
+    return np.array([str(value).strip() for value in values], dtype=object)
+
+
+def _check_labelled(table: Table, source: Source, labelled: np.ndarray) -> None:
+    missing = np.flatnonzero(~labelled)
+    if len(missing) and source.unlabelled is None:
+        table.problems.append(
+            f"{table.path}: {len(missing):,} of {len(labelled):,} cells have no label in obs[{source.label!r}] "
+            f"(first: {quoted(table.cells[missing])}). Label them, or leave them out with `unlabelled: drop`."
+        )
+
+
+def quoted(names: np.ndarray, most: int = 3) -> str:
+    """Return the first few names for a message."""
+    return ", ".join(repr(str(name)) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def donor_strings(table: Table, source: Source) -> np.ndarray:
+    """Return the donor of each cell as str objects; notes cells without one in the table."""
+    values = table.donors
+    if values is None:
+        return np.full(len(table.cells), "", object)
+    missing = np.flatnonzero(values.isna().to_numpy())
+    if len(missing):
+        table.problems.append(
+            f"{table.path}: {len(missing):,} cells have no donor in obs[{source.donor!r}] (first: "
+            f"{quoted(table.cells[missing])}). Fill them in, or leave out `donor:`."
+        )
+    return _as_strings(values)

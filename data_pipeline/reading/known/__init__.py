@@ -1,0 +1,1 @@
+"""Datasets known by name: the catalog and what packages carry."""

@@ -1,0 +1,113 @@
+"""`cellskew check`: what a data file holds, what is doubtful about it, and how well each model knows its genes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading.check import summarise
+from data_pipeline.reading.h5ad import open_cells
+from data_pipeline.reading.known import catalog
+from sweeps import tables
+from sweeps.file.plugins import unknown
+from trainables import spec as registry
+
+
+def check(
+    data: str, options: dict[str, Any], models: list[str] | None, weights: Path | None, storage: Path
+) -> dict[str, Any]:
+    """Return check.summarise's facts, `coverage`: model -> genes known, and, of a weights folder, weights.describe.
+
+    RequestError if the file is refused.
+    """
+    problems = [unknown("model", name, registry.names()) for name in models or [] if name not in registry.names()]
+    if weights is not None and (models is None or len(models) != 1):
+        problems.append("--weights belong to one model; name it with --model")
+    elif weights is not None and not problems and not _looks_at_genes(models[0]):
+        problems.append(f"--weights: {models[0]} has none; it is fitted to your cells")
+    if weights is not None and not weights.is_dir():
+        problems.append(f"--weights {weights}: there is no such folder")
+    if problems:
+        raise RequestError(*problems)
+    is_listed = data in catalog.entries() and not Path(data).exists()
+    entry = {("name" if is_listed else "path"): data, **options}
+    cells = open_cells(catalog.resolve(entry, storage))
+    found = summarise(cells)
+    chosen = models if models is not None else [name for name in registry.names() if _looks_at_genes(name)]
+    found["coverage"] = {name: coverage(name, cells.genes, weights) for name in chosen}
+    if weights is not None:
+        from trainables.weights import describe
+
+        found["weights"] = describe(chosen[0], weights, cells.genes)
+    return found
+
+
+def _looks_at_genes(name: str) -> bool:
+    return registry.get(name).kind == "network"
+
+
+def coverage(name: str, genes: list[str], weights: Path | None) -> dict[str, Any]:
+    """Return how many of the genes a model knows: its encoder's coverage; without weights every gene is known.
+
+    A refusal is returned as {"problem": why}.
+    """
+    spec = registry.get(name)
+    if weights is None:
+        return {"genes": len(genes), "known": len(genes), "share": 1.0, "unknown": [], "weights": None}
+    try:
+        return spec.encoder(genes, weights, **spec.options().model_dump()).coverage | {"weights": str(weights)}
+    except RequestError as error:
+        return {"problem": "; ".join(error.problems), "weights": str(weights)}
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print what check found."""
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    out = tables.console()
+    out.print(
+        f"[bold]{found['name']}[/bold]: {found['cells']:,} cells x {found['genes']:,} genes ({found['gene_names']})"
+    )
+    totals = found["totals"]
+    print(
+        f"values: {found['values']}, {found['density']:.1%} not zero, {found['genes_per_cell']:,.0f} genes per cell; "
+        f"counts per cell {totals['minimum']:,.0f} to {totals['maximum']:,.0f}, median {totals['median']:,.0f}"
+    )
+    print(f"largest type / smallest: {found['imbalance']:.1f}")
+    tables.draw(pd.DataFrame({"type": found["classes"].keys(), "cells": found["classes"].values()}))
+    for name, genes in found["coverage"].items():
+        if genes["weights"] is None:
+            out.print(
+                f"{name}: from scratch, knows all genes (give --model {name} --weights DIR for pretrained weights)"
+            )
+        elif "problem" not in genes:
+            out.print(f"{name}: knows {genes['known']:,} of {genes['genes']:,} genes ({genes['share']:.1%})")
+    for doubt in found["warnings"]:
+        out.print(f"note: {doubt}", markup=False)
+    if "weights" in found:
+        _weights(found["weights"])
+    print("the file can be used" if found.get("weights", {"complete": True})["complete"] else "")
+
+
+def _weights(found: dict[str, Any]) -> None:
+    """Print what a weights folder lacks and what else is wrong with it, or what of it would be newly initialised."""
+    from trainables.weights import missing_file
+
+    out = tables.console()
+    for name, where in found["missing"].items():
+        out.print(missing_file(found["weights"], name, where), markup=False)
+    for problem in found["problems"]:
+        out.print(problem, markup=False)
+    if found["complete"]:
+        fresh = found["fresh"]
+        modules = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in fresh))
+        out.print(
+            f"{found['weights']}: complete; newly initialised: {modules} ({len(fresh)} parameters, learnt from your "
+            "cells)",
+            markup=False,
+        )
+    else:
+        out.print(f"{found['weights']}: can't be used as it is", style="bold red")

@@ -1,0 +1,1 @@
+"""What trained networks are for: other cells annotated, a network registered."""

@@ -1,0 +1,95 @@
+"""`cellskew promote`: a finished trial's best checkpoint as a version of a model in MLflow's registry."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipeline.errors import RequestError
+from sweeps.cluster import environment
+from sweeps.tracking.uris import shown_uri, stores
+from trainables import spec
+from trainables.trial.outcome import MODEL_FOLDER
+
+if TYPE_CHECKING:
+    from sweeps.tracking.kept.registry import Registry
+    from sweeps.tracking.kept.runs import RunState
+
+assert environment.DEFAULTS  # imported first: MLflow, imported below, reads them
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+LINK = "cellskew.checkpoint"  # tag of a run, and of the version made of it, whose weights stay in the storage folder
+ORIGIN = ("trial", "sweep", "model", "dataset", "skew", "strategy", "loss", "split", "seed", "protocol", "digest")
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A version of a registered model; `new`: made now, not by an earlier call."""
+
+    name: str
+    version: str
+    run_name: str
+    place: str
+    new: bool
+
+
+def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Promoted:
+    """Register the checkpoint of run `run_id` as model `name`; again: the same version. RequestError if it can't be."""
+    if not NAME.fullmatch(name):
+        raise RequestError(f"--name {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
+    registry, run = find(run_id, storage, given_uri)
+    link = run.tags.get(LINK)
+    if link is not None:
+        _add_description(registry, run, Path(link))
+    elif not registry.has_artifact(run_id, MODEL_FOLDER):
+        raise RequestError(
+            f"{run.name} has no checkpoint among its artifacts: its sweep says `tracking: {{checkpoints: none}}`. Say "
+            f"upload or link there, delete the run (mlflow runs delete --run-id {run_id}) and run the sweep again: a "
+            "trial that is trained is only uploaded"
+        )
+    tags = {f"cellskew.{word}": run.tags[f"cellskew.{word}"] for word in ORIGIN if f"cellskew.{word}" in run.tags}
+    tags |= {} if link is None else {LINK: link}
+    version, new = registry.register(name, run_id, MODEL_FOLDER, tags)
+    return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else link, new)
+
+
+def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
+    """Return the finished run of a network, and the MLflow that has it; RequestError if there is none."""
+    from sweeps.tracking.kept.registry import Registry
+
+    uris = stores(storage, given_uri)
+    for registry in map(Registry, uris):
+        run = registry.run(run_id)
+        if run is not None:
+            _check(run)
+            return registry, run
+    raise RequestError(
+        f"MLflow at {', '.join(map(shown_uri, uris))} has no trial's run {run_id!r}; `cellskew results SWEEP --by "
+        "run_id,model,strategy` lists them; look elsewhere with --storage or --tracking-uri"
+    )
+
+
+def _check(run: "RunState") -> None:
+    """RequestError if the run is not that of a finished network."""
+    model = run.tags["cellskew.model"]
+    if spec.get(model).kind == "baseline":
+        raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; choose a network's run")
+    if run.status != "FINISHED":
+        sweep = run.tags.get("cellskew.sweep", "NAME")
+        reason = f" ({run.reason})" if run.reason else ""
+        raise RequestError(f"{run.name} is {run.status}{reason}, not FINISHED; go on with `cellskew resume {sweep}`")
+
+
+def _add_description(registry: "Registry", run: "RunState", folder: Path) -> None:
+    """Put the linked checkpoint's description among the run's artifacts, which a version's source must be part of."""
+    if not (folder / "model.safetensors").exists():
+        raise RequestError(
+            f"{run.name}: its checkpoint was linked to, not uploaded, and {folder} is not there; call this on a "
+            "machine that sees the storage folder"
+        )
+    registry.add_artifact(run.run_id, folder / "model.json", MODEL_FOLDER)
+
+
+def show(found: Promoted) -> None:
+    """Print which version the model has now."""
+    word = "is now" if found.new else "was already"
+    print(f"models:/{found.name}/{found.version} {word} the best checkpoint of {found.run_name}\n  in {found.place}")

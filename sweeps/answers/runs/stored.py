@@ -1,0 +1,64 @@
+"""What finished runs left among their artifacts: numbers per type, and what was said of each test cell."""
+
+import functools
+import io
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from sweeps.statistics.resampling import Predictions
+
+
+class Stored:
+    """The artifacts of one MLflow's runs; each is read once. None comes back for what isn't there or can't be reached.
+
+    uri: the tracking store, asked where artifacts lie on no disk of this machine.
+    """
+
+    def __init__(self, uri: str | None) -> None:
+        self.uri = uri
+        self._read = functools.lru_cache(maxsize=None)(self._fetch)
+
+    def per_class(self, run: pd.Series) -> pd.DataFrame | None:
+        """Return a run's table per type, see metrics.per_class."""
+        data = self._read(run["run_id"], run.get("artifact_uri"), "per_class.csv")
+        return None if data is None else pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
+
+    def predictions(self, run: pd.Series) -> Predictions | None:
+        """Return what a run said of its test cells."""
+        data = self._read(run["run_id"], run.get("artifact_uri"), "predictions.parquet")
+        if data is None:
+            return None
+        import pyarrow.parquet as parquet
+
+        file = parquet.ParquetFile(io.BytesIO(data))
+        there = [name for name in ("cell_id", "truth", "prediction", "donor") if name in file.schema.names]
+        table = file.read(columns=there).to_pandas()
+        classes = [name.removeprefix("p_") for name in file.schema.names if name.startswith("p_")]
+        number = {name: place for place, name in enumerate(classes)}
+        truth, predicted = (table[name].map(number).to_numpy(np.int64) for name in ("truth", "prediction"))
+        donors = table["donor"].to_numpy(str) if "donor" in table else None
+        counts = self.per_class(run)
+        natural = None if counts is None or "natural" not in counts else counts["natural"].to_numpy()
+        return Predictions(table["cell_id"].to_numpy(str), truth, predicted, classes, donors, natural)
+
+    def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
+        if not isinstance(artifact_uri, str) or not artifact_uri:
+            return None
+        parts = urlsplit(artifact_uri)
+        if parts.scheme in ("", "file"):
+            path = Path(unquote(parts.path)) / name
+            return path.read_bytes() if path.is_file() else None
+        if self.uri is None:
+            return None
+        from sweeps.tracking.kept.registry import Registry
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Registry(self.uri).fetch_artifact(run_id, name, Path(folder)).read_bytes()
+            except (RequestError, OSError):
+                return None

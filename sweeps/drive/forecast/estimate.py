@@ -1,0 +1,73 @@
+"""How long trials take and how much disk they fill, roughly: for their order, the time left, and `cellskew plan`."""
+
+from typing import Any
+
+from sweeps.drive.forecast.shapes import Shape
+from sweeps.file.trials import Trial
+from trainables.budget import total_steps
+from trainables.spec import Recipe
+
+SECONDS = {  # of one CPU core per million tokens trained on
+    "scgpt": {"tiny": 4.0, "small": 13.0, "official": 3500.0},
+    "scbert": {"tiny": 2.0, "small": 6.0, "official": 450.0},
+    "geneformer": {"tiny": 3.0, "small": 9.0, "official": 900.0},
+}
+BASELINE_SECONDS = 0.15  # per 1,000 rows
+PREDICTION = 1 / 3  # of a training step's time: the forward pass alone
+FIXED_SECONDS = 0.3  # opening, files
+PARAMETERS = {"tiny": 2e4, "small": 4e4, "official": 2e7}  # trained ones that don't depend on the genes
+PER_GENE = {"tiny": 32, "small": 64, "official": 512}
+VOCABULARY = {"scgpt": 60_697, "scbert": 16_907, "geneformer": 25_426}  # of the published weights
+COPIES = 2  # of a parameter on disk: the best weights, and those uploaded
+FILES_MB = 0.2  # predictions, tables, pictures
+EXPRESSED = 0.3  # of highly variable genes in a cell
+
+
+def costs(trials: list[Trial], shapes: dict[str, Shape], cells: dict[str, Any]) -> dict[str, float]:
+    """Return seconds per trial key, on one CPU core. cells: as in `shapes`, with num_genes."""
+    return {trial.key: cost(trial, shapes[trial.key], tokens(trial, cells[trial.dataset])) for trial in trials}
+
+
+def cost(trial: Trial, shape: Shape, tokens_per_cell: float) -> float:
+    """Return roughly the seconds that a trial takes on one CPU core: training, an evaluation per round, the test."""
+    if trial.described["recipe"] is None:
+        return FIXED_SECONDS + BASELINE_SECONDS * shape.num_rows / 1000
+    recipe = Recipe(**trial.described["recipe"])
+    evaluated = (recipe.epochs + recipe.crt_epochs) * shape.validation.sum() + shape.test.sum()
+    rows = steps(trial, shape) * recipe.cells_per_step + PREDICTION * evaluated
+    size = trial.described["options"].get("size", "small")
+    return FIXED_SECONDS + SECONDS[trial.model][size] * rows * tokens_per_cell / 1e6
+
+
+def steps(trial: Trial, shape: Shape) -> int:
+    """Return the optimiser steps of a network's trial, unless patience ends it earlier; 0 for a baseline."""
+    if trial.described["recipe"] is None:
+        return 0
+    recipe = Recipe(**trial.described["recipe"])
+    return total_steps(recipe, shape.num_natural, int(shape.kept.sum()), shape.num_rows)
+
+
+def tokens(trial: Trial, cells: Any) -> float:
+    """Return about how many tokens a cell has: scBERT reads every gene, the others those that the cell expresses.
+
+    Expressed genes are as measured, or a tenth of all where the file isn't here.
+    """
+    selected = _selected(trial, cells)
+    if trial.model == "scbert":
+        return selected + 1
+    facts = getattr(cells, "facts", None)
+    expressed = facts["nonzero"] / len(cells.labels) if facts else 0.1 * cells.num_genes
+    return expressed if selected == cells.num_genes else min(expressed, EXPRESSED * selected)
+
+
+def disk_mb(trial: Trial, cells: Any) -> float:
+    """Return roughly the megabytes that a finished trial's weights and files keep on disk."""
+    if trial.described["recipe"] is None:
+        return FILES_MB
+    size = trial.described["options"].get("size", "small")
+    genes = _selected(trial, cells) if trial.described["weights"] is None else VOCABULARY[trial.model]
+    return FILES_MB + COPIES * 4 * (PARAMETERS[size] + PER_GENE[size] * genes) / 1e6
+
+
+def _selected(trial: Trial, cells: Any) -> int:
+    return min(trial.described["genes"].get("n", cells.num_genes), cells.num_genes)

@@ -1,0 +1,261 @@
+"""`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading.known import catalog
+from sweeps import tables
+from sweeps.cluster.resources import own_cpus
+from sweeps.drive.forecast import estimate
+from sweeps.drive.forecast.shapes import Shape, shapes
+from sweeps.file import changes
+from sweeps.file.config import SweepSpec
+from sweeps.file.trials import Trial
+from trainables.protocol import DEFECTS
+from trainables.spec import Recipe, get
+
+BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together.
+
+    budgets: a row per dataset, split and network: rounds, optimizer_steps (fewest and most over skews and strategies),
+    cells_per_step.
+    """
+
+    name: str
+    trials: list[Trial]
+    models: dict[str, int]
+    left_out: list[str]
+    datasets: dict[str, str]
+    shapes: dict[tuple[str, str, str, str], Shape]
+    budgets: list[dict[str, Any]]
+    seconds: float
+    disk_gb: float
+    notes: list[str]
+
+
+def plan(spec: SweepSpec, storage: Path) -> Plan:
+    """Return the plan of a sweep; RequestError for what can't be had. Datasets not here: from the catalog's counts."""
+    trials = spec.trials()
+    if not trials:
+        raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
+    cells, origin, problems = {}, {}, []
+    for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
+        try:
+            cells[name], origin[name] = look(entry, storage)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    found = shapes(trials, cells)
+    by_axes = {}
+    for trial in trials:
+        axes = tuple(trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
+        by_axes.setdefault(axes, found[trial.key])
+    return Plan(
+        name=spec.name,
+        trials=trials,
+        models=dict(Counter(trial.model for trial in trials)),
+        left_out=spec.impossible(),
+        datasets=origin,
+        shapes=by_axes,
+        budgets=_budgets(trials, found),
+        seconds=sum(estimate.costs(trials, found, cells).values()),
+        disk_gb=_disk(trials, cells),
+        notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
+        + _notes(by_axes)
+        + _weights(spec)
+        + _defects(trials)
+        + _shares(trials),
+    )
+
+
+def _budgets(trials: list[Trial], found: dict[str, Shape]) -> list[dict[str, Any]]:
+    steps: dict[tuple[str, str, str], list[int]] = {}
+    recipes: dict[str, Recipe] = {}
+    for trial in trials:
+        if trial.described["recipe"] is not None:
+            recipes[trial.model] = Recipe(**trial.described["recipe"])
+            place = (trial.dataset, trial.labels["split"], trial.model)
+            steps.setdefault(place, []).append(estimate.steps(trial, found[trial.key]))
+    return [
+        dict(zip(("dataset", "split", "model"), place, strict=True))
+        | {"rounds": recipes[place[2]].epochs + recipes[place[2]].crt_epochs}
+        | {"optimizer_steps": [min(all_steps), max(all_steps)], "cells_per_step": recipes[place[2]].cells_per_step}
+        for place, all_steps in steps.items()
+    ]
+
+
+def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
+    """Return (labels, classes, donors, fixed_test of a dataset; where they come from), writing nothing."""
+    name = entry if isinstance(entry, str) else entry.get("name")
+    listed = catalog.entries().get(name)
+    is_ours = listed is not None and (isinstance(entry, str) or "path" not in entry)
+    if is_ours and not listed.present(storage):
+        return declared(listed), "the catalog's published counts; the file is not here yet"
+    from data_pipeline.reading.h5ad import open_cells
+
+    cells = open_cells(catalog.resolve(entry, storage))
+    return cells, ", ".join(cells.source.all_paths)
+
+
+def declared(listed: catalog.Entry) -> Any:
+    """Return labels as the catalog declares them, test cells of a fixed test set last."""
+    classes = sorted({*listed.classes, *listed.test_classes})
+    parts = [[counts.get(name, 0) for name in classes] for counts in (listed.classes, listed.test_classes)]
+    labels = np.concatenate([np.repeat(np.arange(len(classes)), part) for part in parts])
+    is_test = np.arange(len(labels)) >= sum(parts[0]) if listed.test_classes else None
+    return SimpleNamespace(labels=labels, classes=classes, donors=None, fixed_test=is_test, num_genes=listed.genes)
+
+
+def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
+    """Return what the splits had to do with tiny classes and donors, naming those of a sentence that isn't of all."""
+    splits: dict[str, dict[str, None]] = {}
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for (dataset, split, *_), shape in by_axes.items():
+        splits.setdefault(dataset, {})[split] = None
+        for note in shape.notes:
+            where.setdefault((dataset, note), {})[split] = None
+    return [
+        f"{dataset}: {note}" if found == splits[dataset] else f"{dataset}, split {', '.join(found)}: {note}"
+        for (dataset, note), found in where.items()
+    ]
+
+
+def _weights(spec: SweepSpec) -> list[str]:
+    return [
+        f"weights of {model.name} are not on this machine: {model.weights}"
+        for model in spec.models
+        if model.weights is not None and not Path(model.weights).is_dir()
+    ]
+
+
+def _defects(trials: list[Trial]) -> list[str]:
+    """Return of each of the published recipe's defects in use what it does and where it stands."""
+    used = {name for trial in trials for name in trial.described["defects"]}
+    return [
+        f"made with defect {name}: {defect.explanation} ({defect.where})"
+        for name, defect in DEFECTS.items()
+        if name in used
+    ]
+
+
+def _shares(trials: list[Trial]) -> list[str]:
+    """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
+    models = sorted({trial.model for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
+    wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
+    return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
+
+
+def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
+    """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
+    encodings = {}
+    for trial in trials:
+        encodings[trial.dataset, trial.model, _fitted_on(trial)] = trial
+    tokens = 0.0
+    for (dataset, _, _), trial in encodings.items():
+        tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
+    return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3
+
+
+def _fitted_on(trial: Trial) -> tuple[str, ...]:
+    """Return the axes that the cells differ in which a trial's genes or medians are fitted on; none: nothing is."""
+    learns = get(trial.model).fit_encoder is not None and trial.described["weights"] is None
+    if trial.described["genes"]["select"] == "all" and not learns:
+        return ()
+    axes = ("split", "skew") if trial.described["genes"]["fit"] == "kept" else ("split",)
+    return tuple(trial.labels[axis] for axis in axes)
+
+
+def show(found: Plan, as_json: bool) -> None:
+    """Print a plan: trials, class counts by class and by skew x strategy, time, disk, notes."""
+    if as_json:
+        print(json.dumps(_as_json(found), indent=1, ensure_ascii=False))
+        return
+    out = tables.console()
+    models = ", ".join(f"{name} {count}" for name, count in found.models.items())
+    out.print(f"[bold]{found.name}[/bold]: {len(found.trials)} trials ({models})")
+    for dataset, origin in found.datasets.items():
+        first = next(axes[1] for axes in found.shapes if axes[0] == dataset)
+        inside = {axes[2:]: shape for axes, shape in found.shapes.items() if axes[:2] == (dataset, first)}
+        out.print(f"\n[bold]{dataset}[/bold] ({origin}), split {first}")
+        _by_class(inside)
+        _by_strategy(inside)
+        _by_network([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
+    for note in [*found.notes, *found.left_out]:
+        out.print(f"note: {note}", markup=False)
+    cpus = own_cpus()
+    alone, here = tables.hours(found.seconds), tables.hours(found.seconds / cpus)
+    print(
+        f"\nabout {alone} of one CPU core ({here} on the {cpus} here; official sizes want GPUs), "
+        f"{found.disk_gb:.1f} GB of disk. Nothing has been touched."
+    )
+
+
+def _by_class(inside: dict[tuple[str, str], Shape]) -> None:
+    """Print cells per class: in test, validation and training, and in training after each skew."""
+    first = next(iter(inside.values()))
+    table = pd.DataFrame({"class": first.classes, "test": first.test, "validation": first.validation})
+    for (skew, _), shape in inside.items():
+        table[f"train {skew}"] = shape.kept
+    tables.draw(table.sort_values(table.columns[3], ascending=False))
+
+
+def _by_strategy(inside: dict[tuple[str, str], Shape]) -> None:
+    rows = []
+    for (skew, strategy), shape in inside.items():
+        counts = shape.kept if shape.trained is None else shape.trained
+        seen = counts[counts > 0]
+        most = "at most " if shape.trained is None else ""
+        rows.append(
+            (skew, strategy, f"{most}{counts.sum():,}", seen.max(), seen.min(), f"{seen.max() / seen.min():.1f}")
+        )
+    print()
+    tables.draw(pd.DataFrame(rows, columns=["skew", "strategy", "rows", "largest", "smallest", "ratio"]), left=2)
+
+
+def _by_network(budgets: list[dict[str, Any]]) -> None:
+    """Print how long each network trains, whatever the skew and strategy; a range where these decide."""
+    if not budgets:
+        return
+    rows = []
+    for row in budgets:
+        least, most = row["optimizer_steps"]
+        steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        rows.append((row["model"], row["rounds"], steps, row["cells_per_step"]))
+    print()
+    tables.draw(pd.DataFrame(rows, columns=["network", "rounds", "optimiser steps", "cells per step"]))
+
+
+def _as_json(found: Plan) -> dict[str, Any]:
+    def counts(shape: Shape, numbers: np.ndarray | None) -> dict[str, int] | None:
+        return None if numbers is None else dict(zip(shape.classes, numbers.tolist(), strict=True))
+
+    parts = ("train", "validation", "test", "kept", "trained")
+    shapes = [
+        dict(zip(("dataset", "split", "skew", "strategy"), axes, strict=True))
+        | {part: counts(shape, getattr(shape, part)) for part in parts}
+        for axes, shape in found.shapes.items()
+    ]
+    return {
+        "name": found.name,
+        "trials": [{"key": trial.key, "name": trial.name} for trial in found.trials],
+        "models": found.models,
+        "datasets": found.datasets,
+        "class_counts": shapes,
+        "budgets": found.budgets,
+        "cpu_seconds": found.seconds,
+        "disk_gb": found.disk_gb,
+        "notes": [*found.notes, *found.left_out],
+    }

@@ -1,0 +1,261 @@
+"""Reconcile: wanted trials - finished runs -> Ray Tune. The only file that knows ray.tune."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.news import News, Tally, Watch
+from sweeps.drive.launching.worker import Trainable, work
+from sweeps.drive.stopping import Stop
+from sweeps.tracking.store import Tracker
+
+LOST = "Ray lost its last node"
+LOOK_EVERY = 5.0  # seconds between looks at the nodes
+
+
+class Queue(Searcher):
+    """Hands jobs to Tune in their order, none once `stop` is set."""
+
+    def __init__(self, jobs: list[Job], stop: "Stop") -> None:
+        super().__init__()
+        self.jobs, self.stop = iter(jobs), stop
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        job = None if self.stop.asked else next(self.jobs, None)
+        return Searcher.FINISHED if job is None else {"job": job.to_text()}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing is searched for."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: what is left to do is read off MLflow."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class InOrder(FIFOScheduler):
+    """First come, first served; when asked to stop, ends each trial at its next report and starts no other."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self.stop = stop
+        self.all, self.looked = Counter(), -LOOK_EVERY
+
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """Return the trial that is to have a worker which has become free; ended ones are not looked at.
+
+        It is the oldest of those that wait, but for those whose own worker is starting: Tune would kill that one, and
+        with trials shorter than a worker's start go on killing and starting, never to have all its workers.
+        """
+        live = tune_controller.get_live_trials()
+        waiting = [trial for trial in live if trial.status == TuneTrial.PENDING]
+        if self.stop.asked:
+            for trial in waiting:
+                tune_controller.stop_trial(trial)
+            return None
+        free = self._free(live)
+        for trial in sorted(waiting, key=lambda trial: int(trial.experiment_tag.split("_")[0])):
+            asked = trial.placement_group_factory.required_resources
+            if any(free[name] < 2 * amount for name, amount in asked.items()):  # the free worker holds as much itself
+                return trial
+            free.subtract(asked)
+        return None
+
+    def _free(self, live: Iterable[TuneTrial]) -> Counter[str]:
+        """Return what of the cluster no running trial has."""
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.all, self.looked = Counter(ray.cluster_resources()), time.monotonic()
+        free = self.all.copy()
+        for trial in live:
+            if trial.status == TuneTrial.RUNNING:
+                free.subtract(trial.placement_group_factory.required_resources)
+        return free
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
+        """Stop a trial, when the end was asked for, at an epoch whose checkpoint is on disk; see Stop.mark."""
+        is_safe = _news(result).get("saved", True)
+        return TrialScheduler.STOP if self.stop.asked and is_safe else TrialScheduler.CONTINUE
+
+
+class Silence(TrialProgressCallback):
+    """Stands where Tune would put a callback that prints and keeps a text for every trial."""
+
+    def on_trial_result(self, *about: Any, **info: Any) -> None:
+        """Print nothing."""
+
+    on_trial_error = on_trial_complete = on_trial_result
+
+
+class Listener(tune.Callback):
+    """Tells News what Tune hears of the trials."""
+
+    def __init__(self, news: News) -> None:
+        self.news, self.looked = news, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to restore an experiment, which we never do."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        """Give up when Ray has no node left: Tune would wait for one without end."""
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.looked = time.monotonic()
+            if cluster_is_gone():
+                self.news.stop.ask(LOST)
+                raise RuntimeError(self.news.stop.why)
+
+    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self.news.started(_job(trial))
+
+    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+        self.news.told(_job(trial), _news(result))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self.news.goes_on(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self.news.lost(_job(trial), _deaths(trial))
+        _forget(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self.news.over(_job(trial))
+        _forget(trial)
+
+
+def _forget(trial: TuneTrial) -> None:
+    """Drop most of what Tune remembers of an ended trial's reports: it keeps thousands of such trials to the end."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+    trial.last_result.clear()
+
+
+def _deaths(trial: TuneTrial) -> str:
+    said = str(trial.get_error() or "").strip().splitlines()
+    times = "once" if trial.num_failures == 1 else f"{trial.num_failures} times"
+    return f"its worker died {times}" + (f", last: {said[-1]}" if said else "")
+
+
+def _job(trial: TuneTrial) -> Job:
+    return Job.from_text(trial.config["job"])
+
+
+def _news(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
+    return json.loads(result.get("news", "{}"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How trials are run: by what, how many at once (None: as many as fit), how often again after a worker's death."""
+
+    run_trial: Trainable
+    max_concurrent: int | None = None
+    max_failures: int = 3
+    pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
+
+
+def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
+    """Run the jobs through Ray Tune, in their order, as many at once as their resources allow. Ray must run.
+
+    A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
+    workers), the trials that are not over are launched again, each at most `max_failures` times.
+    """
+    news = News(tracker, watch, stop)
+    strikes: Counter[str] = Counter()
+    while jobs and not stop.asked:
+        try:
+            _fit(jobs, news, stop, storage, settings)
+            break
+        except (RuntimeError, ray.exceptions.RayError) as error:
+            if stop.why == LOST:
+                break
+            if not isinstance(error, ray.exceptions.RayError) and not isinstance(
+                error.__cause__, ray.exceptions.RayError
+            ):
+                raise
+            fallen = set(news.tally.running)
+            strikes.update(fallen if fallen else [job.key for job in jobs])
+            hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
+            lost = [job for job in jobs if job.key in fallen]
+            news.fell_over(_first_line(error), lost, hopeless)
+            jobs = [job for job in jobs if not news.tally.is_over(job.key)]
+            time.sleep(settings.pause * max(strikes.values()))
+    return news.tally
+
+
+def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
+    state = storage.absolute() / "ray"
+    name = f"{news.tracker.sweep}-{os.getpid()}"
+    shutil.rmtree(state / name, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(_on_worker(settings.run_trial), _resources),
+        tune_config=tune.TuneConfig(
+            search_alg=Queue(jobs, stop),
+            scheduler=InOrder(stop),
+            num_samples=len(jobs),
+            max_concurrent_trials=settings.max_concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(state),
+            callbacks=[Listener(news), Silence()],
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            verbose=0,
+        ),
+    )
+    try:
+        with _quiet():
+            tuner.fit()
+    finally:
+        shutil.rmtree(state / name, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("Caught unexpected exception: ") if lines else type(error).__name__
+
+
+def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
+    def run(config: dict[str, Any]) -> None:
+        end_with_raylet()
+        work(Job.from_text(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
+
+    return run
+
+
+def _resources(config: dict[str, Any]) -> dict[str, float]:
+    return Job.from_text(config["job"]).resources
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's own talk below errors while it lasts."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

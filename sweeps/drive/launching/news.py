@@ -1,0 +1,120 @@
+"""What is heard of a sweep's trials, passed on: to MLflow, to whoever watches, and into a tally."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeps.drive.launching.job import Job
+from sweeps.drive.stopping import Stop
+from sweeps.tracking.store import Tracker
+
+Watch = Callable[[str, str, dict[str, Any]], None]
+
+
+@dataclass
+class Tally:
+    """What became of the trials of one launch, by key; seconds of training and of all."""
+
+    finished: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: dict[str, str] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
+    busy: float = 0.0
+    slots: int = 0  # most trials that ran at once
+
+    def begin(self, key: str) -> None:
+        """Note that a trial runs now."""
+        self.running[key] = time.monotonic()
+        self.slots = max(self.slots, len(self.running))
+
+    def is_over(self, key: str) -> bool:
+        """Tell whether a trial needs no further launch."""
+        return key in self.finished or key in self.failed
+
+    def end(self, key: str) -> None:
+        """Note that a trial does not run any more."""
+        self.busy += time.monotonic() - self.running.pop(key, time.monotonic())
+
+
+class News:
+    """Passes on what is heard of the trials. Knows nothing of Tune."""
+
+    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop) -> None:
+        self.tracker, self.watch, self.stop = tracker, watch, stop
+        self.tally = Tally()
+        self.epochs: dict[str, str] = {}
+        self.troubles: dict[str, str] = {}  # key -> what went wrong last with a trial that went on
+
+    def started(self, job: Job) -> None:
+        """Note that a trial has its worker."""
+        self.tally.begin(job.key)
+        self.tracker.start(job.run_id, job.tags, job.data)
+        self.watch("started", job.key, {})
+
+    def told(self, job: Job, news: dict[str, Any]) -> None:
+        """Pass on what a worker sent: see worker.work."""
+        if "metrics" in news:
+            self._epoch(job, news["metrics"])
+        elif "trouble" in news:
+            self.goes_on(job, news["trouble"])
+        elif "final" in news:
+            self._finished(job, news["final"], news["where"])
+        elif "failed" in news:
+            self._failed(job, news["failed"], news["cause"], news["traceback"], news["where"])
+
+    def goes_on(self, job: Job, trouble: str) -> None:
+        """Note what went wrong with a trial that goes on."""
+        if self.troubles.get(job.key) != trouble:
+            self.troubles[job.key] = trouble
+            self.tracker.note(job.run_id, trouble)
+            self.watch("trouble", job.key, {"reason": trouble})
+
+    def lost(self, job: Job, why: str) -> None:
+        """Note that a trial's workers died too often."""
+        self._failed(job, why, "outside", "", {})
+        self.tally.end(job.key)
+
+    def over(self, job: Job) -> None:
+        """Note that a trial has ended, before its time if it has told neither of an end nor of a failure."""
+        if job.key not in self.tally.running:
+            return
+        self.tally.end(job.key)
+        if not self.tally.is_over(job.key):
+            epoch = self.epochs.get(job.key, "no epoch")
+            said = f"{self.stop.why or 'ended early'} after {epoch}; goes on when run again"
+            self.tracker.finish(job.run_id, "KILLED", {"cellskew.reason": said})
+            self.tally.interrupted[job.key] = said
+            self.watch("interrupted", job.key, {})
+
+    def fell_over(self, why: str, lost: list[Job], hopeless: list[Job]) -> None:
+        """Note that all workers are gone, with the jobs that they had; `hopeless` ones have been tried often enough."""
+        for job in lost:
+            self.tally.end(job.key)
+            self.goes_on(job, f"lost its worker, last: {why}; started again from the last checkpoint")
+        for job in hopeless:
+            if not self.tally.is_over(job.key):
+                self._failed(job, f"its worker was lost too often, last: {why}", "outside", "", {})
+
+    def _epoch(self, job: Job, numbers: dict[str, Any]) -> None:
+        self.epochs[job.key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
+        self.tracker.report(job.run_id, numbers)
+        wanted = job.config["recipe"].get("batch_size", 0)
+        if numbers.get("micro_batch", wanted) < wanted:
+            self.goes_on(job, f"memory ran out, so {numbers['micro_batch']} cells at a time instead of {wanted}")
+        self.watch("epoch", job.key, numbers)
+
+    def _finished(self, job: Job, final: dict[str, Any], where: dict[str, str]) -> None:
+        self.tracker.finish(job.run_id, "FINISHED", _where_tags(where), final)
+        self.tally.finished.add(job.key)
+        self.watch("finished", job.key, final)
+
+    def _failed(self, job: Job, why: str, cause: str, tail: str, where: dict[str, str]) -> None:
+        tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)
+        self.tracker.finish(job.run_id, "FAILED", tags)
+        self.tally.failed[job.key] = why
+        self.watch("failed", job.key, {"reason": why})
+
+
+def _where_tags(where: dict[str, str]) -> dict[str, str]:
+    return {f"cellskew.{name}": value for name, value in where.items() if value}

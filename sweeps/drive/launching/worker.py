@@ -1,0 +1,142 @@
+"""What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.atomic import publish
+from data_pipeline.errors import RequestError
+from sweeps.cluster.origin import machine
+from sweeps.drive.launching.fence import own
+from sweeps.drive.launching.job import Job
+from sweeps.tracking.artifacts import upload
+from sweeps.tracking.uris import without_secrets
+from trainables.trial.outcome import NOT_MADE
+
+Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
+OUTSIDE = (
+    "OutOfMemoryError",
+    "MemoryError",
+    "OSError",
+    "TimeoutError",
+    "ConnectionError",
+    "ShardError",
+    "Overtaken",
+    "NoGpuError",
+)
+NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
+PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
+TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
+UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
+
+
+def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
+    """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
+    {"failed"}."""
+    directory = job.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with own(directory, lambda said: send({"trouble": said})) as check:  # a worker may outlive its driver
+
+            def send_if_ours(news: dict[str, Any]) -> None:
+                check()
+                send(news)
+
+            _start_over(directory, job.fresh)
+            final = _train_on(job.config, send_if_ours, trainable, directory)
+            check()
+            for name, why in _not_made(directory).items():
+                send({"trouble": f"{name} could not be made, the numbers are good: {why}"})
+            _upload(job)
+        tags = final.get("tags", {})  # how it was computed
+        numbers = {name: value for name, value in final.items() if name != "tags"}
+        send({"final": numbers, "where": machine() | tags})
+    except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
+        send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
+
+
+def _not_made(directory: Path) -> dict[str, str]:
+    path = directory / NOT_MADE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train to the end, trying again after what may pass of itself."""
+    for attempt in range(len(TRAIN_PAUSES)):
+        try:
+            return _train(config, send, trainable, directory)
+        except PASSING as error:
+            if isinstance(error, LASTING):
+                raise
+            send({"trouble": f"{describe(error)}; tried again (time {attempt + 1} of {len(TRAIN_PAUSES)})"})
+        time.sleep(TRAIN_PAUSES[attempt])
+    return _train(config, send, trainable, directory)
+
+
+def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
+    """Train, passing every report on but the last, which waits until the trial's files are where they belong."""
+    last: dict[str, Any] = {}
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if metrics.get("final"):
+            last.update(metrics)
+        else:
+            send({"metrics": metrics, "saved": checkpoint is not None or "replayed" in metrics})
+
+    result = trainable(config, report, _newest_checkpoint(directory))
+    return last if last else dict(result)
+
+
+def _newest_checkpoint(directory: Path) -> Path | None:
+    if not any(directory.glob("epoch-*")):
+        return None
+    from trainables.training.checkpoint import newest
+
+    return newest(directory)
+
+
+def _start_over(directory: Path, launch: str) -> None:
+    """Remove everything an earlier launch left, but the signs that it is ours; once per launch, for "" never."""
+    mark = directory / ".started-over"
+    if not launch or (mark.exists() and mark.read_text() == launch):
+        return
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (".lock", ".attempt"):
+            path.unlink()
+    publish(mark, launch.encode())
+
+
+def _upload(job: Job) -> None:
+    for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
+        try:
+            upload(job.directory, job.upload)
+            return
+        except Exception as error:  # every store has its own exceptions; a refusal stays one and fails the trial
+            if pause is None:
+                raise OSError(f"its files could not be uploaded: {describe(error)}") from error
+            time.sleep(pause)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in a line or a few, without secrets: a request's own words, or type and message."""
+    if isinstance(error, RequestError):
+        return without_secrets("; ".join(error.problems))
+    said = without_secrets(str(error).strip())
+    return f"{type(error).__name__}: {said}"[:2000] if said else type(error).__name__
+
+
+def cause(error: BaseException) -> str:
+    """Return "outside" if the machine is to blame (memory, disk, network), so that trying again may help."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "outside" if names & set(OUTSIDE) or NO_MEMORY in str(error) else "trial"
+
+
+def _tail() -> str:
+    return without_secrets(traceback.format_exc())[-3000:]

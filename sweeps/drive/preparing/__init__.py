@@ -1,0 +1,1 @@
+"""What trials need before the first starts: genes, encoded cells, made cells."""

@@ -1,0 +1,163 @@
+"""The rows, genes and encoders of a sweep's trials: fitted on what each may know, each once."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from scipy import sparse
+
+from data_pipeline.atomic import publish
+from data_pipeline.hashes import identity_hash
+from data_pipeline.reading.cells import Cells
+from data_pipeline.rows import choice
+from data_pipeline.shards.writing import Job
+from sweeps.drive.preparing import making
+from sweeps.drive.preparing.tasks import Task
+from trainables import protocol
+from trainables import spec as registry
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OnColumns:
+    """An encoder that sees only `columns` of the counts; totals stay those over all genes measured."""
+
+    encoder: Any
+    columns: np.ndarray
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"columns": identity_hash(self.columns.tolist()), **self.encoder.identity}
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        return self.encoder.network_options
+
+    @property
+    def coverage(self) -> dict[str, Any]:
+        return self.encoder.coverage
+
+    def redrawn(self, draw: int) -> "OnColumns":
+        """Return the encoder that gives cells another draw of what is random in their encoding."""
+        return replace(self, encoder=self.encoder.redrawn(draw))
+
+    def __call__(self, counts: sparse.csr_matrix, rng: np.random.Generator, totals: np.ndarray) -> Any:
+        return self.encoder(sparse.csr_matrix(counts[:, self.columns]), rng, totals=totals)
+
+
+class Encoders:
+    """What the trials of one sweep are encoded by. Methods take a trial's configuration, see Preparation.
+
+    genes, learned: the task that makes a file if one is wanted and not there; encoder: needs both files.
+    """
+
+    def __init__(self, cells: dict[str, Cells], storage: Path) -> None:
+        self.cells, self.storage = cells, storage
+        self._rows: dict[str, choice.Rows] = {}
+        self._digests: dict[str, str] = {}
+        self._encoders: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def rows(self, config: Config) -> choice.Rows:
+        """Return the split of a trial and its training cells after the skew."""
+        key = identity_hash(config["dataset"], config["split"], config["skew"])
+        if key not in self._rows:
+            cells = self.cells[config["dataset"]]
+            self._rows[key] = choice.choose(
+                cells.labels, cells.classes, config["split"], config["skew"], cells.donors, cells.fixed_test
+            )
+        return self._rows[key]
+
+    def fitted_rows(self, config: Config) -> np.ndarray:
+        """Return the cells that genes and encoders are fitted on: what the skew has left, or all training cells."""
+        rows = self.rows(config)
+        return rows.kept if config["genes"]["fit"] == "kept" else rows.split.train
+
+    def _fitted(self, config: Config) -> tuple[str, str]:
+        """Return what identifies the cells that a trial's genes and encoder are fitted on."""
+        where = identity_hash(config["dataset"], config["split"], config["skew"], config["genes"]["fit"])
+        if where not in self._digests:
+            self._digests[where] = hashlib.sha256(self.fitted_rows(config).tobytes()).hexdigest()
+        return self.cells[config["dataset"]].digest, self._digests[where]
+
+    @cached_property
+    def readable(self) -> dict[str, ray.ObjectRef]:
+        """What tasks read of each dataset, sent to the cluster once."""
+        return {
+            name: ray.put(making.Readable(one.counts, one.totals, one.labels, one.classes, one.true_counts))
+            for name, one in self.cells.items()
+        }
+
+    def _genes_file(self, config: Config) -> Path | None:
+        """Return the file of the highly variable genes' columns; None where the trial sees all genes."""
+        genes, cells = config["genes"], self.cells[config["dataset"]]
+        if genes["select"] == "all" or genes["n"] >= cells.num_genes:
+            return None
+        key = identity_hash(self._fitted(config), genes["select"], genes["n"])
+        return self.storage / "genes" / f"hvg-{key}.npy"
+
+    def genes(self, config: Config) -> tuple[Path, Task] | None:
+        path = self._genes_file(config)
+        if path is None or path.exists():
+            return None
+        args = (self.readable[config["dataset"]], self.fitted_rows(config), config["genes"]["n"])
+        return path, Task("genes", making.fit_genes, args)
+
+    def _learned_file(self, config: Config) -> Path | None:
+        """Return the file of what the model's encoder learns; None where it learns nothing."""
+        if registry.get(config["model"]).fit_encoder is None or config["weights"] is not None:
+            return None
+        genes = self._genes_file(config)
+        key = identity_hash(self._fitted(config), "all" if genes is None else genes.name, config["model"])
+        return self.storage / "genes" / f"learned-{key}.json"
+
+    def learned(self, config: Config) -> tuple[Path, Task] | None:
+        path = self._learned_file(config)
+        if path is None or path.exists():
+            return None
+        cells, genes = self.readable[config["dataset"]], self.cells[config["dataset"]].genes
+        args = (cells, self.fitted_rows(config), self._genes_file(config), genes, config["model"])
+        return path, Task(f"{config['model']}'s medians", making.fit_encoder, args)
+
+    def encoder(self, config: Config) -> tuple[Any, dict[str, Any]]:
+        """Return a trial's encoder, and what it was made of: genes in column order, what it learnt."""
+        columns, learned = self._genes_file(config), self._learned_file(config)
+        own = [config[name] for name in ("dataset", "model", "options", "weights", "defects")]
+        key = identity_hash(own, str(columns), str(learned))
+        if key not in self._encoders:
+            self._encoders[key] = self._make_encoder(config, columns, learned)
+        return self._encoders[key]
+
+    def _make_encoder(self, config: Config, columns: Path | None, learned: Path | None) -> tuple[Any, dict[str, Any]]:
+        genes = self.cells[config["dataset"]].genes
+        chosen = None if columns is None else np.load(columns, allow_pickle=False)
+        genes = genes if chosen is None else [genes[column] for column in chosen]
+        known = {} if learned is None else json.loads(learned.read_text())
+        weights = None if config["weights"] is None else Path(config["weights"])
+        encoder = registry.get(config["model"]).encoder(genes, weights, **options_of(config), **known)
+        return encoder if chosen is None else OnColumns(encoder, chosen), {"genes": genes, "learned": known}
+
+    def encoding(self, config: Config, job: Job) -> Path:
+        """Return the file that says how cells were encoded, which whoever uses the trained model needs."""
+        path = self.storage / "genes" / f"encoding-2-{job.folder.name}.json"
+        if not path.exists():
+            made_of = self.encoder(config)[1] | {"identity": job.encoder.identity}
+            made_of["totals"] = described_totals(self.cells[config["dataset"]])
+            publish(path, json.dumps(made_of, ensure_ascii=False).encode())
+        return path
+
+
+def options_of(config: Config) -> dict[str, Any]:
+    """Return all options of a trial's model, defaults included, as its defects leave them."""
+    options, _ = protocol.apply(config["defects"], config["options"], {})
+    return registry.get(config["model"]).options(**options).model_dump()
+
+
+def described_totals(cells: Any) -> dict[str, Any]:
+    """Return what a cell's total was: a column of obs, or (None) the sum of the file's genes; its median over cells."""
+    return {"column": getattr(getattr(cells, "source", None), "totals", None), "median": float(np.median(cells.totals))}

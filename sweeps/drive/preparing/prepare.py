@@ -1,0 +1,177 @@
+"""What trials need before the first one starts: opened datasets, encoded shards, generated cells, chosen rows.
+
+Everything made here is content-addressed and published by rename, so preparing again finds it and does nothing. What
+passes over counts is done by Ray: a task per choice of genes, per encoder that learns, per set of made cells.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import RequestError
+from data_pipeline.hashes import identity_hash
+from data_pipeline.reading.cells import Cells
+from data_pipeline.rows.generated import GeneratedCells, load_cells
+from data_pipeline.rows.resample import STRATEGIES
+from data_pipeline.shards.writing import Job, write_shards
+from sweeps.drive.preparing import making
+from sweeps.drive.preparing.encoders import Config, Encoders, options_of
+from sweeps.drive.preparing.tasks import Count, Task, make_files
+from trainables import spec as registry
+
+
+class Preparation:
+    """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`."""
+
+    def __init__(self, cells: dict[str, Cells], storage: Path, count: Count) -> None:
+        self.cells, self.storage, self.count = cells, storage, count
+        self.encoders = Encoders(cells, storage)
+        self._made: dict[Path, GeneratedCells] = {}
+
+    def prepare(self, configs: list[Config]) -> list[dict[str, str | None]]:
+        """Make what is missing; returns for each config the paths that run_trial takes. Ray must run.
+
+        shards, encoding (how cells became a model's input, for whoever uses the trained model), and where the strategy
+        makes them: generated (shards of made cells), distances (a table of how far these are from real ones), rows.
+        """
+        make_files(self._each(self.encoders.genes, configs), self.count)
+        self._try_weights(configs)
+        make_files(self._each(self.encoders.learned, configs) | self._each(self._by_strategy, configs), self.count)
+        jobs: dict[Path, Job] = {}
+        made = [self._one(config, jobs) for config in configs]
+        write_shards(list(jobs.values()), self.count)
+        make_files(self._each(self._distances, configs), self.count)
+        return made
+
+    def _each(self, task_of: Any, configs: list[Config]) -> dict[Path, Task]:
+        """Return what `task_of` (config -> (path, task), or None) finds to be made, each file once."""
+        return dict(task for config in configs if (task := task_of(config)) is not None)
+
+    def _try_weights(self, configs: list[Config]) -> None:
+        """Load every weights folder once before anything is made; RequestError lists what is wrong with all of them."""
+        tried: dict[str, Config] = {}
+        for config in configs:
+            if config["weights"] is not None:
+                tried.setdefault(identity_hash(config["model"], config["weights"], config["options"]), config)
+        problems: list[str] = []
+        for config in tried.values():
+            try:
+                options = options_of(config) | self.encoders.encoder(config)[0].network_options
+                classes = self.cells[config["dataset"]].classes
+                registry.get(config["model"]).build(len(classes), weights=Path(config["weights"]), **options)
+            except RequestError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+        if problems:
+            raise RequestError(*problems)
+
+    # strategies
+
+    def _made_file(self, config: Config) -> Path:
+        """Return the file of made cells, or of rows chosen by counts."""
+        described = [config[name] for name in ("split", "skew", "strategy", "seed")]
+        key = identity_hash(self.cells[config["dataset"]].digest, described, _as_published(config))
+        rows = making.looks_at_counts(config["strategy"])
+        return self.storage / "generated" / (f"rows-{key}.npy" if rows else f"{key}.npz")
+
+    def _by_strategy(self, config: Config) -> tuple[Path, Task] | None:
+        """Return the task that makes a strategy's cells, or its rows where it looks at counts."""
+        from data_pipeline.rows.synthesize import SYNTHESIZERS
+
+        path, strategy, split = self._made_file(config), config["strategy"], config["split"]["seed"]
+        args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept)
+        if making.looks_at_counts(strategy):
+            args = (*args, strategy, (split, "strategy", config["seed"]))
+            return path, Task("rows chosen by counts", making.rows_by_counts, args)
+        if strategy["kind"] in STRATEGIES:
+            return None
+        self._check_counts(config)
+        strategy = strategy | ({"unscaled": True} if _as_published(config) else {})
+        synthesizer = SYNTHESIZERS[strategy["kind"]]
+        args = (*args, synthesizer, strategy, (split, "generate", config["seed"]))
+        on_gpu = getattr(synthesizer, "on_gpu", False)
+        return path, Task(f"cells by {strategy['kind']}", making.make_cells, args, on_gpu)
+
+    def _check_counts(self, config: Config) -> None:
+        if not self.cells[config["dataset"]].true_counts:
+            raise RequestError(
+                f"{config['dataset']}: strategy {config['strategy']['kind']} needs raw counts, but this file holds "
+                "log-normalised values (values: log1p); leave the strategy out, or give the dataset's raw counts"
+            )
+
+    def _generated(self, config: Config) -> GeneratedCells | None:
+        """Return the cells that the trial's strategy has made, None if it makes none."""
+        if config["strategy"]["kind"] in STRATEGIES:
+            return None
+        path = self._made_file(config)
+        if path not in self._made:
+            self._made[path] = load_cells(path, self.cells[config["dataset"]].classes)
+        return self._made[path]
+
+    # shards, and what is measured on them
+
+    def _jobs(self, config: Config) -> tuple[Job, Job | None]:
+        """Return the encodings of a trial: of the dataset, and of the cells made for it, if any."""
+        root, encoder = self.storage / "shards", self.encoders.encoder(config)[0]
+        made = self._generated(config)
+        own = Job(made, encoder, root) if made is not None and made.num_cells else None
+        return Job(self.cells[config["dataset"]], encoder, root), own
+
+    def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
+        """Return a trial's paths, its encodings added to `jobs`."""
+        real, made = self._jobs(config)
+        more = range(1, options_of(config).get("draws", 1))
+        again = [replace(real, encoder=real.encoder.redrawn(draw)) for draw in more]
+        jobs |= {job.folder: job for job in (real, made, *again) if job is not None and job.folder not in jobs}
+        paths = {"shards": str(real.folder), "encoding": str(self.encoders.encoding(config, real))}
+        paths |= {"generated": None if made is None else str(made.folder), "distances": None, "rows": None}
+        paths["redrawn"] = [str(job.folder) for job in again]
+        if made is not None:
+            paths["distances"] = str(self._distances_file(config, real, made))
+        if making.looks_at_counts(config["strategy"]):
+            paths["rows"] = str(self._made_file(config))
+        return paths
+
+    def _distances_file(self, config: Config, real: Job, made: Job) -> Path:
+        key = identity_hash(real.folder.name, made.folder.name, config["split"], config["skew"], config["seed"])
+        return self.storage / "generated" / f"distances-{key}.csv"
+
+    def _distances(self, config: Config) -> tuple[Path, Task] | None:
+        real, made = self._jobs(config)
+        if made is None:
+            return None
+        args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept, self._made_file(config))
+        args += ((real.folder, made.folder), config["model"], (config["split"]["seed"], "distances", config["seed"]))
+        return self._distances_file(config, real, made), Task("distances of made cells", making.distances, args)
+
+
+def _as_published(config: Config) -> bool:
+    """Tell whether the trial's cells are made with the published recipe's missing scale."""
+    return "scvi_unscaled" in config["defects"]
+
+
+def open_datasets(spec: Any, storage: Path) -> dict[str, Cells]:
+    """Return every dataset of a sweep, validated; RequestError lists the problems of all of them at once."""
+    from data_pipeline.reading.h5ad import open_cells
+    from data_pipeline.reading.known.catalog import resolve
+
+    opened, problems = {}, []
+    for entry in spec.datasets:
+        try:
+            source = resolve(entry, storage)
+            opened[source.name] = open_cells(source, storage / "datasets")
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    return opened
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody how far a step has come."""
+
+
+def prepare(
+    configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent
+) -> list[dict[str, str | None]]:
+    """Return for each trial configuration the paths of Preparation.prepare, making what is missing."""
+    return Preparation(cells, storage, count).prepare(configs)

@@ -1,0 +1,1 @@
+"""What MLflow keeps of a sweep: its runs, artifacts, networks, wanted trials."""

@@ -1,0 +1,104 @@
+"""The runs of a sweep: read off MLflow's database file, or asked of its server page by page."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeps.tracking.kept.database import NoSuchSweep, StoredRun, read_params, read_runs, read_tags
+from sweeps.tracking.uris import take_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 1000
+SUPERSEDED = "cellskew.superseded"  # tag of a run whose trial was trained anew, in another run: when
+OURS = "tags.`cellskew.trial` != ''"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A trial's run in MLflow: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED (interrupted, goes on when asked)."""
+
+    run_id: str
+    key: str
+    name: str
+    status: str
+    artifact_uri: str
+    has_params: bool
+    has_metrics: bool
+    tags: dict[str, str]
+
+    @property
+    def is_superseded(self) -> bool:
+        return SUPERSEDED in self.tags
+
+    @property
+    def reason(self) -> str:
+        return self.tags.get("cellskew.reason", "")
+
+
+def runs_of(uri: str, sweep: str) -> list[StoredRun]:
+    """Return every trial's run of a sweep that isn't deleted, the oldest first, read directly where that can be.
+
+    NoSuchSweep, with the names there are, if MLflow has no such sweep; RequestError if it doesn't answer.
+    """
+    stored = read_runs(uri, sweep)
+    return _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+
+
+def tags_of(uri: str, sweep: str) -> dict[str, str]:
+    """Return the tags of a sweep's experiment; RequestError if MLflow doesn't answer."""
+    found = read_tags(uri, sweep)
+    return _asked(uri, lambda client: client.get_experiment_by_name(sweep).tags) if found is None else found
+
+
+def params_of(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]]:
+    """Return all parameters of runs, by run id; RequestError if MLflow doesn't answer."""
+    found = read_params(uri, run_ids)
+    if found is not None:
+        return found
+    return _asked(uri, lambda client: {run_id: client.get_run(run_id).data.params for run_id in run_ids})
+
+
+def _asked(uri: str, ask: Callable[["MlflowClient"], Any]) -> Any:
+    from sweeps.tracking.connection import asking, connect
+
+    client = connect(uri)
+    with asking(take_credentials(uri)):
+        return ask(client)
+
+
+def _ask_server(client: "MlflowClient", sweep: str) -> list[StoredRun]:
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is None:
+        raise NoSuchSweep(*(found.name for found in client.search_experiments()))
+    return [stored(run) for run in pages(client, experiment.experiment_id)]
+
+
+def pages(client: "MlflowClient", experiment_id: str, ask: Callable = lambda page: page()) -> Iterator["Run"]:
+    """Yield the trials' runs of an experiment, the oldest first. ask: how a page is asked for, patiently perhaps."""
+    token, order = None, ["attributes.start_time ASC"]
+    while True:
+        page = ask(
+            lambda token=token: client.search_runs(
+                [experiment_id], OURS, max_results=PAGE, order_by=order, page_token=token
+            )
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def stored(run: "Run") -> StoredRun:
+    """Return a run as MLflow gives it in the form that the database file is read in."""
+    info, data = run.info, run.data
+    about = (info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.artifact_uri)
+    return StoredRun(*about, data.tags, data.params, data.metrics)
+
+
+def state_of(run: StoredRun) -> RunState:
+    """Return what a driver needs to know of a trial's run."""
+    has = bool(run.params), bool(run.metrics)
+    return RunState(run.run_id, run.tags["cellskew.trial"], run.name, run.status, run.artifact_uri, *has, run.tags)

@@ -1,0 +1,1 @@
+"""One driver per sweep, one writer per trial."""

@@ -1,0 +1,116 @@
+"""The right to write a sweep's runs, kept in MLflow itself: drivers whose storage folders differ see one another."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_pipeline.errors import RequestError
+from sweeps.tracking.locks.lock import here, is_same_place, lives
+
+TAG = "cellskew.driver"  # of the experiment: JSON of who drives it; "" if nobody does
+BEAT = 15.0  # seconds between signs of life
+TIMEOUT = 60.0  # a driver without one for so long is dead
+
+
+class Client(Protocol):
+    """What of MLflow's client a lease needs."""
+
+    def get_experiment(self, experiment_id: str) -> Any: ...
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: Any) -> None: ...
+
+
+class Lease:
+    """One driver's claim to an experiment, renewed by a thread until it is given back.
+
+    A driver that died on this machine is succeeded at once. Of any other only its signs of life are known: they are
+    watched for `timeout` seconds by our own clock, and if none comes, its place is taken. A live one is refused with
+    RequestError, naming host, pid and storage. on_loss is called if somebody took ours.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        experiment_id: str,
+        storage: Path,
+        on_loss: Callable[[], None] = lambda: None,
+        on_wait: Callable[[str], None] = lambda said: None,
+        beat: float = BEAT,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.client, self.experiment_id, self.on_loss, self.on_wait = client, experiment_id, on_loss, on_wait
+        self.beat, self.timeout = beat, timeout
+        self.me = here() | {"storage": str(storage.absolute())}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take the lease and keep it; RequestError if a live driver has it."""
+        holder = self._holder()
+        if holder is not None and self._may_live(holder):
+            raise RequestError(
+                f"another cellskew drives this sweep in MLflow: pid {holder['pid']} on {holder['host']}, with "
+                f"--storage {holder['storage']}. Wait for it or stop it; or give your sweep another `name:`"
+            )
+        self._write()
+        self._thread = threading.Thread(target=self._keep, name="cellskew-lease", daemon=True)
+        self._thread.start()
+
+    def give_back(self) -> None:
+        """End the lease, if it is still ours; MLflow away: it ends by itself."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self._quietly(lambda: self._is_ours() and self.client.set_experiment_tag(self.experiment_id, TAG, ""))
+
+    def _holder(self) -> dict[str, Any] | None:
+        return holder_in(self.client.get_experiment(self.experiment_id).tags)
+
+    def _may_live(self, holder: dict[str, Any]) -> bool:
+        if is_same_place(holder, self.me):
+            return lives(holder)
+        self.on_wait(
+            f"a driver on {holder['host']} wrote this sweep's runs; watching {self.timeout:.0f} s for a sign of life"
+        )
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            time.sleep(min(2.0, self.beat))
+            seen = self._holder()
+            if seen is None:
+                return False
+            if seen != holder:
+                return True
+        return False
+
+    def _write(self) -> None:
+        self.client.set_experiment_tag(self.experiment_id, TAG, json.dumps(self.me | {"at": time.time()}))
+
+    def _is_ours(self) -> bool:
+        holder = self._holder()
+        return holder is not None and holder["id"] == self.me["id"]
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.beat):
+            if self._quietly(self._is_ours) is False:
+                self.on_loss()
+                return
+            self._quietly(self._write)
+
+    def _quietly(self, ask: Callable[[], Any]) -> Any:
+        """Return an answer of MLflow, None if there is none now: that is the outbox's to tell."""
+        try:
+            return ask()
+        except Exception:  # each kind of store has its own; the next beat asks again
+            return None
+
+
+def holder_in(tags: dict[str, str]) -> dict[str, Any] | None:
+    """Return who drives an experiment that has these tags: host, pid, storage, at (seconds, by its clock), ..."""
+    try:
+        found = json.loads(tags.get(TAG, ""))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"id", "host", "pid", "storage"} <= set(found) else None

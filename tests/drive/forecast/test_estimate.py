@@ -1,0 +1,66 @@
+"""Estimates of time and disk: what they grow with, so that long trials go first and a plan is of the right order."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sweeps.drive.forecast import estimate, planning
+from sweeps.drive.forecast.shapes import Shape
+from sweeps.file import config
+
+SWEEP = """
+name: small
+datasets: [pbmc68k_reduced]
+genes: {select: hvg, n: 200}
+models: {scgpt: {epochs: 10, batch_size: 10}, scbert: {epochs: 10}, geneformer: {epochs: 10}, majority: {}}
+"""
+CELLS = SimpleNamespace(num_genes=5000, labels=np.zeros(100), facts={"nonzero": 50_000})  # 500 genes a cell
+
+
+def trials(text: str = SWEEP) -> dict[str, config.Trial]:
+    return {trial.model: trial for trial in config.parse(text, Path("sweep.yaml"), check_files=False).trials()}
+
+
+def shape(rows: int, held: int = 0) -> Shape:
+    kept, none = np.array([rows]), np.array([held])
+    return Shape(["a"], kept, none, none, kept, kept, [])
+
+
+def test_scbert_reads_every_gene_and_the_others_those_that_are_expressed():
+    few, every = trials(), trials(SWEEP.replace("{select: hvg, n: 200}", "all"))
+    assert [estimate.tokens(few[model], CELLS) for model in ("scbert", "scgpt")] == [201, 60]
+    assert [estimate.tokens(every[model], CELLS) for model in ("scbert", "geneformer")] == [5001, 500]
+    unseen = SimpleNamespace(num_genes=5000, labels=np.zeros(100))
+    assert estimate.tokens(every["scgpt"], unseen) == 500
+
+
+def test_time_grows_with_steps_rounds_and_what_is_evaluated():
+    one = trials()["scgpt"]
+    seconds = estimate.cost(one, shape(1000), 60)
+    assert seconds == pytest.approx(0.3 + 13 * 0.6)  # 10 epochs of 60,000 tokens
+    assert estimate.cost(one, shape(2000), 60) > 1.9 * seconds
+    assert estimate.cost(one, shape(1000, held=300), 60) == pytest.approx(0.3 + 13 * 0.6 * 1.11)
+    assert estimate.cost(trials()["majority"], shape(1000), 60) < 1
+
+
+def test_pretrained_vocabularies_fill_more_disk_than_the_genes_of_a_sweep():
+    pretrained = SWEEP.replace("scgpt: {", "scgpt: {weights: /nowhere, size: official, ")
+    small, large = (estimate.disk_mb(trials(text)["scgpt"], CELLS) for text in (SWEEP, pretrained))
+    assert small < 2 and 200 < large < 800
+
+
+def test_a_plan_names_the_splits_whose_donors_it_lists():
+    kept, none = np.array([8]), np.array([0])
+    notes = {"0": ["tiny class", "test donors: d1"], "1": ["tiny class", "test donors: d2"]}
+    by_axes = {
+        ("my", split, "natural", strategy): Shape(["a"], kept, none, none, kept, kept, said)
+        for split, said in notes.items()
+        for strategy in ("none", "smote")
+    }
+    assert planning._notes(by_axes) == [
+        "my: tiny class",
+        "my, split 0: test donors: d1",
+        "my, split 1: test donors: d2",
+    ]

@@ -1,0 +1,411 @@
+"""Sweeps converge: every trial one run, finished once, whatever happens. Fake trials, real Ray and MLflow."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_trials
+import pytest
+from fake_trials import Silent, parts, spec
+from typer.testing import CliRunner
+
+from data_pipeline.errors import RequestError
+from sweeps import cli
+from sweeps.drive.converge import Request, converge
+from sweeps.drive.launching import launch
+from sweeps.drive.outcome import Outcome
+from sweeps.drive.stopping import Stop
+from sweeps.tracking.locks.lock import SweepLock
+
+HERE = Path(__file__).parents[2]
+PATIENCE = 240  # seconds, on a machine that is busy with other things
+
+
+def drive(storage: Path, sweep=None, screen=None, work=None, **options) -> Outcome:
+    request = Request(storage=storage, **options)
+    return converge(sweep or spec(), request, screen or Silent(), work or parts())
+
+
+def faults(storage: Path, *listed: dict, **more) -> None:
+    storage.mkdir(exist_ok=True)
+    (storage / "fault.json").write_text(json.dumps({"faults": listed, **more}))
+
+
+def runs(storage: Path, name: str = "small") -> dict:
+    """Return name -> (status, {metric: [(step, value)]}, tags) of every run that counts, duplicates refused."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    found = {}
+    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id], max_results=1000):
+        if "cellskew.superseded" in run.data.tags:
+            continue
+        assert run.info.run_name not in found, "two runs of one trial"
+        history = {
+            key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        found[run.info.run_name] = (run.info.status, history, run.data.tags)
+    return found
+
+
+def check_whole(storage: Path, sweep, epochs: int = 3) -> None:
+    """Every wanted trial has one finished run, with each epoch once and the numbers an undisturbed trial gives."""
+    found = runs(storage, sweep.name)
+    for trial in sweep.trials():
+        status, history, _ = found[trial.name]
+        assert status == "FINISHED"
+        expected = [fake_trials.numbers_of(trial.key, epoch, epochs) for epoch in range(1, epochs + 1)]
+        assert sorted(history["train_loss"]) == [(one["epoch"], one["train_loss"]) for one in expected]
+        assert sorted(history["val_macro_f1"]) == [(one["epoch"], one["val_macro_f1"]) for one in expected]
+        assert history["test_macro_f1"] == [(epochs, fake_trials.score(trial.key, "macro_f1"))]
+
+
+def trained(storage: Path, trial) -> list[int]:
+    return [int(line) for line in (storage / "trials" / trial.key / "trained.txt").read_text().split()]
+
+
+def test_all_trials_finish_and_a_second_run_finds_nothing_to_do(ray_here, tmp_path):
+    screen = Silent()
+    outcome = drive(tmp_path, screen=screen)
+    assert (outcome.wanted, outcome.finished, outcome.before, outcome.failed) == (8, 8, 0, {})
+    assert outcome.is_complete and outcome.utilisation > 0
+    check_whole(tmp_path, spec())
+    assert sorted(event for event, _ in screen.events).count("finished") == 8
+    again = Silent()
+    outcome = drive(tmp_path, screen=again)
+    assert (outcome.before, outcome.finished) == (8, 0) and "begin" not in again.said
+    assert all(trained(tmp_path, trial) == [1, 2, 3] for trial in spec().trials())
+
+
+def test_runs_are_registered_with_params_tags_and_artifacts(ray_here, tmp_path):
+    from mlflow import MlflowClient
+
+    drive(tmp_path, spec(tracking="{checkpoints: link}"))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    trial = spec().trials()[0]
+    found = client.search_runs(
+        [client.get_experiment_by_name("small").experiment_id], f"tags.`cellskew.trial` = '{trial.key}'"
+    )
+    (run,) = found
+    assert run.data.params["recipe.epochs"] == "3" and run.data.params["split.seed"] == "0"
+    assert run.data.tags["cellskew.model"] == "scgpt" and run.data.tags["cellskew.skew"] == "natural"
+    assert run.data.tags["cellskew.checkpoint"] == f"{tmp_path}/trials/{trial.key}/checkpoint"
+    others = client.search_runs([run.info.experiment_id], "tags.`cellskew.model` = 'majority'")
+    assert others and not any("cellskew.checkpoint" in one.data.tags for one in others), "baselines leave none"
+    assert "cellskew 0." in run.data.tags["cellskew.packages"] and run.data.tags["cellskew.code"]
+    assert "cores" in run.data.tags["cellskew.machine"] and run.data.tags["cellskew.host"]
+    assert run.data.tags["cellskew.digest"] == "d0" and run.data.tags["cellskew.sweep"] == "small"
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["history.json", "per_class.csv"]
+
+
+def test_adding_a_seed_runs_only_the_new_trials_and_removing_one_leaves_its_runs(ray_here, tmp_path):
+    drive(tmp_path)
+    outcome = drive(tmp_path, spec(splits="[0, 2]"))
+    assert (outcome.wanted, outcome.before, outcome.finished) == (8, 4, 4)
+    assert len(runs(tmp_path)) == 12
+    check_whole(tmp_path, spec(splits="[0, 1, 2]"))
+
+
+def test_the_longest_trials_start_first(ray_here, tmp_path):
+    screen = Silent()
+    drive(tmp_path, screen=screen, max_concurrent=1)
+    models = {trial.key: trial.model for trial in spec().trials()}
+    started = [models[key] for event, key in screen.events if event == "started"]
+    assert started == ["scgpt"] * 4 + ["majority"] * 4
+
+
+def controller(running: int, waiting: int) -> SimpleNamespace:
+    """Return Tune's view of trials of one CPU each, the running ones first."""
+    needs = SimpleNamespace(required_resources={"CPU": 1.0})
+    states = ["RUNNING"] * running + ["PENDING"] * waiting
+    trials = [
+        SimpleNamespace(status=status, experiment_tag=f"{number}_x", placement_group_factory=needs)
+        for number, status in enumerate(states)
+    ]
+    return SimpleNamespace(get_live_trials=lambda: trials[::-1], trials=trials)  # Tune's come in no order
+
+
+@pytest.mark.parametrize(
+    ("running", "chosen"),
+    [
+        (4, 4),  # all workers are busy: the oldest that waits comes next
+        (3, 3),  # the fourth worker is free, none is starting
+        (2, 3),  # one is free, one is starting for the oldest
+        (1, 3),
+    ],
+)
+def test_a_free_worker_is_not_given_the_trial_of_one_that_is_starting(monkeypatch, tmp_path, running, chosen):
+    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 1e9})
+    tune = controller(running, waiting=8)
+    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(tune) is tune.trials[chosen]
+
+
+def test_nothing_is_chosen_while_every_waiting_trial_has_a_worker_starting(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 16.0})
+    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(controller(running=2, waiting=8)) is None
+
+
+def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(ray_here, tmp_path):
+    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise"})
+    outcome = drive(tmp_path)
+    assert outcome.finished == 7 and not outcome.is_complete
+    assert list(outcome.failed.values()) == ["ValueError: loss is not finite in epoch 2"]
+    status, history, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    assert status == "FAILED" and [step for step, _ in history["train_loss"]] == [1]
+    assert tags["cellskew.reason"] == "ValueError: loss is not finite in epoch 2"
+    assert tags["cellskew.cause"] == "trial" and "in fail" in tags["cellskew.traceback"]
+
+
+def test_a_failed_trial_waits_for_retry_failed_and_then_goes_on_from_its_last_epoch(ray_here, tmp_path):
+    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise", "times": 1}
+    faults(tmp_path, fault)
+    drive(tmp_path)
+    left_alone = drive(tmp_path)
+    assert left_alone.finished == 0 and len(left_alone.failed) == 1
+    assert drive(tmp_path, retry_failed=True).finished == 1
+    check_whole(tmp_path, spec())
+    failed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
+    assert trained(tmp_path, failed) == [1, 2, 2, 3]
+
+
+def test_from_scratch_starts_a_failed_trial_over(ray_here, tmp_path):
+    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise", "times": 1}
+    faults(tmp_path, fault)
+    drive(tmp_path)
+    faults(tmp_path)
+    drive(tmp_path, retry_failed=True, from_scratch=True)
+    check_whole(tmp_path, spec())
+    failed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
+    assert trained(tmp_path, failed) == [1, 2, 3]
+
+
+def test_what_failed_for_want_of_memory_is_run_again_without_being_asked(ray_here, tmp_path):
+    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "memory", "times": 4})
+    outcome = drive(tmp_path)
+    assert list(outcome.failed.values()) == ["MemoryError: cannot allocate 3 GB"]
+    assert drive(tmp_path).finished == 1
+    check_whole(tmp_path, spec())
+
+
+def test_a_request_error_in_a_trial_keeps_its_words(ray_here, tmp_path):
+    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "request"})
+    assert list(drive(tmp_path).failed.values()) == ["class b lacks 3 cells; ask for fewer"]
+
+
+@pytest.mark.faults
+def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
+    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 2}
+    faults(tmp_path, fault)
+    assert drive(tmp_path).finished == 8
+    check_whole(tmp_path, spec())
+    killed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
+    assert trained(tmp_path, killed) == [1, 2, 3, 3, 3]
+
+
+@pytest.mark.faults
+def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ray_here, tmp_path):
+    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 1}
+    faults(tmp_path, fault, save_every=100)
+    assert drive(tmp_path).finished == 8
+    check_whole(tmp_path, spec())
+    killed = next(trial for trial in spec().trials() if fault["run"] in trial.name)
+    assert trained(tmp_path, killed) == [1, 2, 3, 1, 2, 3]
+
+
+def test_the_driver_does_without_torch():
+    code = "import sys, sweeps.drive.launching.launch; from sweeps.drive.converge import real_parts; real_parts();"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", "two hundred megabytes, two seconds"
+
+
+def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_here, tmp_path):
+    screen, asked = Silent(), Silent()
+    drive(tmp_path, screen=screen, address="auto")
+    assert any("no node of the cluster has a GPU now, so these train on CPUs: scgpt." in said for said in screen.said)
+    drive(tmp_path, spec(resources="{scgpt: {gpu: 0}}", seeds="[0, 1]"), screen=asked, address="auto")
+    assert not any("no node of the cluster has a GPU" in said for said in asked.said), "the file says so itself"
+
+
+@pytest.mark.faults
+def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_here, tmp_path):
+    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "kill"})
+    outcome = drive(tmp_path, spec(max_failures=1))
+    assert outcome.finished == 7
+    (reason,) = outcome.failed.values()
+    assert "its worker died 2 times" in reason
+    _, _, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    assert tags["cellskew.cause"] == "outside"
+
+
+def test_whatever_goes_wrong_has_its_line_in_status(ray_here, tmp_path):
+    going_on = {
+        "s0·natural·none·cross_entropy·scgpt": ("memory", 2, "MemoryError: cannot allocate 3 GB; tried again (time 1"),
+        "s1·natural·none·cross_entropy·scgpt": ("kill", 2, "its worker died once"),
+        "s0·exponential-20·none·cross_entropy·scgpt": ("retreat", 1, "memory ran out, so 4 cells at a time instead of"),
+    }
+    over = {
+        "s1·exponential-20·none·cross_entropy·scgpt": ("raise", 2, "left alone until --retry-failed", "not finite"),
+        "s0·natural·none·cross_entropy·majority": ("disk", 2, "the next run tries it again", "No space left on device"),
+        "s1·natural·none·cross_entropy·majority": ("shard", 1, "the next run tries it again", "encode this part anew"),
+    }
+    once = [{"run": run, "kind": kind, "epoch": at, "times": 1} for run, (kind, at, _) in going_on.items()]
+    faults(tmp_path, *once, *({"run": run, "kind": kind, "epoch": at} for run, (kind, at, *_) in over.items()))
+    assert (drive(tmp_path).finished, len(runs(tmp_path))) == (5, 8)
+    said = CliRunner().invoke(cli.app, ["status", "small", "--storage", str(tmp_path)]).output
+    lines = [line.strip() for line in said.splitlines()]
+    for run, (_, _, reason) in going_on.items():
+        at = lines.index(f"FINISHED in spite of trouble: pbmc68k_reduced·{run}·0")
+        assert lines[at + 1].startswith(reason)
+    for run, (_, _, then, reason) in over.items():
+        at = lines.index(f"FAILED pbmc68k_reduced·{run}·0: {then}")
+        assert reason in lines[at + 1]
+
+
+def test_changed_data_are_refused(ray_here, tmp_path):
+    drive(tmp_path)
+    with pytest.raises(RequestError, match="has changed since 8 trials.*Put the old file back") as caught:
+        drive(tmp_path, work=parts(digest="d1"))
+    assert "another `name:`" in str(caught.value)
+    assert len(runs(tmp_path)) == 8
+
+
+def test_an_impossible_skew_is_refused_before_anything_is_made(tmp_path):
+    sweep = spec(exclude="[]").model_copy(update={"skews": spec().skews[:1]})
+    demanding = sweep.skews[0].__class__("natural", {"total": 10_000}, "natural-10000")
+    with pytest.raises(RequestError, match=r"pbmc68k_reduced · split 0 · natural-10000: .*10,?000"):
+        drive(tmp_path / "new", sweep.model_copy(update={"skews": [demanding]}))
+    assert not (tmp_path / "new").exists()
+
+
+def test_more_than_a_node_has_is_refused(ray_here, tmp_path):
+    sweep = spec(resources="{scgpt: {cpu: 64}, majority: {gpu: 1}}")
+    with pytest.raises(RequestError) as caught:
+        drive(tmp_path, sweep)
+    assert len(caught.value.problems) == 2
+    assert (
+        "resources.scgpt: a trial asks for 64 CPU and 0 GPU, but the largest node has 2 CPU" in caught.value.problems[0]
+    )
+
+
+def test_a_live_driver_refuses_a_second_one(ray_here, tmp_path):
+    with (
+        SweepLock(tmp_path / "sweeps" / "small.lock"),
+        pytest.raises(RequestError, match=rf"another cellskew is running this sweep: pid {os.getpid()} on "),
+    ):
+        drive(tmp_path)
+
+
+# drivers in processes of their own, to be killed and interrupted
+
+
+def test_ended_trials_leave_little_in_the_driver(ray_here, tmp_path, monkeypatch):
+    controllers, choose = [], launch.InOrder.choose_trial_to_run
+
+    def held(scheduler, controller):
+        controllers.append(controller)
+        return choose(scheduler, controller)
+
+    monkeypatch.setattr(launch.InOrder, "choose_trial_to_run", held)
+    drive(tmp_path)
+    ended = controllers[0].get_trials()
+    assert len(ended) == 8
+    assert not any(trial.metric_analysis or trial.metric_n_steps or "news" in trial.last_result for trial in ended)
+
+
+@contextmanager
+def driver_of(storage: Path, output: Path) -> Iterator[subprocess.Popen]:
+    """Start a driver in a process of its own, which writes what became of the trials to `output`."""
+    code = (
+        "import sys; from pathlib import Path; from fake_trials import *; from sweeps.drive.converge import *;"
+        f"request = Request(storage=Path({str(storage)!r}), num_cpus=2);"
+        "o = converge(spec(), request, Silent(), parts());"
+        "print(o.finished, o.interrupted, o.stopped, flush=True); sys.exit(0 if o.is_complete else 1)"
+    )
+    command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    with output.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def run_to_the_end(storage: Path) -> None:
+    with driver_of(storage, storage / "said.txt") as driver:
+        assert driver.wait(timeout=PATIENCE) == 0, (storage / "said.txt").read_text()
+
+
+def wait_for_epochs(storage: Path, number: int) -> None:
+    """Wait until so many epochs have begun, all trials together."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if sum(len(file.read_text().split()) for file in storage.glob("trials/*/trained.txt")) >= number:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {number} epochs within {PATIENCE} s")
+
+
+def wait_for_trials(storage: Path, number: int) -> None:
+    """Wait until so many trials are at work."""
+    deadline = time.monotonic() + PATIENCE
+    while len(list(storage.glob("trials/*/.lock"))) < number:
+        assert time.monotonic() < deadline, f"no {number} trials within {PATIENCE} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.faults
+def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
+    faults(tmp_path, seconds=0.3, save_every=2)
+    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
+        wait_for_epochs(tmp_path, 7)
+        driver.kill()
+    faults(tmp_path)
+    run_to_the_end(tmp_path)
+    check_whole(tmp_path, spec())
+    epochs = [trained(tmp_path, trial) for trial in spec().trials()]
+    assert all(sorted(set(listed)) == [1, 2, 3] for listed in epochs)
+    assert (
+        sum(len(listed) for listed in epochs) <= 3 * 8 + 2 * 2
+    )  # two trials were running, each at most two epochs after its last checkpoint
+
+
+@pytest.mark.faults
+def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
+    faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
+    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
+        wait_for_epochs(tmp_path, 3)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(timeout=PATIENCE) == 1
+    assert not list(tmp_path.glob("sweeps/*.stop-*"))
+    assert re.search(r"\d [12] stopped by Ctrl-C", (tmp_path / "said.txt").read_text())
+    interrupted = [tags for status, _, tags in runs(tmp_path).values() if status == "KILLED"]
+    assert 1 <= len(interrupted) <= 2
+    assert all(re.match(r"stopped by Ctrl-C after epoch \d of 3", tags["cellskew.reason"]) for tags in interrupted)
+    assert sum(status == "SCHEDULED" for status, _, _ in runs(tmp_path).values()) >= 4
+    faults(tmp_path)
+    run_to_the_end(tmp_path)
+    check_whole(tmp_path, spec())
+    assert all(trained(tmp_path, trial) == [1, 2, 3] for trial in spec().trials()), "no epoch was trained twice"
+
+
+@pytest.mark.faults
+def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(tmp_path):
+    faults(tmp_path, seconds=600.0)  # the first epoch is far from its end
+    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
+        wait_for_trials(tmp_path, 2)
+        driver.send_signal(signal.SIGINT)
+        time.sleep(1)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(timeout=60) == 130
+    faults(tmp_path)
+    run_to_the_end(tmp_path)
+    check_whole(tmp_path, spec())

@@ -1,0 +1,19 @@
+"""What a worker sends of a trial: numbers as numbers, how they were computed as tags."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from sweeps.drive.launching import worker
+
+
+def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
+    def trainable(config: dict[str, Any], report: Any, checkpoint: Any) -> dict[str, Any]:
+        final = {"epoch": 1, "final": 1, "test_macro_f1": 0.5, "tags": {"precision": "bfloat16", "device": "a card"}}
+        report(final, None)
+        return final
+
+    news: list[dict[str, Any]] = []
+    job = SimpleNamespace(directory=tmp_path / "t", config={"directory": str(tmp_path / "t")}, fresh=False, upload=None)
+    worker.work(job, news.append, trainable)
+    assert news[-1]["final"] == {"epoch": 1, "final": 1, "test_macro_f1": 0.5}
+    assert news[-1]["where"]["precision"] == "bfloat16" and "host" in news[-1]["where"]

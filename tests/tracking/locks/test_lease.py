@@ -1,0 +1,171 @@
+"""One driver per sweep and one worker per trial, wherever they sit and whatever their file systems say."""
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from fault_tools import wait_until
+
+from data_pipeline.errors import RequestError
+from sweeps.answers import state
+from sweeps.answers.runs import results
+from sweeps.drive.launching import fence
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.worker import work
+from sweeps.tracking.locks import lock
+from sweeps.tracking.locks.lease import TAG, Lease, holder_in
+
+
+class Experiment:
+    """The part of a client that a lease needs, with one experiment behind it."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+        self.away = False
+
+    def get_experiment(self, experiment_id: str) -> SimpleNamespace:
+        self.answer()
+        return SimpleNamespace(tags=dict(self.tags))
+
+    def set_experiment_tag(self, experiment_id: str, name: str, value: str) -> None:
+        self.answer()
+        self.tags[name] = value
+
+    def answer(self) -> None:
+        if self.away:
+            raise ConnectionError("away")
+
+
+def elsewhere(lease: Lease, **changes: object) -> Lease:
+    lease.me |= {"host": "elsewhere", "boot": "another"} | changes
+    return lease
+
+
+def test_a_second_driver_with_another_storage_is_refused_with_the_first_ones_name(tmp_path):
+    there = Experiment()
+    first = elsewhere(Lease(there, "1", tmp_path / "first", beat=0.05))
+    first.take()
+    second = Lease(there, "1", tmp_path / "second", beat=0.05, timeout=20)
+    with pytest.raises(RequestError, match=rf"pid \d+ on elsewhere, with --storage {tmp_path}/first"):
+        second.take()
+    first.give_back()
+    second.take()
+    assert holder_in(there.tags)["id"] == second.me["id"]
+    second.give_back()
+    assert holder_in(there.tags) is None
+
+
+def test_a_dead_driver_is_succeeded_here_at_once_and_elsewhere_after_a_while(tmp_path):
+    there, said = Experiment(), []
+    dead = Lease(there, "1", tmp_path)
+    dead.me |= {"born": "long ago"}
+    dead._write()
+    Lease(there, "1", tmp_path / "b", on_wait=said.append).take()
+    assert not said
+    elsewhere(dead)._write()
+    begin = time.monotonic()
+    Lease(there, "1", tmp_path / "b", on_wait=said.append, beat=0.05, timeout=0.3).take()
+    assert time.monotonic() - begin >= 0.3 and "a driver on elsewhere wrote this sweep's runs" in said[0]
+
+
+def test_a_lease_that_was_taken_is_noticed_and_an_mlflow_that_is_away_is_not_that(tmp_path):
+    there, lost = Experiment(), threading.Event()
+    first = Lease(there, "1", tmp_path, on_loss=lost.set, beat=0.02)
+    first.take()
+    there.away = True
+    assert not lost.wait(0.2)
+    there.away = False
+    assert not lost.wait(0.2)
+    elsewhere(Lease(there, "1", tmp_path), id="x")._write()
+    assert lost.wait(10)
+    first.give_back()
+    assert holder_in(there.tags)["id"] == "x"
+
+
+def test_status_knows_a_driver_that_only_mlflow_has_heard_of(tmp_path):
+    there = Experiment()
+    elsewhere(Lease(there, "1", tmp_path / "theirs"))._write()
+    runs = pd.DataFrame(columns=results.FIXED).astype({"wanted": bool})
+    runs.attrs["driver"] = holder_in(there.tags)
+    assert "on elsewhere, with --storage" in state.summary("small", tmp_path, runs).driver
+    runs.attrs["driver"] |= {"at": time.time() - 2 * state.FORGOTTEN}
+    assert state.summary("small", tmp_path, runs).driver == "no driver is running"
+    assert holder_in({TAG: "no JSON"}) is None
+
+
+@pytest.mark.parametrize("changed", [{"boot": "another"}, {"pids": 1}, {"host": "another"}])
+def test_a_container_of_the_same_name_is_not_taken_for_dead(changed, tmp_path):
+    """Its pid is a number of other processes: here it names nobody, or somebody else."""
+    path, stop = tmp_path / "small.lock", threading.Event()
+    other = lock.SweepLock(path, beat=0.05)
+    other.me |= changed | {"pid": 1, "born": "another birth"}
+    other._write()
+
+    def beat() -> None:
+        while not stop.wait(0.05):
+            path.touch()  # as on a full disk, where nothing can be written
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    assert lock.is_live(path) is None
+    try:
+        with pytest.raises(RequestError, match="another cellskew is running this sweep: pid 1"):
+            lock.SweepLock(path, beat=0.05, timeout=20).__enter__()
+    finally:
+        stop.set()
+        beating.join()
+
+
+# trials
+
+
+def hold(folder: Path, told: list[str], **times: float) -> tuple[threading.Thread, threading.Event]:
+    """Hold a trial's folder in a thread until the event is set; told gets what its check then says."""
+    held, end = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with fence.own(folder, told.append, **times) as check:
+            held.set()
+            end.wait(30)
+            try:
+                check()
+            except fence.Overtaken as error:
+                told.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert held.wait(20)
+    return thread, end
+
+
+def test_a_worker_waits_as_long_as_the_other_lives_and_takes_its_result(tmp_path):
+    folder, news, first_said = tmp_path / "k", [], []
+    folder.mkdir()
+    first, end = hold(folder, first_said, beat=0.05)
+    job = Job({"key": "k", "directory": str(folder)}, "r", {"cpu": 1, "gpu": 0}, {}, {})
+    trial = lambda config, report, checkpoint: {"epoch": 1, "read": (folder / "result.json").exists()}  # noqa: E731
+    second = threading.Thread(target=work, args=(job, news.append, trial))
+    second.start()
+    wait_until(lambda: bool(news), 20)
+    assert "waits for another worker" in news[0]["trouble"]
+    (folder / "result.json").touch()
+    end.set()
+    first.join()
+    second.join()
+    assert news[1]["final"] == {"epoch": 1, "read": True} and not first_said
+
+
+def test_a_worker_whose_signs_of_life_stopped_is_passed_by_and_learns_it(tmp_path):
+    """A file server may keep the lock of a node that is gone, or of one that is only cut off."""
+    told: list[str] = []
+    cut_off, end = hold(tmp_path, told, beat=1000)
+    with fence.own(tmp_path, told.append, beat=0.05, timeout=0.3) as check:
+        check()
+        end.set()
+        cut_off.join()
+        check()
+    assert "waits for another worker" in told[0] and "another worker has taken over" in told[1]
+    assert (tmp_path / ".attempt").read_text().startswith("2 ")
