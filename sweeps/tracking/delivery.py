@@ -15,11 +15,13 @@ from sweeps.tracking.uris import harmless
 
 
 class Delivery:
-    """Delivers what an outbox holds, in its thread. known: points that MLflow has, of runs not over yet."""
+    """Delivers what an outbox holds, in its thread. known: points that MLflow has, of runs not over yet.
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
-        self.client, self.uri, self.experiment_id = client, uri, experiment_id
-        self.is_local = uri.startswith("sqlite:")
+    is_joint: whether news of many runs go in one transaction, see joint.works.
+    """
+
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str, is_joint: bool) -> None:
+        self.client, self.uri, self.experiment_id, self.is_joint = client, uri, experiment_id, is_joint
         self.known: dict[str, set[tuple[str, int]]] = {}
 
     def deliver(self, records: list[Record]) -> Refused:
@@ -30,7 +32,7 @@ class Delivery:
         by_run: dict[str, list[Record]] = {}
         for record in records:
             by_run.setdefault(record["run"], []).append(record)
-        if self.is_local and len(by_run) > 1 and self._deliver_together(by_run):
+        if self.is_joint and len(by_run) > 1 and self._deliver_together(by_run):
             return {}
         refused = {run_id: self._deliver_alone(run_id, listed) for run_id, listed in by_run.items()}
         return {run_id: why for run_id, why in refused.items() if why}

@@ -5,11 +5,13 @@ The only place that reaches behind MlflowClient: to the store in it, whose every
 
 import contextlib
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 MOST = 50  # runs written in one transaction: the database is locked for others while it lasts
 
@@ -24,9 +26,9 @@ class _Sessions:
     def __init__(self, alone: Any) -> None:
         self.alone, self.shared = alone, threading.local()
 
-    def __call__(self, read_only: bool = True) -> Any:
+    def __call__(self, *how: Any, **named: Any) -> Any:
         session = getattr(self.shared, "session", None)
-        return self.alone(read_only=read_only) if session is None else contextlib.nullcontext(session)
+        return self.alone(*how, **named) if session is None else contextlib.nullcontext(session)
 
 
 @contextmanager
@@ -46,6 +48,23 @@ def one_transaction(client: MlflowClient) -> Iterator[None]:
             yield
         finally:
             del session.commit, session.rollback, sessions.shared.session
+
+
+def works(client: MlflowClient, experiment_id: str) -> bool:
+    """Tell whether this MLflow lets itself be written jointly, by trying: a tag that stays, one that is taken back.
+
+    Where it isn't so (another release, whose insides differ), runs are written one by one.
+    """
+    name, stays, taken_back = "cellskew.joint", uuid.uuid4().hex, uuid.uuid4().hex
+    try:
+        with one_transaction(client):
+            client.set_experiment_tag(experiment_id, name, stays)
+        with contextlib.suppress(MlflowException), one_transaction(client):
+            client.set_experiment_tag(experiment_id, name, taken_back)
+            raise Spoilt
+        return client.get_experiment(experiment_id).tags.get(name) == stays
+    except Exception:  # whatever other insides raise; what is wrong with the store itself shows at the first write
+        return False
 
 
 def _spoil() -> None:

@@ -1,16 +1,17 @@
 """Records on their way to MLflow: written to disk, sent in order by a thread, kept while the server is away.
 
-Delivery is at least once: a record may be delivered again after a crash, so `deliver` must not mind. None is dropped: a
-run whose news are refused time and again is set aside in a file of its own, which the next process tries again.
+What was delivered is noted behind it in the same file, so that after a crash at most the last batch is sent again:
+`deliver` must not mind. None is dropped: a run whose news are refused time and again is set aside in a file of its own,
+which the next process tries again.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,15 @@ class Outbox:
 
     def __init__(self, path: Path, deliver: Callable[[list[Record]], Refused | None]) -> None:
         self.path, self._deliver = path, deliver
-        self._queue: deque[Record] = deque(_taken_up(path))
+        self._queue: dict[int, Record] = dict(enumerate(_taken_up(path)))  # by number, in order
+        self._next_number = len(self._queue)
         self._strikes: dict[str, Strike] = {}
         self.aside: Refused = {}  # runs whose news wait in the other file, and why
         self._changed = threading.Condition()
         self._closing = False
         self.trouble: str | None = None  # why the last attempt failed
         self.away_since: float | None = None  # time.monotonic() of the first failed attempt in a row
-        self._torn = path.exists() and not path.read_bytes().endswith(b"\n")  # the last line was cut off
+        self._torn = False  # the last line was cut off, by a full disk
         self._file = path.open("a", encoding="utf-8")
         self._thread = threading.Thread(target=self._run, name="cellskew-outbox", daemon=True)
         self._thread.start()
@@ -64,8 +66,9 @@ class Outbox:
         record = clean(record)
         with self._changed:
             if not self._follows_aside(record):
-                self._queue.append(record)
-                self._write(json.dumps(record) + "\n")
+                number, self._next_number = self._next_number, self._next_number + 1
+                self._queue[number] = record
+                self._write(_line(number, record))
                 self._changed.notify_all()
 
     def _follows_aside(self, record: Record) -> bool:
@@ -90,7 +93,7 @@ class Outbox:
         """Wait until everything has been tried and the rest refused at least once; returns whether it came to that."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: all(record.get("run") in self._strikes for record in self._queue), timeout=seconds
+                lambda: all(record.get("run") in self._strikes for record in self._queue.values()), timeout=seconds
             )
 
     def close(self, seconds: float) -> bool:
@@ -120,11 +123,11 @@ class Outbox:
 
     def _attempt(self) -> None:
         batch = self._next()
-        refused = self._deliver(batch) or {} if batch else {}
+        refused = self._deliver(list(batch.values())) or {} if batch else {}
         self.away_since, self.trouble = None, next(iter(refused.values()), None)
         self._forget(batch, refused)
 
-    def _next(self) -> list[Record]:
+    def _next(self) -> dict[int, Record]:
         """Return the oldest records that are due, waiting for some; none when closing."""
         with self._changed:
             while not self._closing:
@@ -132,41 +135,51 @@ class Outbox:
                     return batch
                 waits = [strike.due for strike in self._strikes.values()]
                 self._changed.wait(max(0.0, min(waits) - time.monotonic()) if waits else None)
-            return []
+            return {}
 
-    def _due(self) -> list[Record]:
-        now, batch = time.monotonic(), []
+    def _due(self) -> dict[int, Record]:
+        now = time.monotonic()
         held = {run for run, strike in self._strikes.items() if strike.due > now}
-        for record in self._queue:
-            if record.get("run") not in held:
-                batch.append(record)
-            if len(batch) == BATCH:
-                break
-        return batch
+        due = ((number, record) for number, record in self._queue.items() if record.get("run") not in held)
+        return dict(itertools.islice(due, BATCH))
 
-    def _forget(self, batch: list[Record], refused: Refused) -> None:
+    def _forget(self, batch: dict[int, Record], refused: Refused) -> None:
         """Drop what was delivered, keep what was refused for another time."""
         with self._changed:
-            delivered = {id(record) for record in batch if record.get("run") not in refused}
-            for run in {record.get("run") for record in batch} - set(refused):
+            for run in {record.get("run") for record in batch.values()} - set(refused):
                 self._strikes.pop(run, None)
+            left = [number for number, record in batch.items() if record.get("run") not in refused]
             for run, why in refused.items():
-                self._strike(run, why)
-            self._queue = deque(record for record in self._queue if id(record) not in delivered)
-            if not self._queue:
-                with contextlib.suppress(OSError):
-                    self._file.truncate(0)
+                left += self._strike(run, why)
+            self._acknowledge(left)
             self._changed.notify_all()
 
-    def _strike(self, run: str, why: str) -> None:
+    def _acknowledge(self, numbers: Collection[int]) -> None:
+        """Take records off the queue, and note so in the file."""
+        for number in numbers:
+            del self._queue[number]
+        if not self._queue:
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
+                self._torn = False
+        elif numbers:
+            last = max(numbers)
+            waits = list(itertools.takewhile(lambda number: number < last, self._queue))
+            self._write(json.dumps({"delivered": last, "but": waits}) + "\n")
+
+    def _strike(self, run: str, why: str) -> list[int]:
+        """Note a refusal; returns the numbers of the run's records if they went into the other file."""
         times = self._strikes[run].times + 1 if run in self._strikes else 1
         if times < MOST_REFUSALS:
             due = time.monotonic() + min(FIRST_PAUSE * 2 ** (times - 1), LONGEST_PAUSE)
             self._strikes[run] = Strike(times, why, due)
-        elif self._write_aside([record for record in self._queue if record.get("run") == run], why):
-            self._strikes.pop(run, None)
-            self.aside[run] = why
-            self._queue = deque(record for record in self._queue if record.get("run") != run)
+            return []
+        numbers = [number for number, record in self._queue.items() if record.get("run") == run]
+        if not self._write_aside([self._queue[number] for number in numbers], why):
+            return []
+        self._strikes.pop(run, None)
+        self.aside[run] = why
+        return numbers
 
     def _write_aside(self, records: list[Record], why: str) -> bool:
         """Append records to the file of refused ones; False if that can't be written, so that they must stay here."""
@@ -199,9 +212,7 @@ def refused_path(path: Path) -> Path:
 
 def waiting(path: Path) -> tuple[int, Refused]:
     """Return (records that wait in an outbox's file, runs set aside beside it and why)."""
-    return len(_lines(path)), {
-        record.get("run", ""): record.get("refused", "") for record in _lines(refused_path(path))
-    }
+    return len(_left(path)), {record.get("run", ""): record.get("refused", "") for record in _lines(refused_path(path))}
 
 
 def clean(what: Any) -> Any:
@@ -218,16 +229,35 @@ def _described(error: Exception) -> str:
 
 
 def _taken_up(path: Path) -> list[Record]:
-    """Return the records that earlier processes left, refused ones first: their runs' later news follow them."""
+    """Return the records that earlier processes left, refused ones first: their runs' later news follow them.
+
+    The file then holds these alone, numbered from 0.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     refused = refused_path(path)
-    records = [clean(record) for record in [*_lines(refused), *_lines(path)]]
+    records = [clean(record) for record in [*_lines(refused), *_left(path)]]
     for record in records:
         record.pop("refused", None)
-    if refused.exists():
-        publish(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+    if refused.exists() or path.exists():
+        publish(path, "".join(_line(number, record) for number, record in enumerate(records)).encode())
         refused.unlink(missing_ok=True)
     return records
+
+
+def _line(number: int, record: Record) -> str:
+    return json.dumps({"number": number} | record) + "\n"
+
+
+def _left(path: Path) -> list[Record]:
+    """Return the records of a file that no later line of it calls delivered."""
+    left: dict[int, Record] = {}
+    for line in _lines(path):
+        if "delivered" in line:
+            last, waits = line["delivered"], set(line["but"])
+            left = {number: record for number, record in left.items() if number > last or number in waits}
+        else:
+            left[line.pop("number", max(left, default=-1) + 1)] = line
+    return list(left.values())
 
 
 def _lines(path: Path) -> list[Record]:

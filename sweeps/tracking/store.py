@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 from data_pipeline.errors import RequestError
 from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
+from sweeps.tracking import joint
 from sweeps.tracking.connection import Shut, away, client, create_database, reaching
 from sweeps.tracking.delivery import Delivery
-from sweeps.tracking.joint import MOST, one_transaction
 from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import read_runs
 from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, stored
@@ -43,14 +43,14 @@ class Tracker:
         on_wait: Callable[[str], None] = lambda said: None,
     ) -> None:
         self.uri, self.sweep, self.storage, self.patience = take_credentials(uri), sweep, storage, patience
-        self.is_local = self.uri.startswith("sqlite:")
         with self._creating():
             self.client = self._patiently(lambda: client(self.uri))
             self.experiment_id = self._patiently(self._experiment)
+        self.is_joint = self.uri.startswith("sqlite:") and joint.works(self.client, self.experiment_id)
         self.lease = Lease(self.client, self.experiment_id, storage, on_loss, on_wait)
         if self.uri != default_uri(storage):  # the folder's own store has the folder's lock
             self._patiently(self.lease.take)
-        self.delivery = Delivery(self.client, self.uri, self.experiment_id)
+        self.delivery = Delivery(self.client, self.uri, self.experiment_id, self.is_joint)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
         if not self.outbox.settle(patience):
             self.close(0)
@@ -146,7 +146,7 @@ class Tracker:
         known = dict(known)
         missing = [trial for trial in trials if trial.key not in known]
         common = {"mlflow.source.name": "cellskew", "mlflow.user": getpass.getuser(), "cellskew.sweep": self.sweep}
-        size = MOST if self.is_local else 1
+        size = joint.MOST if self.is_joint else 1
         for start in range(0, len(missing), size):
             for run in self._create(missing[start : start + size], common):
                 known[run.key] = run
@@ -159,7 +159,7 @@ class Tracker:
 
         def create() -> list[RunState]:
             attempts.append(1)
-            with one_transaction(self.client) if self.is_local else contextlib.nullcontext():
+            with joint.one_transaction(self.client) if self.is_joint else contextlib.nullcontext():
                 return [self._create_one(trial, common, is_first=len(attempts) == 1) for trial in trials]
 
         return self._patiently(create)

@@ -1,5 +1,7 @@
 """Writes joined in one transaction: the same in MLflow as one by one, or nothing at all."""
 
+import contextlib
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from sweeps.tracking.joint import one_transaction
+from sweeps.tracking.joint import one_transaction, works
 from sweeps.tracking.store import Tracker
+from sweeps.tracking.uris import default_uri
 
 NEWS = {"epoch": 1, "train_loss": 0.5, "val_loss": float("nan")}
 
@@ -19,7 +22,7 @@ NEWS = {"epoch": 1, "train_loss": 0.5, "val_loss": float("nan")}
 def written(storage: Path, is_joint: bool, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Register a sweep, report and finish its trials in one batch; return what MLflow has of each."""
     tracker = Tracker(f"sqlite:///{storage}/mlflow.db", "small", storage)
-    tracker.is_local = is_joint
+    tracker.is_joint = tracker.delivery.is_joint = is_joint
     runs = list(tracker.register(spec().trials(), {}, lambda *count: None).values())
     records = []
     monkeypatch.setattr(tracker.outbox, "put", records.append)
@@ -81,3 +84,27 @@ def test_another_thread_writes_by_itself_meanwhile(client):
         client.update_run("0" * 32, status="FAILED")
     other.join()
     assert client.get_run(run_id).data.tags["by"] == "another"
+
+
+def test_a_store_that_joins_is_told_from_one_that_does_not(client, monkeypatch):
+    assert works(client, "0")
+    monkeypatch.setattr(client._tracking_client.store, "ManagedSessionMaker", object())
+    assert not works(client, "0")
+
+
+@pytest.mark.parametrize("named", ["ManagedSessionMaker", "other insides"])
+def test_an_mlflow_with_other_insides_is_written_run_by_run(tmp_path, blank_database, monkeypatch, named):
+    from sweeps.tracking import joint
+
+    if named == "ManagedSessionMaker":
+        monkeypatch.setattr(joint, "_Sessions", lambda alone: alone)  # has no `shared`
+    else:
+        monkeypatch.setattr(joint, "one_transaction", lambda client: contextlib.nullcontext())  # writes at once
+    shutil.copyfile(blank_database, tmp_path / "mlflow.db")
+    tracker = Tracker(default_uri(tmp_path), "small", tmp_path)
+    assert not tracker.is_joint
+    runs = list(tracker.register(spec().trials(), {}, lambda *count: None).values())
+    for run in runs:
+        tracker.finish(run.run_id, "FINISHED", {}, NEWS)
+    assert tracker.close(60)
+    assert {tracker.client.get_run(run.run_id).info.status for run in runs} == {"FINISHED"}

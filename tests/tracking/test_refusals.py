@@ -92,6 +92,24 @@ def test_a_torn_line_loses_itself_alone(tmp_path):
     assert box.close(20) and of_run(there.got, "a") == [0, 2, 3]
 
 
+def test_after_a_crash_only_what_is_not_delivered_is_delivered_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox, "BATCH", 10)
+    monkeypatch.setattr(outbox, "MOST_REFUSALS", 1000)
+    path, there, crashed = tmp_path / "small.outbox.jsonl", Refusing("a"), tmp_path / "crashed.outbox.jsonl"
+    box = Outbox(path, there)
+    with box._changed:  # so that all are there before the first batch goes
+        for number in range(50):
+            box.put({"run": "a" if number in (3, 17) else "b", "n": number})
+    wait_until(lambda: len(there.got) == 48, 20)
+    wait_until(lambda: outbox.waiting(path)[0] == 2, 20)
+    box.put({"run": "a", "n": 50})
+    crashed.write_bytes(path.read_bytes())
+    there.refused.clear()
+    assert box.close(20) and len(there.got) == 51
+    again = Refusing()
+    assert Outbox(crashed, again).close(20) and [record["n"] for record in again.got] == [3, 17, 50]
+
+
 def test_text_is_cleaned_at_the_door():
     assert outbox.clean({"tags": {"why\0": "M\udcfcller\0"}, "n": 1.5}) == {"tags": {"why": "M?ller"}, "n": 1.5}
 

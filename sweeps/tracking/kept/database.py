@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+SCHEMAS = {"dc11669786a5"}  # alembic's names of the tables' shapes that this file was tried with: MLflow 3.17
+
 
 @dataclass(frozen=True)
 class StoredRun:
@@ -30,26 +32,30 @@ class NoSuchSweep(LookupError):
 def read_runs(uri: str, sweep: str) -> list[StoredRun] | None:
     """Return the trials' runs of a sweep that aren't deleted, the oldest first.
 
-    None where MLflow must be asked: uri is no sqlite file, its tables are not as in MLflow 3, or it is locked.
+    None where MLflow must be asked: uri is no sqlite file, its tables are not those of SCHEMAS, or it is locked.
     """
     return _asked(uri, lambda database: _read(database, sweep))
 
 
 def _asked(uri: str, ask: Callable[[sqlite3.Connection], Any]) -> Any:
-    """Return what `ask` finds in the database, None if it isn't one of MLflow 3 in a sqlite file, or is locked."""
+    """Return what `ask` finds in the database; None if it is no sqlite file of a schema known here, or is locked."""
     if not uri.startswith("sqlite:///"):
         return None
     path = Path(uri.removeprefix("sqlite:///")).absolute()
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-            return ask(database)
+            return ask(database) if _schema(database) in SCHEMAS else None
     except (sqlite3.DatabaseError, ValueError):
         return None
 
 
+def _schema(database: sqlite3.Connection) -> str:
+    return next(iter(database.execute("SELECT version_num FROM alembic_version")), ("",))[0]
+
+
 def read_tags(uri: str, sweep: str) -> dict[str, str] | None:
     """Return the tags of a sweep's experiment; None where MLflow must be asked, as in `read_runs`."""
-    which = "experiment_id = (SELECT experiment_id FROM experiments WHERE name = ?)"
+    which = "experiment_id = (SELECT experiment_id FROM experiments WHERE name = ? AND workspace = 'default')"
     return _asked(
         uri, lambda database: dict(database.execute(f"SELECT key, value FROM experiment_tags WHERE {which}", [sweep]))
     )
@@ -69,7 +75,7 @@ def read_params(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]] | Non
 
 def _read(database: sqlite3.Connection, sweep: str) -> list[StoredRun]:
     database.execute("BEGIN")  # all of it as it is at one moment, though runs are being registered
-    names = dict(database.execute("SELECT name, experiment_id FROM experiments"))
+    names = dict(database.execute("SELECT name, experiment_id FROM experiments WHERE workspace = 'default'"))
     if sweep not in names:
         raise NoSuchSweep(*names)
     active = f"FROM runs WHERE experiment_id = {int(names[sweep])} AND lifecycle_stage = 'active'"

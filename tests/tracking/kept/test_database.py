@@ -39,3 +39,12 @@ def test_a_run_registered_in_between_is_not_half_seen(tracker, tmp_path, monkeyp
     monkeypatch.setattr(sqlite3, "connect", lambda *about, **how: Meanwhile(CONNECT(*about, **how), path, run))
     found = database.read_runs(default_uri(tmp_path), "small")
     assert known.run_id in [one.run_id for one in found]
+
+
+def test_a_database_of_another_schema_is_left_to_mlflow(tracker, tmp_path):
+    tracker.register(spec().trials()[:1], {}, lambda done, total: None)
+    assert len(database.read_runs(default_uri(tmp_path), "small")) == 1
+    with CONNECT(tmp_path / "mlflow.db") as changed:
+        changed.execute("UPDATE alembic_version SET version_num = 'other'")
+    assert database.read_runs(default_uri(tmp_path), "small") is None
+    assert database.read_tags(default_uri(tmp_path), "small") is None
