@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 GIB = 1 << 30
-CONTEXT = 0.6 * GIB  # what CUDA takes for a process, beside what torch allocates
+CONTEXT = 0.6 * GIB  # what CUDA takes for a process beside torch's own: measured on an H100, benchmarks/gpu.py
 
 
 class Cost:

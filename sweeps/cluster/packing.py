@@ -1,9 +1,10 @@
 """How much of a GPU a trial needs: measured once per kind of trial and GPU, remembered in the storage folder."""
 
+import contextlib
 import functools
 import json
-import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
 
-VERSION = 2  # raise it when the same kind of trial comes to need another amount
+VERSION = 3  # raise it when the same kind of trial comes to need another amount
 HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments
 MOST = 20  # trials on one GPU
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
-ALIKE = 1.1  # lengths within such a factor need about as much, see HEADROOM
+ALIKE, SLACK = 1.1, 1.03  # a trial counts as measured by one this much larger or smaller, see HEADROOM
 TYPE = "accelerator_type:"
-Measure = Callable[[dict[str, Any]], dict[str, Any]]
+Found = dict[str, Any]  # what a measurement returns
+Measure = Callable[[dict[str, Any]], Found]
 
 
 def shares(
@@ -33,30 +35,63 @@ def shares(
 ) -> dict[str, float]:
     """Return the share of a GPU, a whole n-th of it, for each trial of `configs` (key -> what run_trial takes).
 
-    Trials of a kind (model, weights, batch, longest cells, classes) are measured once on each type of GPU that the
-    cluster has, by `measure`, which returns {"peak", "total": bytes, "gpu": name}; the largest share counts. Whatever
-    can't be measured gets a whole GPU. Ray must run.
+    Trials of a kind (model, weights, batch, classes) whose sizes are about the same are measured once, by the largest,
+    on each type of GPU that the cluster has, by `measure`, which returns {"peak", "total": bytes, "gpu": name}; the
+    largest share counts. Whatever can't be measured gets a whole GPU. Ray must run.
     """
     types = sorted({name for node in nodes if node.get("GPU") for name in _types(node)}) or [""]
-    kinds = {key: _kind(config) for key, config in configs.items()}
-    example = {kinds[key]: configs[key] for key in sorted(configs, key=lambda key: _tokens(configs[key]))}
-    asked = {
-        (kind, gpu): _asked(measure, gpu).remote(config)
-        for kind, config in example.items()
-        for gpu in types
-        if _remembered(storage, kind, gpu) is None
-    }
-    for number, ((kind, gpu), answer) in enumerate(asked.items()):
-        say(f"measuring GPU memory: {number + 1} of {len(asked)}, {example[kind]['model']}")
+    found: dict[str, float] = dict.fromkeys(configs, 0.0)
+    for gpu in types:
+        for key, covered in _covering(configs, storage, gpu, measure, say).items():
+            found[key] = max(found[key], _share(covered))
+    return found
+
+
+def _covering(
+    configs: dict[str, dict[str, Any]], storage: Path, gpu: str, measure: Measure, say: Callable[[str], None]
+) -> dict[str, Found | None]:
+    """Return what was measured on this type of GPU, now or earlier, that holds for each trial; None: nothing."""
+    needs = {key: Need.of(config) for key, config in configs.items()}
+    known, asked, covers = _remembered(storage, gpu), {}, {}
+    for key in sorted(needs, key=lambda key: needs[key].numbers, reverse=True):
+        need = needs[key]
+        covers[key] = next((one for one in (*known, *asked) if one.covers(need)), need)
+        if covers[key] is need:
+            asked[need] = _asked(measure, gpu).remote(configs[key])
+    for number, (need, answer) in enumerate(asked.items()):
+        say(f"measuring GPU memory: {number + 1} of {len(asked)}, {need.model}")
         try:
-            found = ray.get(answer)
+            known[need] = ray.get(answer)
         except ray.exceptions.RayError as error:
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             say(f"  it can't be measured, so a trial gets a whole GPU: {last[:300]}")
             continue
-        publish(_place(storage, kind, gpu), json.dumps(found).encode())
-        say(f"  {_told(found)}")
-    return {key: max(_share(_remembered(storage, kind, gpu)) for gpu in types) for key, kind in kinds.items()}
+        _remember(storage, need, gpu, known[need])
+        say(f"  {_told(known[need])}")
+    return {key: known.get(need) for key, need in covers.items()}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What decides how much memory a trial takes: its kind, as a hash, and numbers that it grows with."""
+
+    model: str
+    kind: str
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Need":
+        """numbers: the tokens of a batch of the longest cells, those of the longest, the network's vocabularies."""
+        lengths, num_classes, sizes = _facts(config["shards"])
+        recipe = [config["recipe"][name] for name in OF_RECIPE]
+        kind = identity_hash(VERSION, config["model"], config["options"], config["weights"], recipe, num_classes)
+        batch = int(lengths[: config["recipe"]["batch_size"]].sum())
+        return cls(config["model"], kind, (batch, int(lengths[0]), *sizes))
+
+    def covers(self, other: "Need") -> bool:
+        """Tell whether what this one takes is about what the other takes."""
+        pairs = zip(self.numbers, other.numbers, strict=True)
+        return self.kind == other.kind and all(b <= SLACK * a and a <= ALIKE * b for a, b in pairs)
 
 
 def share(peak: float, total: float) -> float:
@@ -66,20 +101,6 @@ def share(peak: float, total: float) -> float:
 
 def _types(node: dict[str, float]) -> list[str]:
     return [name for name in node if name.startswith(TYPE)] or [""]
-
-
-def _kind(config: dict[str, Any]) -> str:
-    """Return what decides how much memory a trial needs, as a hash; lengths that differ by a tenth are alike."""
-    lengths, num_classes, sizes = _facts(config["shards"])
-    recipe = [config["recipe"][name] for name in OF_RECIPE]
-    alike = [math.ceil(math.log(max(1, number), ALIKE)) for number in (_tokens(config), lengths[0])]
-    parts = config["model"], config["options"], config["weights"], recipe, num_classes, sizes, alike
-    return identity_hash(VERSION, *parts)
-
-
-def _tokens(config: dict[str, Any]) -> int:
-    """Return the tokens of a batch of the longest cells."""
-    return int(_facts(config["shards"])[0][: config["recipe"]["batch_size"]].sum())
 
 
 @functools.lru_cache(maxsize=64)
@@ -96,23 +117,33 @@ def _asked(measure: Measure, gpu: str) -> Any:
     return ray.remote(num_gpus=1, num_cpus=1, max_calls=1, **where)(measure)
 
 
-def _place(storage: Path, kind: str, gpu: str) -> Path:
-    return storage / "profiles" / f"{kind}{gpu.replace(':', '-').replace('/', '-')}.json"
+def _remember(storage: Path, need: Need, gpu: str, found: Found) -> None:
+    name = f"{identity_hash(need.kind, *need.numbers)}{_suffix(gpu)}"
+    publish(storage / "profiles" / name, json.dumps(found | {"need": asdict(need)}).encode())
 
 
-def _remembered(storage: Path, kind: str, gpu: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(_place(storage, kind, gpu).read_text())
-        return found if found["peak"] > 0 and found["total"] > 0 else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _remembered(storage: Path, gpu: str) -> dict[Need, Found]:
+    """Return what was measured on this type of GPU; notes that are damaged are left out."""
+    known: dict[Need, Found] = {}
+    for path in sorted((storage / "profiles").glob(f"*{_suffix(gpu)}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(path.read_text())
+            need = found.pop("need")
+            if found["peak"] > 0 and found["total"] > 0:
+                known[Need(need["model"], need["kind"], tuple(need["numbers"]))] = found
+    return known
 
 
-def _share(found: dict[str, Any] | None) -> float:
+def _suffix(gpu: str) -> str:
+    """Return how the notes of a type of GPU end."""
+    return f".{gpu.removeprefix(TYPE).replace('/', '-') or 'any'}.json"
+
+
+def _share(found: Found | None) -> float:
     return 1.0 if found is None else share(found["peak"], found["total"])
 
 
-def _told(found: dict[str, Any]) -> str:
+def _told(found: Found) -> str:
     part = share(found["peak"], found["total"])
     peak, total = found["peak"] / 2**30, found["total"] / 2**30
     return f"{peak:.1f} of {total:.0f} GB ({found['gpu']}): {part:.2f} of a GPU, {round(1 / part)} trials on each"

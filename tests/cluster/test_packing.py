@@ -87,7 +87,28 @@ def test_cells_of_about_the_same_length_are_one_kind_measured_by_the_longest(tmp
     monkeypatch.setattr(packing, "_facts", lambda folder: (np.full(8, facts[folder]), 4, [300, 0]))
     base = config_of(tmp_path)
     shares({name: base | {"shards": name} for name in ("longer", "short", "long")}, tmp_path, None)
-    assert asked == ["longer", "long"]
+    assert asked == ["long", "longer"]
+
+
+def test_genes_chosen_for_each_split_are_measured_once(tmp_path, notes, monkeypatch):
+    """Ten splits whose genes were chosen anew differ by a gene or two; the later ones are covered by what is known."""
+    asked = []
+
+    class Task:
+        def remote(self, config):
+            asked.append(config["shards"])
+            return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
+
+    monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task())
+    monkeypatch.setattr(packing.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(
+        packing, "_facts", lambda folder: (np.full(8, 200 + int(folder)), 4, [300 - int(folder) // 2, 0])
+    )
+    configs = {name: config_of(tmp_path) | {"shards": name} for name in map(str, range(10))}
+    first = {name: configs[name] for name in "0123456"}
+    assert set(shares(first, tmp_path, None)[0].values()) == {0.2}
+    assert shares(configs, tmp_path, None)[0] == dict.fromkeys(configs, 0.2)
+    assert asked == ["6"]
 
 
 def test_a_note_that_is_damaged_is_measured_again(ray_with_gpus, tmp_path, notes):
@@ -172,4 +193,9 @@ def test_a_network_keeps_to_its_share_and_what_runs_on_a_cpu_leaves_the_gpu_alon
 def test_a_note_says_what_was_measured(ray_with_gpus, tmp_path, notes):
     shares({"a": config_of(tmp_path)}, tmp_path, meter(notes, 12e9))
     (note,) = (tmp_path / "profiles").iterdir()
-    assert json.loads(note.read_text()) == {"peak": 12e9, "total": 80e9, "gpu": "Fake A100"}
+    assert json.loads(note.read_text()) | {"need": None} == {
+        "peak": 12e9,
+        "total": 80e9,
+        "gpu": "Fake A100",
+        "need": None,
+    }

@@ -38,10 +38,16 @@ class PrefixCache:
 
     def _keep(self, keys: list[bytes], cells: Tensor | list[Tensor]) -> None:
         for key, cell in zip(keys, cells, strict=True):
-            size = cell.numel() * cell.element_size()
+            size = _size_on_host(cell)
             if key not in self.kept and size <= self.room:
                 self.kept[key] = _on_host(cell.detach())
                 self.room -= size
+
+
+def _size_on_host(cell: Tensor) -> int:
+    """Return the bytes that a copy takes; torch hands out pinned memory in powers of two."""
+    size = cell.numel() * cell.element_size()
+    return size if cell.device.type == "cpu" else 1 << (size - 1).bit_length()
 
 
 def _on_host(cell: Tensor) -> Tensor:
