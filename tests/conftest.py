@@ -11,7 +11,7 @@ from scipy import sparse
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; networks this small gain nothing from more
 HERE = Path(__file__).resolve().parent
-FOLDERS = [HERE.parent, HERE, *sorted(path for path in HERE.iterdir() if path.is_dir())]
+FOLDERS = [HERE.parent, HERE, *sorted(path for path in HERE.rglob("[a-z]*") if path.is_dir())]
 PATHS = os.pathsep.join(str(path) for path in FOLDERS)  # where this checkout's code and its tests' modules lie
 SHARED = HERE.parents[1] / "shared"
 

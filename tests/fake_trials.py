@@ -19,8 +19,9 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import ShardError
-from sweeps.drive.converge import Parts
+from sweeps.drive.converge import Parts, Request, converge
 from sweeps.drive.launching import worker
+from sweeps.drive.outcome import Outcome
 from sweeps.file.config import SweepSpec, parse
 
 SWEEP = """
@@ -159,3 +160,50 @@ class Silent:
 
     def end(self) -> None:
         self.said.append("end")
+
+
+# outside: what a test does with a sweep of them
+
+
+def drive(storage: Path, sweep=None, screen=None, work=None, **options) -> Outcome:
+    request = Request(storage=storage, **options)
+    return converge(sweep or spec(), request, screen or Silent(), work or parts())
+
+
+def faults(storage: Path, *listed: dict, **more) -> None:
+    storage.mkdir(exist_ok=True)
+    (storage / "fault.json").write_text(json.dumps({"faults": listed, **more}))
+
+
+def runs(storage: Path, name: str = "small") -> dict:
+    """Return name -> (status, {metric: [(step, value)]}, tags) of every run that counts, duplicates refused."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    found = {}
+    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id], max_results=1000):
+        if "cellskew.superseded" in run.data.tags:
+            continue
+        assert run.info.run_name not in found, "two runs of one trial"
+        history = {
+            key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        found[run.info.run_name] = (run.info.status, history, run.data.tags)
+    return found
+
+
+def check_whole(storage: Path, sweep, epochs: int = 3) -> None:
+    """Every wanted trial has one finished run, with each epoch once and the numbers an undisturbed trial gives."""
+    found = runs(storage, sweep.name)
+    for trial in sweep.trials():
+        status, history, _ = found[trial.name]
+        assert status == "FINISHED"
+        expected = [numbers_of(trial.key, epoch, epochs) for epoch in range(1, epochs + 1)]
+        assert sorted(history["train_loss"]) == [(one["epoch"], one["train_loss"]) for one in expected]
+        assert sorted(history["val_macro_f1"]) == [(one["epoch"], one["val_macro_f1"]) for one in expected]
+        assert history["test_macro_f1"] == [(epochs, score(trial.key, "macro_f1"))]
+
+
+def trained(storage: Path, trial) -> list[int]:
+    return [int(line) for line in (storage / "trials" / trial.key / "trained.txt").read_text().split()]

@@ -56,6 +56,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},
 }
 DOORSTEPS = {"sweeps", "sweeps.cli"}  # import every folder of sweeps, and are imported by none
+LONGEST = {"data_pipeline": 299, "trainables": 299, "sweeps": 299, "tests": 400}  # lines of a file
 LARGEST = 12  # files in a folder of code, beside __init__.py and README.md
 PICKLE = {"trainables/weights.py"}  # a restricted unpickler
 
@@ -229,6 +230,11 @@ def test_a_folder_of_code_holds_a_dozen_files_at_most():
     code = {path.parent for path in files if path.suffix == ".py"}
     held = Counter(path.parent for path in files if path.name not in ("__init__.py", "README.md"))
     assert {folder.as_posix(): held[folder] for folder in code if held[folder] > LARGEST} == {}
+
+
+def test_files_stay_short():
+    lines = {name: len((ROOT / name).read_text().splitlines()) for name in tracked() if name.endswith(".py")}
+    assert {name: n for name, n in lines.items() if n > LONGEST.get(name.split("/")[0], n)} == {}
 
 
 def test_the_tree_is_what_git_holds():

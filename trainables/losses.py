@@ -63,6 +63,10 @@ class Loss(ABC):
     def __call__(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return self.of_cells(outputs_BC.float(), labels_B, progress).mean()
 
+    @cached_property
+    def _weights_C(self) -> PerClass:
+        return PerClass(self.weights)
+
     @property
     def _at_least_one_C(self) -> np.ndarray:
         return np.maximum(self.counts_C, 1.0)
@@ -92,10 +96,6 @@ class _ByWeight(Loss):
     @property
     def prior(self) -> np.ndarray:
         return self.counts_C * self.weights
-
-    @cached_property
-    def _weights_C(self) -> "PerClass":
-        return PerClass(self.weights)
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return _cross_entropies(outputs_BC, labels_B) * self._weights_C.on(outputs_BC.device)[labels_B]
@@ -199,11 +199,7 @@ class Ldam(Loss):
         return self.scale * outputs
 
     @cached_property
-    def _weights_C(self) -> "PerClass":
-        return PerClass(self.weights)
-
-    @cached_property
-    def _margins_C(self) -> "PerClass":
+    def _margins_C(self) -> PerClass:
         roots_C = self._at_least_one_C**-0.25
         return PerClass(roots_C * self.max_margin / roots_C.max())
 
@@ -235,7 +231,7 @@ class LogitAdjusted(Loss):
         return np.where(self.counts_C > 0, self._at_least_one_C ** (1 - self.tau), 0.0)
 
     @cached_property
-    def _offsets_C(self) -> "PerClass":
+    def _offsets_C(self) -> PerClass:
         return PerClass(self.tau * np.log(self._at_least_one_C / self._at_least_one_C.sum()))
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
@@ -253,7 +249,7 @@ class BalancedSoftmax(Loss):
         return (self.counts_C > 0).astype(np.float64)
 
     @cached_property
-    def _logs_C(self) -> "PerClass":
+    def _logs_C(self) -> PerClass:
         return PerClass(np.log(self._at_least_one_C))
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":

@@ -1,76 +1,19 @@
 """Sweeps converge: every trial one run, finished once, whatever happens. Fake trials, real Ray and MLflow."""
 
-import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
-import fake_trials
 import pytest
-from fake_trials import Silent, parts, spec
+from fake_trials import Silent, check_whole, drive, faults, parts, runs, spec, trained
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
-from sweeps.drive.converge import Request, converge
 from sweeps.drive.launching import launch
-from sweeps.drive.outcome import Outcome
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.locks.lock import SweepLock
-
-HERE = Path(__file__).parents[2]
-PATIENCE = 240  # seconds, on a machine that is busy with other things
-
-
-def drive(storage: Path, sweep=None, screen=None, work=None, **options) -> Outcome:
-    request = Request(storage=storage, **options)
-    return converge(sweep or spec(), request, screen or Silent(), work or parts())
-
-
-def faults(storage: Path, *listed: dict, **more) -> None:
-    storage.mkdir(exist_ok=True)
-    (storage / "fault.json").write_text(json.dumps({"faults": listed, **more}))
-
-
-def runs(storage: Path, name: str = "small") -> dict:
-    """Return name -> (status, {metric: [(step, value)]}, tags) of every run that counts, duplicates refused."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    found = {}
-    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id], max_results=1000):
-        if "cellskew.superseded" in run.data.tags:
-            continue
-        assert run.info.run_name not in found, "two runs of one trial"
-        history = {
-            key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
-            for key in run.data.metrics
-        }
-        found[run.info.run_name] = (run.info.status, history, run.data.tags)
-    return found
-
-
-def check_whole(storage: Path, sweep, epochs: int = 3) -> None:
-    """Every wanted trial has one finished run, with each epoch once and the numbers an undisturbed trial gives."""
-    found = runs(storage, sweep.name)
-    for trial in sweep.trials():
-        status, history, _ = found[trial.name]
-        assert status == "FINISHED"
-        expected = [fake_trials.numbers_of(trial.key, epoch, epochs) for epoch in range(1, epochs + 1)]
-        assert sorted(history["train_loss"]) == [(one["epoch"], one["train_loss"]) for one in expected]
-        assert sorted(history["val_macro_f1"]) == [(one["epoch"], one["val_macro_f1"]) for one in expected]
-        assert history["test_macro_f1"] == [(epochs, fake_trials.score(trial.key, "macro_f1"))]
-
-
-def trained(storage: Path, trial) -> list[int]:
-    return [int(line) for line in (storage / "trials" / trial.key / "trained.txt").read_text().split()]
 
 
 def test_all_trials_finish_and_a_second_run_finds_nothing_to_do(ray_here, tmp_path):
@@ -305,9 +248,6 @@ def test_a_live_driver_refuses_a_second_one(ray_here, tmp_path):
         drive(tmp_path)
 
 
-# drivers in processes of their own, to be killed and interrupted
-
-
 def test_ended_trials_leave_little_in_the_driver(ray_here, tmp_path, monkeypatch):
     controllers, choose = [], launch.InOrder.choose_trial_to_run
 
@@ -320,92 +260,3 @@ def test_ended_trials_leave_little_in_the_driver(ray_here, tmp_path, monkeypatch
     ended = controllers[0].get_trials()
     assert len(ended) == 8
     assert not any(trial.metric_analysis or trial.metric_n_steps or "news" in trial.last_result for trial in ended)
-
-
-@contextmanager
-def driver_of(storage: Path, output: Path) -> Iterator[subprocess.Popen]:
-    """Start a driver in a process of its own, which writes what became of the trials to `output`."""
-    code = (
-        "import sys; from pathlib import Path; from fake_trials import *; from sweeps.drive.converge import *;"
-        f"request = Request(storage=Path({str(storage)!r}), num_cpus=2);"
-        "o = converge(spec(), request, Silent(), parts());"
-        "print(o.finished, o.interrupted, o.stopped, flush=True); sys.exit(0 if o.is_complete else 1)"
-    )
-    command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    with output.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver:
-        try:
-            yield driver
-        finally:
-            driver.kill()
-
-
-def run_to_the_end(storage: Path) -> None:
-    with driver_of(storage, storage / "said.txt") as driver:
-        assert driver.wait(timeout=PATIENCE) == 0, (storage / "said.txt").read_text()
-
-
-def wait_for_epochs(storage: Path, number: int) -> None:
-    """Wait until so many epochs have begun, all trials together."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if sum(len(file.read_text().split()) for file in storage.glob("trials/*/trained.txt")) >= number:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {number} epochs within {PATIENCE} s")
-
-
-def wait_for_trials(storage: Path, number: int) -> None:
-    """Wait until so many trials are at work."""
-    deadline = time.monotonic() + PATIENCE
-    while len(list(storage.glob("trials/*/.lock"))) < number:
-        assert time.monotonic() < deadline, f"no {number} trials within {PATIENCE} s"
-        time.sleep(0.05)
-
-
-@pytest.mark.faults
-def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
-    faults(tmp_path, seconds=0.3, save_every=2)
-    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
-        wait_for_epochs(tmp_path, 7)
-        driver.kill()
-    faults(tmp_path)
-    run_to_the_end(tmp_path)
-    check_whole(tmp_path, spec())
-    epochs = [trained(tmp_path, trial) for trial in spec().trials()]
-    assert all(sorted(set(listed)) == [1, 2, 3] for listed in epochs)
-    assert (
-        sum(len(listed) for listed in epochs) <= 3 * 8 + 2 * 2
-    )  # two trials were running, each at most two epochs after its last checkpoint
-
-
-@pytest.mark.faults
-def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
-    faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
-    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
-        wait_for_epochs(tmp_path, 3)
-        driver.send_signal(signal.SIGINT)
-        assert driver.wait(timeout=PATIENCE) == 1
-    assert not list(tmp_path.glob("sweeps/*.stop-*"))
-    assert re.search(r"\d [12] stopped by Ctrl-C", (tmp_path / "said.txt").read_text())
-    interrupted = [tags for status, _, tags in runs(tmp_path).values() if status == "KILLED"]
-    assert 1 <= len(interrupted) <= 2
-    assert all(re.match(r"stopped by Ctrl-C after epoch \d of 3", tags["cellskew.reason"]) for tags in interrupted)
-    assert sum(status == "SCHEDULED" for status, _, _ in runs(tmp_path).values()) >= 4
-    faults(tmp_path)
-    run_to_the_end(tmp_path)
-    check_whole(tmp_path, spec())
-    assert all(trained(tmp_path, trial) == [1, 2, 3] for trial in spec().trials()), "no epoch was trained twice"
-
-
-@pytest.mark.faults
-def test_a_second_ctrl_c_ends_at_once_and_loses_nothing(tmp_path):
-    faults(tmp_path, seconds=600.0)  # the first epoch is far from its end
-    with driver_of(tmp_path, tmp_path / "said.txt") as driver:
-        wait_for_trials(tmp_path, 2)
-        driver.send_signal(signal.SIGINT)
-        time.sleep(1)
-        driver.send_signal(signal.SIGINT)
-        assert driver.wait(timeout=60) == 130
-    faults(tmp_path)
-    run_to_the_end(tmp_path)
-    check_whole(tmp_path, spec())

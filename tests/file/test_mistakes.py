@@ -1,0 +1,215 @@
+"""Mistakes in sweep files: all named at once, each with its line and a way out."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import RequestError
+from sweeps.file import config
+from trainables import protocol
+from trainables import spec as models
+
+MINIMAL = """
+name: small
+datasets: [pbmc68k_reduced]
+models: {scgpt: {epochs: 3}, majority: {}}
+"""
+
+
+def parse(text: str, **options) -> config.SweepSpec:
+    return config.parse(text, Path("sweep.yaml"), **options)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        parse(text)
+    return list(caught.value.problems)
+
+
+def test_all_mistakes_are_reported_at_once_with_their_lines():
+    text = """name: a/b
+datasets: [pbmc68k_redu, {path: my.h5ad, lable: x}, {path: y.h5ad, label: c, values: log2}]
+gene: all
+splits: {seeds: [0, -1], test: 0.9, validation: 0.3, tset: 1}
+skews: [naturel, {kind: exponential, ratoi: 3}, {kind: rarefy, cells: 1.5}]
+strategies: oversample
+losses: [{kind: focal, gamma: big}]
+models:
+  scgtp: {}
+  scgpt: {epoch: 3, learning_rate: fast, weights: /nowhere, dropout: 2}
+  majority: {weights: x}
+seeds: [1, 1]
+defects: [select_on_tset]
+resources: {scgpt: {gpu: some}, foo: {cpu: 1}}
+exclude: [{strategy: oversampel}, {bla: 1}]
+"""
+    said = problems(text)
+    expected = [
+        "sweep.yaml:1: name: 'a/b' is a path, not a name",
+        "sweep.yaml:2: datasets[0]: unknown dataset 'pbmc68k_redu'; did you mean pbmc68k_reduced?",
+        "sweep.yaml:2: datasets[1].lable: unknown key 'lable'; did you mean label?",
+        "sweep.yaml:2: datasets[2].values: kind 'log2' is unknown",
+        "sweep.yaml:3: gene: unknown key 'gene'; did you mean genes?",
+        "sweep.yaml:4: splits.seeds[1]: -1 must be greater than or equal to 0",
+        "sweep.yaml:4: splits.tset: unknown key 'tset'; did you mean test?",
+        "sweep.yaml:4: splits: test 0.9 and validation 0.3 leave nothing to train on",
+        "sweep.yaml:5: skews[0]: unknown skew 'naturel'; did you mean natural?",
+        "sweep.yaml:5: skews[1].ratoi: unknown parameter of exponential 'ratoi'; did you mean ratio?",
+        "sweep.yaml:5: skews[2]: rarefy needs class",
+        "sweep.yaml:5: skews[2].cells: 1.5 must be an integer",
+        'sweep.yaml:6: strategies: "oversample" must be a list',
+        'sweep.yaml:7: losses[0].gamma: "big" must be a number',
+        "sweep.yaml:9: models.scgtp: unknown model 'scgtp'; did you mean scgpt?",
+        "sweep.yaml:10: models.scgpt.epoch: unknown setting of scgpt 'epoch'; did you mean epochs?",
+        "sweep.yaml:10: models.scgpt.weights: the folder /nowhere is not there",
+        "sweep.yaml:10: models.scgpt.dropout: 2 must be less than 1",
+        'sweep.yaml:10: models.scgpt.learning_rate: "fast" must be a number',
+        "sweep.yaml:11: models.majority.weights: majority has no pretrained weights",
+        "sweep.yaml:12: seeds: seed 1 is given twice",
+        "sweep.yaml:13: defects[0]: unknown defect 'select_on_tset'; did you mean select_on_test?",
+        "sweep.yaml:14: resources.scgpt.gpu: \"some\" must be a number, or must be 'auto'",
+        "sweep.yaml:14: resources.foo: unknown model in this sweep 'foo'",
+        "sweep.yaml:15: exclude[0].strategy: unknown strategy 'oversampel'; did you mean oversample?",
+        "sweep.yaml:15: exclude[1].bla: unknown axis 'bla'; known: dataset, split, skew, strategy, loss, model, seed",
+    ]
+    for line in expected:
+        assert any(one.startswith(line) for one in said), f"missing: {line}\n" + "\n".join(said)
+    assert len(said) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: [a", "sweep.yaml:1: not valid YAML: "),
+        ("name: a\n\tdatasets: 3", "sweep.yaml:2: not valid YAML: .*spaces, not tabs"),
+        ("just words", "sweep.yaml:1: a sweep file is a mapping"),
+        ("", "sweep.yaml:1: a sweep file is a mapping"),
+        ("name: x\nname: y", "sweep.yaml:2: name: given twice, first in line 1; keep one"),
+        ("name: 2024-01-01", "sweep.yaml:1: 2024-01-01 would be read as a date; put it in quotes"),
+        ("a: &a [*a]", "sweep.yaml:1: not valid YAML: aliases unfold without end"),
+        ("? [a]\n: 1", "sweep.yaml:1: not valid YAML: a key must be a word"),
+    ],
+)
+def test_what_is_no_sweep_file_is_refused(text, line):
+    with pytest.raises(RequestError, match=line):
+        parse(text)
+
+
+def test_a_tag_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    mark = tmp_path / "ran"
+    said = problems(f"{MINIMAL}seeds: !!python/object/apply:os.mkdir ['{mark}']")
+    assert said == [
+        "sweep.yaml:5: the tag !python/object/apply:os.mkdir is not allowed: "
+        "a sweep file holds plain values and never runs code"
+    ]
+    assert not mark.exists()
+
+
+def test_aliases_that_unfold_to_billions_are_refused():
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+    assert (
+        problems(bomb) == ["sweep.yaml:7: not valid YAML: aliases unfold without end"] or "unfold" in problems(bomb)[0]
+    )
+
+
+def test_anchors_and_merges_are_understood():
+    text = """
+name: small
+datasets: [pbmc68k_reduced]
+models:
+  scgpt: &shared {epochs: 3, size: tiny}
+  geneformer: {<<: *shared, epochs: 5}
+"""
+    assert [(model.recipe["epochs"], model.options["size"]) for model in parse(text).models] == [
+        (3, "tiny"),
+        (5, "tiny"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("splits: {test: 1.5}", r"splits.test: 1.5 must be less than 1"),
+        ("splits: {test: 0}", r"splits.test: 0 must be greater than 0"),
+        ("splits: {seeds: []}", r"splits.seeds: \[\] list should have at least 1 item"),
+        ("splits: {seeds: [0.5]}", r"splits.seeds\[0\]: 0.5 must be an integer"),
+        ("seeds: [true]", r"seeds\[0\]: true must be an integer"),
+        ('seeds: ["1"]', r"seeds\[0\]: \"1\" must be an integer"),
+        ("genes: {select: hvg, n: 0}", r"genes.n: 0 must be greater than or equal to 2"),
+        ("genes: most", r"genes.select: \"most\" must be 'all' or 'hvg'"),
+        ("skews: [{ratio: 3}]", r"skews\[0\]: .* is neither a name nor a mapping with `kind:`; known: natural"),
+        ("skews: [natural, natural]", r"skews\[1\]: natural is given twice"),
+        ("tracking: {checkpoints: uplaod}", r"tracking.checkpoints: \"uplaod\" must be 'upload', 'link' or 'none'"),
+        ("exclude: [{}]", r"exclude\[0\]: an empty rule would leave out everything"),
+        ("posthoc: [temprature]", r"posthoc\[0\]: unknown adjustment 'temprature'; did you mean temperature\?"),
+        ("strategies: [{kind: none, cells: 3}]", r"unknown parameter of none 'cells'; it takes none"),
+        ("max_failures: -1", r"max_failures: -1 must be greater than or equal to 0"),
+        ("checkpoint_every: 0", r"checkpoint_every: 0 must be greater than or equal to 1, or must be 'auto'"),
+    ],
+)
+def test_wrong_values_are_named(line, said):
+    with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
+        parse(MINIMAL + line)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "defect"),
+    [
+        ("geneformer", "column_tokens: true", "geneformer_column_tokens"),
+        ("scbert", "double_log: true", "scbert_double_log"),
+        ("scbert", "misaligned_gene2vec: true", "scbert_misaligned_gene2vec"),
+        ("scbert", "stabiliser: batch", "scbert_batch_stabiliser"),
+        ("scbert", "budget: epochs, carry_accumulation: true", "scbert_owed_steps"),
+    ],
+)
+def test_a_published_defect_can_be_had_by_its_name_alone(model, setting, defect):
+    """As a plain option it ran without the tag that every table goes by."""
+    (said,) = problems(MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", f"{{{model}: {{{setting}}}}}"))
+    assert f"write `defects: [{defect}]` beside `models:`" in said and said.startswith("sweep.yaml:4: models.")
+    (trial,) = parse(
+        MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", f"{{{model}: {{}}}}\ndefects: [{defect}]")
+    ).trials()
+    assert trial.tags()["cellskew.defects"] == defect
+    settings = trial.described["options"] | trial.described["recipe"]
+    assert list(protocol.untagged(model, settings).values()) == [defect]
+
+
+def test_every_option_that_calls_itself_a_defect_is_one_of_protocols():
+    for name in models.names():
+        for option, field in models.get(name).options.model_fields.items():
+            if (field.description or "").startswith("defect"):
+                assert option in protocol.untagged(name, {option: True})
+
+
+def test_missing_keys_are_named():
+    assert problems("seeds: [0]") == [
+        "sweep.yaml:1: name: is missing",
+        "sweep.yaml:1: datasets: is missing",
+        "sweep.yaml:1: models: is missing",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../x", "a\\b", "", "x" * 101, "-x", "a b"])
+def test_a_sweeps_name_is_no_path_and_no_sentence(name):
+    with pytest.raises(RequestError, match="name: .* use up to 100 letters"):
+        parse(MINIMAL.replace("small", f"'{name}'"))
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="there is no such file"):
+        config.load(tmp_path / "none.yaml")
+    with pytest.raises(RequestError, match="can't be read as a sweep file"):
+        config.load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="can't be read as a sweep file"):
+        config.load(tmp_path / "binary.yaml")
+
+
+def test_weights_may_be_elsewhere_when_only_planning():
+    text = MINIMAL.replace("epochs: 3", "weights: /nowhere/scGPT_human")
+    assert parse(text, check_files=False).models[0].weights == "/nowhere/scGPT_human"
+    with pytest.raises(
+        RequestError, match="the folder /nowhere/scGPT_human is not there; leave `weights:` out to train"
+    ):
+        parse(text)
