@@ -13,6 +13,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from scipy import sparse
 
+from data_pipeline.sameness import checked
+
 
 def for_each_block(
     readers: list[Any],
@@ -31,7 +33,7 @@ def for_each_block(
         return
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    shared = ray.put(work)
+    shared = ray.put(checked(work))
 
     def run(batch: pa.Table) -> pa.Table:
         errors = [_attempt(_fetch(shared), *block) for block in counts_from_arrow(batch)]

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster.resources import own_cpus
 
@@ -30,7 +31,8 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
     if ray.is_initialized():
         yield _nodes() + node_types()
         return
-    shared = {"log_to_driver": False, "logging_level": logging.ERROR}
+    here = {"worker_process_setup_hook": sameness.pinning()}
+    shared = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": here}
     if address is None:
         cpus = num_cpus if num_cpus is not None else own_cpus()
         ray.init("local", num_cpus=cpus, include_dashboard=False, **shared)
@@ -105,12 +107,12 @@ def check_nodes(storage: Path, seconds: float = 120.0) -> None:
     storage.mkdir(parents=True, exist_ok=True)
     mark = storage / f".seen-{uuid.uuid4().hex}"
     mark.touch()
-    problems = []
+    problems, asking = [], _asking(str(mark), sameness.comparison())
     try:
         asked = {
-            node["NodeManagerAddress"]: _asking(str(mark))
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote()
+            node["NodeManagerAddress"]: asking.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote()
             for node in ray.nodes()
             if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
         }
@@ -122,7 +124,7 @@ def check_nodes(storage: Path, seconds: float = 120.0) -> None:
         raise RequestError(*problems)
 
 
-def _asking(mark: str) -> Any:
+def _asking(mark: str, compare: Callable[[], str | None]) -> Any:
     """Return a remote function that says what a node has; pickled by value, for a node may lack this module."""
 
     @ray.remote
@@ -130,7 +132,7 @@ def _asking(mark: str) -> Any:
         from importlib.metadata import PackageNotFoundError, version
         from pathlib import Path
 
-        found: dict[str, Any] = {"storage": Path(mark).exists()}
+        found: dict[str, Any] = {"storage": Path(mark).exists(), "code": compare()}
         for package in ("cellskew", "torch"):
             try:
                 found[package] = version(package)
@@ -152,6 +154,8 @@ def _answer(answer: Any, storage: Path, seconds: float) -> list[str]:
         if found[package] != here:
             has = "no" if found[package] is None else f"{package} {found[package]} instead of"
             problems.append(f"has {has} {package} {here}; install the same version there as here")
+    if not problems and found["code"] is not None:
+        problems.append(found["code"])
     if not found["storage"]:
         problems.append(f"does not see {storage}; --storage must be on a file system that all nodes share")
     return problems

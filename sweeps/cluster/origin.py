@@ -8,18 +8,20 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from data_pipeline import sameness
+
 PACKAGES = ("cellskew", "torch", "transformers", "ray", "mlflow", "scikit-learn", "imbalanced-learn", "numpy", "scipy")
 
 
 @functools.cache
 def code(folder: Path = Path(__file__).parent) -> dict[str, str]:
-    """Return tags that say which code this is: the package's version, and its commit where it runs from a checkout."""
-    release = version("cellskew")
+    """Return tags that say which code this is: the package's version, its files' hash, its commit in a checkout."""
+    release, here = version("cellskew"), {"cellskew.code_hash": sameness.fingerprint()}
     if _git(folder, "ls-files", "--error-unmatch", ".") is None:  # installed, perhaps inside another repository
-        return {"cellskew.code": release}
+        return here | {"cellskew.code": release}
     commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "-uno")
     said = f"{release}, commit {commit}" + (", with local changes" if changes else "")
-    return {"cellskew.code": said, "mlflow.source.git.commit": str(commit)}
+    return here | {"cellskew.code": said, "mlflow.source.git.commit": str(commit)}
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -13,6 +13,7 @@ import ray
 
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
+from data_pipeline.sameness import checked
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
 
@@ -114,7 +115,7 @@ def _facts(folder: str) -> tuple[np.ndarray, int, list[int]]:
 def _asked(measure: Measure, gpu: str) -> Any:
     """Return `measure` as a task on a whole GPU of a type, in a process that ends with it."""
     where = {"resources": {gpu: 0.001}} if gpu else {}
-    return ray.remote(num_gpus=1, num_cpus=1, max_calls=1, **where)(measure)
+    return ray.remote(num_gpus=1, num_cpus=1, max_calls=1, **where)(checked(measure))
 
 
 def _remember(storage: Path, need: Need, gpu: str, found: Found) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, origin, resources
 from sweeps.drive import lineage
@@ -81,6 +82,7 @@ def real_parts() -> Parts:
 
 def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
     """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive."""
+    sameness.check_here()
     parts = real_parts() if parts is None else parts
     storage = request.storage.absolute()
     stop = Stop(storage / "sweeps" / f"{spec.name}.stop-{os.getpid()}")

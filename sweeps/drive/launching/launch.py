@@ -19,6 +19,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from data_pipeline.sameness import checked
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.news import News, Tally, Watch
@@ -240,7 +241,11 @@ def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
         end_with_raylet()
         work(Job.from_text(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
 
-    return run
+    def refuse(said: str) -> None:  # imports nothing of ours
+        news = {"failed": said, "cause": "outside", "traceback": "", "where": {}}
+        tune.report({"news": json.dumps(news)})
+
+    return checked(run, refuse)
 
 
 def _resources(config: dict[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import ray
 from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
+from data_pipeline.sameness import checked
 
 SEEN_WITHIN = 60.0  # seconds
 Count = Callable[[str, int, int], None]  # what, how many are done, of how many
@@ -32,14 +33,15 @@ def make_files(tasks: dict[Path, Task], count: Count) -> None:
     missing = {path: task for path, task in tasks.items() if not path.exists()}
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if missing else False
     kinds: dict[ray.ObjectRef, str] = {}
+    attempt = checked(_attempt, lambda said: said)
     for path, task in missing.items():
-        worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(_attempt)
+        worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(attempt)
         kinds[worker.remote(task.make, path, *task.args)] = task.kind
     of, done, errors, waiting = Counter(kinds.values()), Counter(), [], list(kinds)
     while waiting:
         (ready,), waiting = ray.wait(waiting, num_returns=1)
         error = ray.get(ready)
-        errors += [] if error is None else [cloudpickle.loads(error)]
+        errors += [] if error is None else [_error(error)]
         done[kinds[ready]] += 1
         count(f"preparing: {kinds[ready]}", done[kinds[ready]], of[kinds[ready]])
     _raise(errors)
@@ -66,6 +68,10 @@ def _attempt(make: Callable[..., None], path: Path, *args: Any) -> bytes | None:
     except Exception as error:
         return cloudpickle.dumps(error)
     return None
+
+
+def _error(came: bytes | str) -> Exception:
+    return RequestError(came) if isinstance(came, str) else cloudpickle.loads(came)
 
 
 def _raise(errors: list[Exception]) -> None:
