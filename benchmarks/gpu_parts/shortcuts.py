@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpu_parts import cells, training
+from gpu_parts import training
+from gpu_parts.props import cells
 from gpu_parts.scene import GIB, Record, Scene, Skip, Wrong, begin_memory, forget, memory, rounded, seconds_of
 
 ONE_CONTEXT = "import torch; torch.zeros(1, device='cuda'); print(flush=True); input()"
