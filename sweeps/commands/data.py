@@ -1,6 +1,7 @@
 """`cellskew init`, `check`, `datasets`: what there is to train on."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ def init(
         print(text, end="")
         return
     publish(out, text.encode())
-    print(f"{out}: look at it, then: cellskew plan {out}")
+    print(f"{out}: look at it, then: cellskew plan {quote(str(out))}")
 
 
 def check(

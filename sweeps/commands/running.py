@@ -1,5 +1,6 @@
 """`cellskew plan`, `run`, `resume`, `status`: what a sweep does."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def _converge(
 
 
 def _check_storage(storage: Path) -> None:
-    if "://" in str(storage) or ":/" in str(storage):
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(storage)):
         raise RequestError(f"--storage {storage}: give a folder that every node sees (a shared file system), not a URI")
     if storage.exists() and not storage.is_dir():
         raise RequestError(f"--storage {storage} is a file; give a folder")

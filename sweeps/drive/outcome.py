@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from sweeps.tracking.uris import shown_uri
 
@@ -34,8 +35,8 @@ class Outcome:
 
 def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
     """Say how a run ended and what to type next."""
-    where = "" if storage == Path("cellskew-runs") else f" --storage {storage}"
-    where += "" if uri is None else f" --tracking-uri {shown_uri(uri)}"
+    where = "" if storage == Path("cellskew-runs") else f" --storage {quote(str(storage))}"
+    where += "" if uri is None else f" --tracking-uri {quote(shown_uri(uri))}"
     done = found.before + found.finished
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
     if found.utilisation is not None:
@@ -57,4 +58,4 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     say(f"        cellskew compare {name} --between strategy --within model{where}")
     say(f"        cellskew report {name} -o {name}.html{where}")
     if store.startswith("sqlite"):
-        say(f"MLflow: mlflow ui --backend-store-uri {store} --host 127.0.0.1")
+        say(f"MLflow: mlflow ui --backend-store-uri {quote(store)} --host 127.0.0.1")

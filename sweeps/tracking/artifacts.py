@@ -3,8 +3,8 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from sweeps.tracking.places import local_path
 from trainables.trial.outcome import MODEL_FOLDER
 
 FILES = (".yaml", ".csv", ".png", ".parquet", ".json")
@@ -27,8 +27,9 @@ def upload(directory: Path, to: Upload) -> None:
     files = sorted(path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
     model = directory / MODEL_FOLDER
     folder = model if to.with_checkpoint and model.is_dir() else None
-    if urlsplit(to.artifact_uri).scheme in ("", "file"):
-        _copy(files, folder, Path(unquote(urlsplit(to.artifact_uri).path)))
+    here = local_path(to.artifact_uri)
+    if here is not None:
+        _copy(files, folder, here)
     else:
         _store(files, folder, to)
 

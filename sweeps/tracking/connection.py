@@ -17,6 +17,7 @@ from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment
 from sweeps.tracking.outbox import Undeliverable
+from sweeps.tracking.places import file_uri, sqlite_uri
 from sweeps.tracking.uris import harmless, shown_uri, take_credentials
 
 assert environment.DEFAULTS  # MLflow reads them
@@ -129,4 +130,4 @@ def create_database(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with replacing(path, alone=True) as part:
-        SqlAlchemyStore(f"sqlite:///{part}", str(path.parent / "artifacts")).engine.dispose()
+        SqlAlchemyStore(sqlite_uri(part), file_uri(path.parent / "artifacts")).engine.dispose()

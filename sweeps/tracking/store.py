@@ -25,6 +25,7 @@ from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, sto
 from sweeps.tracking.locks.lease import Lease
 from sweeps.tracking.locks.lock import file_lock
 from sweeps.tracking.outbox import Outbox, Undeliverable, clean
+from sweeps.tracking.places import file_uri
 from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
@@ -90,7 +91,7 @@ class Tracker:
         if found is not None:
             return found.experiment_id
         is_server = self.uri.startswith("http")  # which has a place of its own; a database has none
-        place = None if is_server else str(self.storage.absolute() / "artifacts" / self.sweep)
+        place = None if is_server else file_uri(self.storage / "artifacts" / self.sweep)
         try:
             return self.client.create_experiment(self.sweep, artifact_location=place)
         except MlflowException as error:  # another driver was first

@@ -7,6 +7,7 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from data_pipeline.errors import RequestError
+from sweeps.tracking.places import sqlite_file, sqlite_uri
 
 SECRET = re.compile(r"(PASSWORD|TOKEN|SECRET|SECRET_ACCESS_KEY|API_KEY)$")  # ends of names of environment variables
 IN_ADDRESS = re.compile(r"(\b[\w+.-]+://)([^/\s]+)@")
@@ -15,7 +16,7 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 def default_uri(storage: Path) -> str:
     """Return the embedded store of a storage folder."""
-    return f"sqlite:///{storage.absolute()}/mlflow.db"
+    return sqlite_uri(storage / "mlflow.db")
 
 
 def stores(storage: Path, given: str | None) -> list[str]:
@@ -88,9 +89,10 @@ def checked(uri: str) -> str:
 
 def bare(uri: str) -> str:
     """Return a URI as it is remembered: without password or token (a database's user stays), a file's path whole."""
+    file = sqlite_file(uri)
+    if file is not None:
+        return sqlite_uri(file)
     parts = urlsplit(uri)
-    if parts.scheme == "sqlite":
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     user, _, place = parts.netloc.rpartition("@")
     keeps_user = user and parts.scheme not in ("http", "https")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{place}" if keeps_user else place)).rstrip("/")

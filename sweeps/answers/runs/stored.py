@@ -4,13 +4,13 @@ import functools
 import io
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.statistics.resampling import Predictions
+from sweeps.tracking.places import local_path
 
 
 class Stored:
@@ -49,10 +49,9 @@ class Stored:
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
         if not isinstance(artifact_uri, str) or not artifact_uri:
             return None
-        parts = urlsplit(artifact_uri)
-        if parts.scheme in ("", "file"):
-            path = Path(unquote(parts.path)) / name
-            return path.read_bytes() if path.is_file() else None
+        here = local_path(artifact_uri)
+        if here is not None:
+            return (here / name).read_bytes() if (here / name).is_file() else None
         if self.uri is None:
             return None
         from sweeps.tracking.kept.registry import Registry

@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from sweeps.tracking.places import sqlite_file
 
 SCHEMAS = {"dc11669786a5"}  # alembic's names of the tables' shapes that this file was tried with: MLflow 3.17
 
@@ -39,9 +40,9 @@ def read_runs(uri: str, sweep: str) -> list[StoredRun] | None:
 
 def _asked(uri: str, ask: Callable[[sqlite3.Connection], Any]) -> Any:
     """Return what `ask` finds in the database; None if it is no sqlite file of a schema known here, or is locked."""
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_file(uri)
+    if path is None:
         return None
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
             return ask(database) if _schema(database) in SCHEMAS else None
