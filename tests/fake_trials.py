@@ -72,7 +72,7 @@ def plan_of(directory: Path) -> dict[str, Any]:
 
 def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> dict[str, Any]:
     """Report epochs whose numbers follow from the key; go on from history.json, as real trials do from checkpoints."""
-    worker.TRAIN_PAUSES = (0.05, 0.05, 0.05)
+    worker.TRAIN_PAUSES, worker.UPLOAD_PAUSES = (0.05, 0.05, 0.05), (0.05, 0.05)
     directory = Path(config["directory"])
     plan, history = plan_of(directory), []
     file = directory / "history.json"

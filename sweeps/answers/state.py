@@ -5,11 +5,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sweeps import tables
 from sweeps.tracking import outbox
+from sweeps.tracking.kept.runs import lacking_in
 from sweeps.tracking.locks import lock
 
 FORGOTTEN = 300.0  # seconds without a sign of life in MLflow, by both clocks, after which no driver is running
@@ -20,7 +22,8 @@ class State:
     """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has.
 
     failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
-    those that something went wrong with and that went on. waiting_records: for MLflow, in the outbox; refused: runs
+    those that something went wrong with and that went on; lacking: name, and by file why, of finished trials without
+    some of their files, which the next run makes. waiting_records: for MLflow, in the outbox; refused: runs
     whose news MLflow refused time and again, and why. unconverged: names of finished trials whose fit was stopped
     before it converged (metric `converged` is 0).
     """
@@ -31,6 +34,7 @@ class State:
     driver: str
     failed: pd.DataFrame
     troubled: pd.DataFrame
+    lacking: list[dict[str, Any]]
     unconverged: list[str]
     seconds_left: float | None
     waiting_records: int
@@ -70,6 +74,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         driver=driver,
         failed=failed[["name", "reason", "again"]],
         troubled=troubled[["name", "status", "trouble"]],
+        lacking=_lacking(wanted),
         unconverged=_unconverged(wanted),
         seconds_left=_left(wanted, left) if alive else None,
         waiting_records=waiting,
@@ -87,6 +92,11 @@ def _unconverged(runs: pd.DataFrame) -> list[str]:
     if "converged" not in runs.columns:
         return []
     return runs.loc[(runs["status"] == "FINISHED") & (runs["converged"] == 0), "name"].tolist()
+
+
+def _lacking(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    finished = runs[(runs["status"] == "FINISHED") & (runs["lacking"] != "")]
+    return [{"name": run.name, "files": lacking_in(run.lacking)} for run in finished.itertuples(index=False)]
 
 
 def _left(runs: pd.DataFrame, left: int) -> float | None:
@@ -107,6 +117,7 @@ def show(found: State, as_json: bool) -> None:
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
         fields["refused"] = found.refused
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
+        fields["lacking"] = found.lacking
         print(json.dumps(fields, indent=1, ensure_ascii=False))
         return
     out = tables.console()
@@ -129,7 +140,10 @@ def show(found: State, as_json: bool) -> None:
         out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
     for row in found.troubled.head(10).itertuples():
         out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}", markup=False)
-    left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled))
+    for one in found.lacking[:10]:
+        for file, why in one["files"].items():
+            out.print(f"FINISHED without {file}: {one['name']}: the next run makes it\n       {why}", markup=False)
+    left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled, found.lacking))
     if left_out:
         print(f"... and {left_out} more (--json lists them)")
 

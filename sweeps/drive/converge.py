@@ -129,6 +129,10 @@ def check_nothing_waits(storage: Path, sweep: str) -> None:
         )
 
 
+def _lacking(run: RunState) -> dict[str, str]:
+    return run.lacking if run.status == "FINISHED" else {}
+
+
 class _Drive:
     """One launch of a sweep, its lock held."""
 
@@ -171,12 +175,14 @@ class _Drive:
         todo, given_up = self._split(trials, known)
         outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
         outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
-        if not todo:
-            return
-        known |= self._fresh(todo, known)
-        for trial in todo:
-            self.tracker.reschedule(known[trial.key], trial)
-        self._launch(todo, known, cells, data, outcome)
+        outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
+        if todo:
+            known |= self._fresh(todo, known)
+            for trial in todo:
+                self.tracker.reschedule(known[trial.key], trial)
+            self._launch(todo, known, cells, data, outcome)
+        if outcome.lacking and not self.stop.asked:
+            self._mend(known, outcome)
 
     def _split(self, trials: list[Trial], known: dict[str, Any]) -> tuple[list[Trial], list[Trial]]:
         """Return (trials to run, failed trials that are left alone).
@@ -192,6 +198,18 @@ class _Drive:
             elif run.status != "FINISHED":
                 todo.append(trial)
         return todo, given_up
+
+    def _mend(self, known: dict[str, RunState], outcome: Outcome) -> None:
+        """Make and upload what finished trials lack."""
+        from sweeps.drive.launching.mending import mend
+
+        self.screen.say(f"making what {len(outcome.lacking)} finished trials lack")
+        outcome.lacking = mend(
+            outcome.lacking,
+            self.storage / "trials",
+            lambda key: self._upload(known[key]),
+            lambda key, lacking: self.tracker.lacks(known[key].run_id, lacking),
+        )
 
     def _fresh(self, todo: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
         """Return new runs for the trials that are trained from the start again: a run's points are of one training."""
@@ -250,6 +268,7 @@ class _Drive:
     def _note(self, tally: Any, outcome: Outcome, seconds: float) -> None:
         outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
         outcome.failed |= tally.failed
+        outcome.lacking |= tally.lacking
         outcome.stopped = self.stop.why
         if tally.slots:
             outcome.utilisation = tally.busy / (tally.slots * seconds)
@@ -264,8 +283,6 @@ class _Drive:
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if self.spec.checkpoints == "link" and trial.has_checkpoint:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
-        server = self.tracker.uri if self.tracker.uri.startswith("http") else None
-        upload = Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
         return Job(
             config,
             run.run_id,
@@ -273,8 +290,12 @@ class _Drive:
             tags,
             data,
             fresh=self.launch_id if self.request.from_scratch else "",
-            upload=upload,
+            upload=self._upload(run),
         )
+
+    def _upload(self, run: RunState) -> Upload:
+        server = self.tracker.uri if self.tracker.uri.startswith("http") else None
+        return Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
 
     def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
         from sweeps.cluster.nodes import node_types

@@ -16,6 +16,7 @@ class Outcome:
     before: int = 0
     finished: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # of finished ones: files not made, and why
     interrupted: int = 0
     undelivered: int = 0
     refused: dict[str, str] = field(default_factory=dict)  # runs whose news MLflow refused time and again, and why
@@ -30,7 +31,14 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        return self.before + self.finished == self.wanted and not self.undelivered and not self.refused
+        is_there = not (self.undelivered or self.refused or self._lacks_tables)
+        return self.before + self.finished == self.wanted and is_there
+
+    @property
+    def _lacks_tables(self) -> bool:
+        """Whether tables that answers rest on, and not pictures alone, wait to be made or uploaded."""
+        names = {name for files in self.lacking.values() for name in files}
+        return any(name == "upload" or name.endswith((".csv", ".parquet")) for name in names)
 
 
 def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
@@ -44,6 +52,10 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     if found.failed:
         say(f"{len(found.failed)} failed; the first: {next(iter(found.failed.values())).splitlines()[0][:300]}")
         say(f"  reasons: cellskew status {name}{where}   again: cellskew resume {name} --retry-failed{where}")
+    if found.lacking:
+        file, why = next(iter(next(iter(found.lacking.values())).items()))
+        say(f"{len(found.lacking)} finished trials lack files, their numbers are good; the first: {file}: {why[:200]}")
+        say(f"  made later, without training: cellskew resume {name}{where}")
     if found.stopped:
         say(f"{found.stopped}; go on: cellskew resume {name}{where}")
     elif done + len(found.failed) < found.wanted:

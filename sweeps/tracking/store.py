@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from sweeps.tracking.connection import Shut, away, client, create_database, reac
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import read_runs
-from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, stored
+from sweeps.tracking.kept.runs import LACKING, SUPERSEDED, RunState, pages, state_of, stored
 from sweeps.tracking.locks.lease import Lease
 from sweeps.tracking.locks.lock import file_lock
 from sweeps.tracking.outbox import Outbox, Undeliverable, clean
@@ -204,6 +205,10 @@ class Tracker:
     def note(self, run_id: str, trouble: str) -> None:
         """Note something that went wrong with a trial which goes on; the last such note stays, however it ends."""
         self._put(run_id, tags={"cellskew.trouble": without_secrets(trouble)[:4000]})
+
+    def lacks(self, run_id: str, files: dict[str, str]) -> None:
+        """Note which files of a finished trial couldn't be made or uploaded, and why; {}: none."""
+        self._put(run_id, tags={LACKING: without_secrets(json.dumps(files))[:4000] if files else ""})
 
     def report(self, run_id: str, metrics: dict[str, Any]) -> None:
         """Log the numbers of one epoch; points that MLflow has already are not sent again."""

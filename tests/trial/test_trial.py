@@ -17,7 +17,7 @@ from trainables.material import open_material
 from trainables.spec import get, names
 from trainables.training import checkpoint as checkpoints
 from trainables.training.training import _Run, build
-from trainables.trial.outcome import FILES
+from trainables.trial.files import FILES
 from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]

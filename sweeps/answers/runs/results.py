@@ -20,7 +20,19 @@ TITLES = {
     "test_balanced_accuracy": "balanced accuracy",
     "test_recall_tail": "rare-type recall",
 }
-NOTES = ["reason", "cause", "trouble", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu", "machine"]
+NOTES = [
+    "reason",
+    "cause",
+    "trouble",
+    "lacking",
+    "superseded",
+    "defects",
+    "protocol",
+    "genes_fit",
+    "precision",
+    "cpu",
+    "machine",
+]
 NOTES += ["gpu"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]

@@ -1,5 +1,6 @@
 """What is heard of a sweep's trials, passed on: to MLflow, to whoever watches, and into a tally."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from sweeps.drive.launching.job import Job
 from sweeps.drive.stopping import Stop
+from sweeps.tracking.kept.runs import LACKING
 from sweeps.tracking.store import Tracker
 
 Watch = Callable[[str, str, dict[str, Any]], None]
@@ -18,6 +20,7 @@ class Tally:
 
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # of finished ones: files not made, and why
     interrupted: dict[str, str] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
     busy: float = 0.0
@@ -59,7 +62,7 @@ class News:
         elif "trouble" in news:
             self.goes_on(job, news["trouble"])
         elif "final" in news:
-            self._finished(job, news["final"], news["where"])
+            self._finished(job, news["final"], news["where"], news.get("lacking", {}))
         elif "failed" in news:
             self._failed(job, news["failed"], news["cause"], news["traceback"], news["where"])
 
@@ -104,10 +107,14 @@ class News:
             self.goes_on(job, f"memory ran out, so {numbers['micro_batch']} cells at a time instead of {wanted}")
         self.watch("epoch", job.key, numbers)
 
-    def _finished(self, job: Job, final: dict[str, Any], where: dict[str, str]) -> None:
-        self.tracker.finish(job.run_id, "FINISHED", _where_tags(where), final)
+    def _finished(self, job: Job, final: dict[str, Any], where: dict[str, str], lacking: dict[str, str]) -> None:
+        tags = _where_tags(where) | ({LACKING: json.dumps(lacking)} if lacking else {})
+        self.tracker.finish(job.run_id, "FINISHED", tags, final)
         self.tally.finished.add(job.key)
+        self.tally.lacking |= {job.key: lacking} if lacking else {}
         self.watch("finished", job.key, final)
+        for name, why in lacking.items():
+            self.watch("trouble", job.key, {"reason": f"{name} could not be made, the numbers are good: {why}"})
 
     def _failed(self, job: Job, why: str, cause: str, tail: str, where: dict[str, str]) -> None:
         tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)

@@ -13,9 +13,9 @@ from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
-from sweeps.tracking.artifacts import upload
+from sweeps.tracking.artifacts import Upload, upload
 from sweeps.tracking.uris import without_secrets
-from trainables.trial.outcome import NOT_MADE
+from trainables.trial.files import missing
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
 OUTSIDE = (
@@ -32,12 +32,14 @@ NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the C
 PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
 TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
-UPLOAD_PAUSES = (1, 2, 5, 10, 20, 30, 60, 60, 60)  # seconds between attempts to upload a trial's files
+UPLOAD_PAUSES = (1, 2, 5, 10)  # seconds between attempts to upload a trial's files; the driver tries again
+UPLOAD = "upload"  # what a trial lacks whose files aren't with its run
+TOLD = ".told.json"  # in a trial's folder: what run_trial was told last
 
 
 def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
     """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
-    {"failed"}."""
+    {"failed"}. With "final": "lacking", files that couldn't be made or uploaded, and why, see mending."""
     directory = job.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -48,21 +50,15 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
                 send(news)
 
             _start_over(directory, job.fresh)
+            publish(directory / TOLD, json.dumps(job.config).encode(), durable=False)
             final = _train_on(job.config, send_if_ours, trainable, directory)
             check()
-            for name, why in _not_made(directory).items():
-                send({"trouble": f"{name} could not be made, the numbers are good: {why}"})
-            _upload(job)
+            lacking = missing(directory) | _upload(job)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
-        send({"final": numbers, "where": machine() | tags})
+        send({"final": numbers, "where": machine() | tags, "lacking": lacking})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
-
-
-def _not_made(directory: Path) -> dict[str, str]:
-    path = directory / NOT_MADE
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
@@ -113,15 +109,24 @@ def _start_over(directory: Path, launch: str) -> None:
     publish(mark, launch.encode())
 
 
-def _upload(job: Job) -> None:
+def _upload(job: Job) -> dict[str, str]:
+    """Upload a trial's files; returns {} or, if that can't be done now, why: a trained trial is not to wait for it."""
+    why: dict[str, str] = {}
     for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
-        try:
-            upload(job.directory, job.upload)
-            return
-        except Exception as error:  # every store has its own exceptions; a refusal stays one and fails the trial
-            if pause is None:
-                raise OSError(f"its files could not be uploaded: {describe(error)}") from error
-            time.sleep(pause)
+        why = try_upload(job.directory, job.upload)
+        if not why or pause is None:
+            break
+        time.sleep(pause)
+    return why
+
+
+def try_upload(directory: Path, to: Upload) -> dict[str, str]:
+    """Upload a trial's files once; returns {} or why it can't be done, under UPLOAD."""
+    try:
+        upload(directory, to)
+    except Exception as error:  # every store has its own exceptions
+        return {UPLOAD: describe(error)[:500]}
+    return {}
 
 
 def describe(error: BaseException) -> str:

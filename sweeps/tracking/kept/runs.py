@@ -1,5 +1,6 @@
 """The runs of a sweep: read off MLflow's database file, or asked of its server page by page."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 SUPERSEDED = "cellskew.superseded"  # tag of a run whose trial was trained anew, in another run: when
+LACKING = "cellskew.lacking"  # tag of a finished run: JSON, which of its files couldn't be made or uploaded, and why
 OURS = "tags.`cellskew.trial` != ''"
 
 
@@ -36,6 +38,19 @@ class RunState:
     @property
     def reason(self) -> str:
         return self.tags.get("cellskew.reason", "")
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Which files of a finished trial couldn't be made or uploaded, and why."""
+        return lacking_in(self.tags.get(LACKING, ""))
+
+
+def lacking_in(tag: str) -> dict[str, str]:
+    """Return what the tag LACKING says; one that a store has cut off says so."""
+    try:
+        return json.loads(tag) if tag else {}
+    except ValueError:
+        return {"files": tag}
 
 
 def runs_of(uri: str, sweep: str) -> list[StoredRun]:
