@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
 from sweeps import tables
 from sweeps.tracking import outbox
@@ -63,8 +64,6 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
     if keys is not None:
         counts["not registered"] = len(keys - set(runs["key"]))
-    failed = wanted[wanted["status"] == "FAILED"].assign(again=lambda rows: rows["cause"] == "outside")
-    troubled = wanted[(wanted["trouble"] != "") & (wanted["status"] != "FAILED")]
     left = counts["scheduled"] + counts["running"] + counts["not registered"]
     waiting, refused = outbox.waiting(folder / f"{name}.outbox.jsonl")
     return State(
@@ -72,8 +71,8 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         counts={word: counts[word] for word in counts if counts[word]},
         removed=int((~is_wanted & ~replaced).sum()),
         driver=driver,
-        failed=failed[["name", "reason", "again"]],
-        troubled=troubled[["name", "status", "trouble"]],
+        failed=_failed(wanted),
+        troubled=wanted.loc[(wanted["trouble"] != "") & (wanted["status"] != "FAILED"), ["name", "status", "trouble"]],
         lacking=_lacking(wanted),
         unconverged=_unconverged(wanted),
         seconds_left=_left(wanted, left) if alive else None,
@@ -92,6 +91,11 @@ def _unconverged(runs: pd.DataFrame) -> list[str]:
     if "converged" not in runs.columns:
         return []
     return runs.loc[(runs["status"] == "FINISHED") & (runs["converged"] == 0), "name"].tolist()
+
+
+def _failed(runs: pd.DataFrame) -> pd.DataFrame:
+    failed = runs[runs["status"] == "FAILED"]
+    return failed.assign(again=failed["cause"] == "outside")[["name", "reason", "again"]]
 
 
 def _lacking(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -135,6 +139,11 @@ def show(found: State, as_json: bool) -> None:
             f"MLflow refused the news of {len(found.refused)} trials; the next run tries again; the last answer: {why}"
         )
     _show_unconverged(found.unconverged)
+    _show_trials(found, out)
+
+
+def _show_trials(found: State, out: Console) -> None:
+    """Print the trials that something went wrong with, ten of a kind."""
     for row in found.failed.head(10).itertuples():
         then = "the next run tries it again" if row.again else "left alone until --retry-failed"
         out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
