@@ -8,7 +8,8 @@ initialisation does. Two models see two sets of features of the same law, so tha
 coverage: intervals of `cellskew results` that hold the mean over all studies (on a fixed test set: what these trained
 models have on other cells of the same types). false positives: p < 0.05 of `cellskew compare` between the two models
 (fixed: intervals of the difference that miss what it is on other cells). naive: Student's t over (split, seed) pairs,
-uncorrected. Designs: splits that draw their test cells anew; a fixed test set; whole donors.
+uncorrected. Designs: splits that draw their test cells anew; one rare type of few cells in them; a fixed test set;
+whole donors. --luck: sd of what trial seeds add to a mean, 0 being a model without any.
 """
 
 import argparse
@@ -24,6 +25,7 @@ if __name__ == "coverage":  # numba, imported beside this file, asks for the pac
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sweeps.answers.designs import FEW_SPLITS  # noqa: E402
 from sweeps.statistics import intervals, resampling  # noqa: E402
 from sweeps.statistics.intervals import Error  # noqa: E402
 from sweeps.statistics.resampling import Draws, Predictions  # noqa: E402
@@ -76,12 +78,12 @@ def predict(
     return scores.argmax(-1)
 
 
-def f1(kinds: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return macro F1 of predictions int64 [..., n] of cells of types int64 [n], float [...]."""
+def f1(kinds: np.ndarray, predicted: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+    """Return F1 of predictions int64 [..., n] of cells of types int64 [n], float [...]; mean over types, or `kept`."""
     flat = predicted.reshape(-1, len(kinds))
     pairs = np.arange(len(flat))[:, None] * TYPES**2 + kinds * TYPES + flat
     tables = np.bincount(pairs.ravel(), minlength=len(flat) * TYPES**2).reshape(-1, TYPES, TYPES)
-    return resampling.score(tables, "macro_f1").reshape(predicted.shape[:-1])
+    return resampling.score(tables, "macro_f1" if kept is None else "f1", kept).reshape(predicted.shape[:-1])
 
 
 def redrawn(studies: int, test: float, validation: float, seed: int = 0) -> np.ndarray:
@@ -96,6 +98,54 @@ def redrawn(studies: int, test: float, validation: float, seed: int = 0) -> np.n
             said = predict(cells, kinds, ~tested & ~held, np.arange(len(kinds)), max(SEEDS), rng)
             found[study, model] = [f1(kinds[rows], each[:, rows]) for rows, each in zip(tested, said, strict=True)]
     return found
+
+
+def ratio(test: float, validation: float) -> float:
+    """Return what the tables take for test cells per training cell of macro F1."""
+    rng, kinds = np.random.default_rng(0), labels(CELLS, 4)
+    tested = part(kinds, test, rng)
+    trained = ~tested & ~part(kinds, validation, rng)
+    return intervals.ratio_of_types(*(np.bincount(kinds[rows], minlength=TYPES) for rows in (tested, trained)))
+
+
+def one_type(studies: int, test: float, splits: int, kind: int, seed: int = 0) -> Rates:
+    """Return the rates of F1 of one rare type, of the studies whose splits don't all agree.
+
+    By the rule of the tables: of few test cells and splits the cells are drawn again; naive: false positives of t.
+    """
+    rng, kinds, kept = np.random.default_rng(seed), labels(CELLS, 4), np.arange(TYPES) == kind
+    values, errors = np.empty((studies, 2, splits)), []
+    for study in range(studies):
+        tested = np.array([part(kinds, test, rng) for _ in range(splits)])
+        train = np.array([~out & ~part(kinds, 0.1, rng) for out in tested])
+        models = [_split_by_split(kinds, tested, train, rng) for _ in range(2)]
+        draws = Draws(models[0], 300)
+        drawn = [[resampling.score(draws.tables(one), "f1", kept) for one in model] for model in models]
+        mine, other = (np.nanmean(model, axis=0) for model in drawn)
+        values[study] = [[f1(one.truth, one.predicted, kept) for one in model] for model in models]
+        errors.append((draws.error(mine), draws.error(mine - other)))
+    counts = [np.array([(kinds[rows] == kind).sum()]) for rows in (tested[0], train[0])]
+    return _of_type(values, errors, intervals.ratio_of_types(*counts), few=splits < FEW_SPLITS)
+
+
+def _split_by_split(kinds: np.ndarray, tested: np.ndarray, train: np.ndarray, rng: np.random.Generator) -> list:
+    """Return what one model says of each split's test cells, Predictions per split."""
+    cells, names = CENTRES[kinds] + rng.normal(size=(len(kinds), FEATURES)), np.arange(len(kinds)).astype(str)
+    said = predict(cells, kinds, train, np.arange(len(kinds)), 1, rng)[:, 0]
+    return [Predictions(names[rows], kinds[rows], one[rows], CLASSES) for rows, one in zip(tested, said, strict=True)]
+
+
+def _of_type(values: np.ndarray, errors: list[tuple[Error, Error]], ratio: float, few: bool) -> Rates:
+    truth, held, found, naive = values[:, 0].mean(), [], [], []
+    for (mine, other), (of_mean, of_difference) in zip(values, errors, strict=True):
+        difference, anew = mine - other, intervals.redrawn(mine - other, ratio)
+        error = intervals.resampled(mine, of_mean) if few else intervals.redrawn(mine, ratio)
+        low, high = intervals.interval(mine.mean(), error, SPAN)
+        held.append(np.nan if np.isnan(low) else low <= truth <= high)
+        error = intervals.resampled(difference, of_difference) if few else anew
+        found.append(intervals.p_value(difference.mean(), error) < 0.05)
+        naive.append(intervals.p_value(difference.mean(), anew) < 0.05)
+    return Rates(float(np.nanmean(held)), float(np.mean(found)), float(np.mean(naive)))
 
 
 def rates(scores: np.ndarray, ratio: float, splits: int, seeds: int) -> Rates:
@@ -210,19 +260,26 @@ def _line(*cells: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=600, help="studies per row")
-    studies = parser.parse_args().simulations
+    parser.add_argument("--luck", type=float, default=LUCK, help="sd of what trial seeds add to a mean")
+    given = parser.parse_args()
+    studies, globals()["LUCK"] = given.simulations, given.luck
     print(f"{studies} studies a row: a rate of 0.95 is right to {1.96 * np.sqrt(0.95 * 0.05 / studies):.3f}\n")
     _line("test / training", "splits", "seeds", "coverage", "false positives", "coverage of naive t")
     _line(*["---"] * 6)
     for test, validation in PARTS:
-        scores, ratio = redrawn(studies, test, validation), test / (1 - test - validation)
+        scores, shared = redrawn(studies, test, validation), ratio(test, validation)
         for splits in SPLITS:
             for seeds in SEEDS:
-                found = rates(scores, ratio, splits, seeds)
-                _line(f"{ratio:.2f}", splits, seeds, found.coverage, found.false_positives, found.naive)
+                found = rates(scores, shared, splits, seeds)
+                _line(f"{shared:.2f}", splits, seeds, found.coverage, found.false_positives, found.naive)
     print()
     _line("design", "splits", "seeds", "coverage", "false positives", "false positives, corrected t or plain t")
     _line(*["---"] * 6)
+    for test, _ in PARTS:
+        for splits in (3, 5, 10):
+            found = one_type(studies // 2, test, splits, TYPES - 1)
+            name = f"F1 of a type of {labels(CELLS, 4).tolist().count(TYPES - 1)} cells, {test:.0%} tested"
+            _line(name, splits, 1, found.coverage, found.false_positives, found.naive)
     for cells, splits, seeds in ((60, 3, 1), (60, 5, 3), (150, 5, 1), (150, 10, 1)):
         found = fixed(studies // 2, cells, splits, seeds)
         _line(f"fixed, {cells} test cells", splits, seeds, found.coverage, found.false_positives, found.naive)

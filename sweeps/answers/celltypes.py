@@ -1,33 +1,39 @@
 """One cell type's numbers beside a run's others, and which types are rare: from the runs' tables per type."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.runs.stored import Stored
 from sweeps.file.plugins import unknown
-from trainables.metrics import TAIL, wilson
+from trainables import metrics
+from trainables.metrics import HEAD, TAIL
 
 NUMBERS = ("recall", "precision", "f1")
+OVER_ALL = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")
+OVER_ALL += ("macro_auroc", "macro_auprc", "gmean")  # but for accuracy, means over all types with test cells
+SIZES = {"head": (HEAD, np.inf), "middle": (TAIL, HEAD), "tail": (-1, TAIL)}  # training cells: above, up to
 
 
 def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
-    """Return the runs with test_recall:TYPE, test_precision:TYPE, test_f1:TYPE and test_cells:TYPE of one type.
+    """Return the runs with one type's test_recall:TYPE, test_recall_low:TYPE, ..., and test_cells:TYPE.
 
-    NaN for runs that aren't finished, whose dataset lacks the type, or whose split has no test cells of it.
-    RequestError if no run's table has the type.
+    For recall, precision and F1; low, high: see metrics.intervals. NaN for runs that aren't finished, whose dataset
+    lacks the type, or whose split has no test cells of it. RequestError if no run's table has the type.
     """
     rows, known = {}, set()
     for at, run in runs[runs["status"] == "FINISHED"].iterrows():
         table = stored.per_class(run)
         if table is None:
             continue
+        table = with_intervals(table)
         known |= set(table["class"].astype(str))
         mine = table[table["class"].astype(str) == kind]
         if len(mine):
-            named = mine.iloc[0][[*NUMBERS, "test"]].rename({"test": "cells"})
-            rows[at] = {f"test_{name}:{kind}": value for name, value in named.items()}
+            rows[at] = {f"test_{name}:{kind}": value for name, value in _of_type(mine.iloc[0]).items()}
     if not rows:
         if not known:
             raise RequestError(f"--type {kind}: no finished run's per_class.csv can be read, which has the types")
@@ -35,23 +41,68 @@ def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
     return runs.join(pd.DataFrame.from_dict(rows, orient="index").astype(float))
 
 
-def binomial(group: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return of finished runs what a type's few test cells leave open of its recall; nothing for another metric.
+def _of_type(row: pd.Series) -> dict[str, float]:
+    """Return a type's numbers with their intervals and its test cells, from its row of `with_intervals`."""
+    names = [*NUMBERS, *(end for name in NUMBERS for end in metrics.ends_of(name))]
+    return {name: row[name] for name in names} | {"cells": row["test"]}
 
-    Columns: cells (test cells of the type in a split, mean), wilson_low, wilson_high (95 %, of the mean recall among so
-    many cells).
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a run's table per type with metrics.intervals, made of its cells: tables of earlier versions lack some."""
+    hits = (table["recall"] * table["test"]).fillna(0).round()
+    return table.assign(**metrics.intervals(hits, table["test"], table["predicted"]))
+
+
+def parts(metric: str) -> tuple[str, str]:
+    """Return (name, type) of a test metric: test_recall:DC -> (recall, DC), test_gmean.logit_adjust -> (gmean, "")."""
+    name, _, kind = metric.removeprefix("test_").partition(":")
+    return name.partition(".")[0], kind
+
+
+def adjustment(metric: str) -> str:
+    """Return the adjustment after training that a metric is of, "" if of none."""
+    return metric.partition(":")[0].partition(".")[2]
+
+
+def averaged(metric: str, table: pd.DataFrame) -> np.ndarray | None:
+    """Return which types of a run's table per type a test metric is a mean over, bool [C]; None: it counts cells."""
+    (name, kind), tested = parts(metric), (table["test"] > 0).to_numpy()
+    if kind:
+        return tested & (table["class"].astype(str) == kind).to_numpy()
+    if name.endswith("_rarefied"):
+        return tested & (table["train"] < table["natural"]).to_numpy()
+    size, _, after_skew = name.removeprefix("recall_").partition("_")
+    if size in SIZES:
+        cells, (low, high) = table["train" if after_skew else "natural"].to_numpy(), SIZES[size]
+        return tested & (cells > low) & (cells <= high)
+    return tested if name in OVER_ALL[1:] else None
+
+
+def one_split(group: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return of finished runs what one split's test cells of a type leave open of a number; nothing of other metrics.
+
+    Columns: cells (test cells of the type in a split, mean), <metric>_one_low, <metric>_one_high (95 %, mean over runs
+    of metrics.intervals).
     """
-    name, _, kind = metric.partition(":")
-    if name != "test_recall" or f"test_cells:{kind}" not in group:
+    low, high, cells = _columns(metric)
+    if low not in group:
         return {}
-    cells, recall = group[f"test_cells:{kind}"].mean(), group[metric].mean()
-    low, high = wilson([cells * recall], [cells])
-    return {"cells": cells, "wilson_low": float(low[0]), "wilson_high": float(high[0])}
+    found = {"cells": group[cells].mean()}
+    return found | {f"{metric}_one_{end}": group[name].mean() for end, name in (("low", low), ("high", high))}
 
 
-def tested(runs: pd.DataFrame, metrics: Sequence[str]) -> Iterator[str]:
+def _columns(metric: str) -> tuple[str, str, str]:
+    """Return what the ends of a metric's interval in one split, and the test cells it rests on, are called in runs."""
+    name, separator, kind = metric.partition(":")
+    name, dot, adjusted = name.partition(".")
+    name, rarefied, _ = name.partition("_rarefied")
+    rest = f"{rarefied}{dot}{adjusted}{separator}{kind}"
+    return *(f"{end}{rest}" for end in metrics.ends_of(name)), f"test_cells{rest}"
+
+
+def tested(runs: pd.DataFrame, asked: Sequence[str]) -> Iterator[str]:
     """Yield on how many test cells of a split the numbers of one type rest, a sentence per type asked about."""
-    kinds = dict.fromkeys(f":{kind}" if kind else "_rarefied" for kind in map(_kind, metrics) if kind is not None)
+    kinds = dict.fromkeys(f":{kind}" if kind else "_rarefied" for kind in map(_kind, asked) if kind is not None)
     for kind in kinds:
         cells = runs.get(f"test_cells{kind}", pd.Series(dtype=float)).dropna()
         if len(cells):
@@ -64,6 +115,42 @@ def _kind(metric: str) -> str | None:
     """Return the type that a metric is about, "" for the one that the skew has thinned, None for all types."""
     name, _, kind = metric.partition(":")
     return kind or ("" if name.split(".")[0].endswith("_rarefied") else None)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Training cells that a skew leaves in a split, means over splits. ratio: largest type over smallest one left."""
+
+    ratio: float
+    cells: float
+    largest: float
+    smallest: float
+
+
+def sizes(runs: pd.DataFrame, stored: Stored) -> dict[str, Sizes]:
+    """Return what each skew of one dataset's finished runs has made of the training cells, before any strategy.
+
+    A skew whose tables can't be read is left out.
+    """
+    found = {}
+    for skew, group in runs[runs["status"] == "FINISHED"].groupby("skew", sort=False):
+        tables = [stored.per_class(run) for _, run in group.drop_duplicates("split").iterrows()]
+        trained = [table["train"].to_numpy() for table in tables if table is not None and "train" in table]
+        if trained:
+            ends = [(one.max() / one[one > 0].min(), one.sum(), one.max(), one[one > 0].min()) for one in trained]
+            found[skew] = Sizes(*np.mean(ends, axis=0).tolist())
+    return found
+
+
+def of_skews(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
+    """Yield a sentence per dataset: how unequal its skews have made the training cells, as counted, and how many."""
+    for dataset, group in runs.groupby("dataset", sort=False):
+        said = [
+            f"{skew}: {one.ratio:.0f} to 1 ({one.largest:.0f} to {one.smallest:.0f} of a type), {one.cells:,.0f} cells"
+            for skew, one in sizes(group, stored).items()
+        ]
+        if said:
+            yield f"{dataset}: training cells of a split, largest to smallest type: {'; '.join(said)}"
 
 
 def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:

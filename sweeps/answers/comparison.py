@@ -86,6 +86,12 @@ def compare(
     return found
 
 
+def per_skew(runs: pd.DataFrame, between: str, within: list[str]) -> list[str]:
+    """Return the columns that get a comparison each, the skew among them if there are several: it is never averaged."""
+    several = runs.loc[runs["status"] == "FINISHED", "skew"].nunique() > 1
+    return [*within, "skew"] if several and "skew" not in (between, *within) else within
+
+
 def _all_rows(found: Comparison, finished: pd.DataFrame, levels: list[str], tie: float) -> list[dict[str, Any]]:
     rows = []
     for values, group in finished.groupby(found.within, sort=False) if found.within else [((), finished)]:
@@ -104,12 +110,7 @@ def _check_choice(between: str, within: list[str]) -> None:
 def _with_posthoc(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the runs once as they are and once per adjustment, whose numbers stand as <metric>.<name> beside."""
     names = [name.removeprefix(f"{metric}.") for name in runs.columns if name.startswith(f"{metric}.")]
-    adjusted = [
-        runs.assign(
-            posthoc=name, artifact_uri="", run_id=runs["run_id"] + f".{name}", **{metric: runs[f"{metric}.{name}"]}
-        )
-        for name in names
-    ]  # what adjusted predictions were is not kept
+    adjusted = [runs.assign(posthoc=name, **{metric: runs[f"{metric}.{name}"]}) for name in names]
     return pd.concat([runs.assign(posthoc="none"), *adjusted], ignore_index=True)
 
 

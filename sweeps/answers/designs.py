@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sweeps.answers import celltypes
 from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals, resampling
 from sweeps.statistics.intervals import Error
-from trainables.metrics import HEAD, TAIL
 
+FEW_CELLS, FEW_SPLITS = 10, 10  # below both, test cells are drawn again: see benchmarks/coverage.py
+HOW_FEW = f"""{{dataset}}: {{metric}} rests on under {FEW_CELLS} test cells in a split, and under {FEW_SPLITS} splits: \
+test cells are drawn again within types (paired bootstrap), and retraining added"""
 GRID = [
     "dataset",
     "split",
@@ -24,7 +27,6 @@ GRID = [
     "defects",
     "settings",
 ]  # a cell of the grid: all but seed
-SIZES = {"recall_head": (HEAD, np.inf), "recall_middle": (TAIL, HEAD), "recall_tail": (-1, TAIL)}
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,26 @@ class Designs:
             return "fixed"
         return "donors" if self._recorded(dataset, "test_donors") > 0 else "splits"
 
-    def ratio(self, dataset: str) -> float:
-        """Return test cells (donors) per training cell (donor) of a split, before any skew; as recorded by trials."""
+    def ratio(self, dataset: str, metric: str, runs: pd.DataFrame | None = None) -> float:
+        """Return test cells (donors) per training cell (donor) of a split, before any skew; as recorded by trials.
+
+        Of a metric that averages types, the ratio of these, see intervals.ratio_of_types; the whole split's where
+        tables per type can't be read. runs: those that the metric is of, None: all of the dataset.
+        """
         unit = "donors" if self.kind(dataset) == "donors" else "cells"
+        by_type = self._ratio_of_types(dataset, metric, runs) if unit == "cells" else np.nan
+        if np.isfinite(by_type):
+            return by_type
         found = self._recorded(dataset, f"test_{unit}") / self._recorded(dataset, f"natural_{unit}")
         return found if np.isfinite(found) else self._recorded(dataset, "test_per_train")
+
+    def _ratio_of_types(self, dataset: str, metric: str, runs: pd.DataFrame | None) -> float:
+        """Return the ratio of the types that a metric is about, mean over splits; NaN if tables don't tell it."""
+        found = [
+            intervals.ratio_of_types(*(table.loc[about, part].to_numpy() for part in ("test", "natural")))
+            for table, about in self._tables(dataset, metric, runs)
+        ]
+        return float(np.mean(found)) if found else np.nan
 
     def _recorded(self, dataset: str, name: str) -> float:
         if name not in self._runs.columns:
@@ -120,6 +137,23 @@ class Designs:
             by_split=by_split,
         )
 
+    def _is_few(self, dataset: str, metric: str, runs: pd.DataFrame, splits: int) -> bool:
+        """Tell whether a metric rests on so few test cells and splits that its spread over splits is hardly known."""
+        cells = [table["test"][about].sum() for table, about in self._tables(dataset, metric, runs)]
+        return splits < FEW_SPLITS and bool(cells) and float(np.mean(cells)) < FEW_CELLS
+
+    def _tables(self, dataset: str, metric: str, runs: pd.DataFrame | None) -> list[tuple[pd.DataFrame, np.ndarray]]:
+        """Return a table per type of each split with which types a metric averages; none of one that averages none."""
+        by_skew = metric.endswith(("_rarefied", "_after_skew"))  # else all runs of a split have the same counts
+        runs = self._runs if runs is None or not by_skew else runs
+        found = []
+        for _, run in runs[runs["dataset"] == dataset].drop_duplicates("split").iterrows():
+            table = self.stored.per_class(run)
+            about = None if table is None or "natural" not in table else celltypes.averaged(metric, table)
+            if about is not None:
+                found.append((table, about))
+        return found
+
     def _error(
         self,
         dataset: str,
@@ -131,17 +165,20 @@ class Designs:
     ) -> Error:
         if len(values) < intervals.LEAST:
             return intervals.NONE
-        kind = self.kind(dataset)
-        anew = intervals.redrawn(values, self.ratio(dataset))
-        if kind == "splits":
+        kind, anew = self.kind(dataset), intervals.redrawn(values, self.ratio(dataset, metric, runs))
+        few = kind == "splits" and self._is_few(dataset, metric, runs, len(values))
+        if kind == "splits" and not few:
             return anew
         other = None if minus is None else minus[rows.to_numpy()]
         drawn = self._drawn(dataset, runs, metric, other)
         if drawn is None:
-            self._note(f"{dataset}: no interval or p for {metric}, which predictions that can be read don't give")
+            what = "no interval or p" if kind == "fixed" else "interval and p are Student's t over splits"
+            self._note(f"{dataset}: {what} for {metric}, which predictions that can be read don't give")
             return intervals.NONE if kind == "fixed" else anew
+        if few:
+            self._note(HOW_FEW.format(dataset=dataset, metric=metric))
         error = intervals.resampled(values, drawn)
-        return error if kind == "fixed" else intervals.wider(error, anew)
+        return intervals.wider(error, anew) if kind == "donors" else error
 
     def _note(self, said: str) -> None:
         if said not in self.notes:
@@ -169,24 +206,25 @@ class Designs:
         return self._draws[dataset]
 
     def _score(self, draws: resampling.Draws, run: pd.Series, metric: str) -> np.ndarray | None:
-        """Return a run's metric in every draw, float [draws]."""
-        which = run["run_id"], metric
+        """Return a run's metric in every draw, float [draws]; after an adjustment if metric or run name one."""
+        adjustment = celltypes.adjustment(metric) or run.get("posthoc", "none")
+        which = run["run_id"], metric, adjustment
         if which not in self._scores:
-            trial = self.stored.predictions(run)
-            self._scores[which] = None if trial is None else _in_draws(draws, trial, metric)
+            trial = self.stored.predictions(run, adjustment)
+            table = self.stored.per_class(run)
+            self._scores[which] = None if trial is None else _in_draws(draws, trial, metric, table)
         return self._scores[which]
 
 
-def _in_draws(draws: resampling.Draws, trial: resampling.Predictions, metric: str) -> np.ndarray | None:
-    """Return a metric of a trial in every draw; None if the predicted types alone don't give it.
-
-    metric: test_<name>, or test_<name>:<type> of one type.
-    """
-    name, _, kind = metric.removeprefix("test_").partition(":")
-    if "." in name or not metric.startswith("test_"):
+def _in_draws(
+    draws: resampling.Draws, trial: resampling.Predictions, metric: str, table: pd.DataFrame | None
+) -> np.ndarray | None:
+    """Return a test metric of a trial in every draw; None if the predicted types, and table per type, don't give it."""
+    name, kind = celltypes.parts(metric)
+    if not metric.startswith("test_"):
         return None
+    if name in celltypes.OVER_ALL:
+        return resampling.score(draws.tables(trial), name)
     kept = np.array([one == kind for one in trial.classes]) if kind else None
-    if name in SIZES and trial.natural is not None:
-        low, high = SIZES[name]
-        name, kept = "recall", (trial.natural > low) & (trial.natural <= high)
-    return resampling.score(draws.tables(trial), name, kept)
+    kept = celltypes.averaged(metric, table) if kept is None and table is not None else kept
+    return None if kept is None else resampling.score(draws.tables(trial), name.split("_")[0], kept)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import comparison, summary, verdict
+from sweeps.answers import celltypes, comparison, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.answers.summary import title
 from sweeps.statistics.intervals import LEAST
+from trainables.metrics import ends_of
 
 COSTS = {
     "trial_seconds": "seconds per trial",
@@ -92,16 +93,19 @@ def _notes(sentences: list[str]) -> str:
 
 
 def _summary(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
-    by = verdict.remedies(finished)
+    by = verdict.rows(finished)
     shown = list(dict.fromkeys([metric, *(one for one in results.SHOWN if one in finished)]))
     table = summary.summarise(finished, by, shown, designs)
     text = summary.as_text(table, by, shown)
-    if (best := verdict.best_baseline(table, metric)) is not None:
-        text.loc[best, title(metric)] += verdict.MARK
+    verdict.mark(text, table, metric)
     yield _figure(lambda axes: _dots(axes[0], table, by, metric), height=1 + 0.24 * len(table))
     yield _html(text)
     yield _notes(
-        [*verdict.closing(table, finished, metric, designs), *summary.explained(table, shown, finished, designs)]
+        [
+            *celltypes.of_skews(finished, designs.stored),
+            *verdict.closing(table, finished, metric, designs),
+            *summary.explained(table, shown, finished, designs),
+        ]
     )
 
 
@@ -148,14 +152,11 @@ def _skews(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[st
 
 def _skews_of(group: pd.DataFrame, designs: Designs) -> dict[str, str]:
     """Return the skews of a dataset with what they are called on an axis, the mildest first."""
-    found = {}
-    for skew, runs in group.groupby("skew", sort=False):
-        tables = [designs.stored.per_class(run) for _, run in runs.drop_duplicates("split").iterrows()]
-        cells = [table["train"].to_numpy() for table in tables if table is not None and "train" in table]
-        ratio = float(np.mean([one.max() / one[one > 0].min() for one in cells])) if cells else np.nan
-        size = f"\n{ratio:.0f}:1, {np.mean([one.sum() for one in cells]):.0f}" if cells else ""
-        found[skew] = (ratio, f"{skew}{size}")
-    return {skew: said for skew, (_, said) in sorted(found.items(), key=lambda item: np.nan_to_num(item[1][0]))}
+    sizes = celltypes.sizes(group, designs.stored)
+    known = sorted(sizes, key=lambda skew: sizes[skew].ratio)
+    unknown = [skew for skew in dict.fromkeys(group["skew"]) if skew not in sizes]
+    said = {skew: f"{skew}\n{sizes[skew].ratio:.0f}:1, {sizes[skew].cells:.0f}" for skew in known}
+    return dict(zip(unknown, unknown, strict=True)) | said
 
 
 def _panels(panels: Any, table: pd.DataFrame, metric: str, models: list[str], skews: dict, colours: dict) -> None:
@@ -181,7 +182,8 @@ def _comparisons(finished: pd.DataFrame, metric: str, designs: Designs) -> Itera
     """Paired differences to doing nothing, for every kind of remedy that the sweep has: a family of tests each."""
     for between in ("strategy", "loss", "posthoc", "defects"):
         try:
-            found = comparison.compare(finished, between, ["model"], metric, tie=0.005, designs=designs)
+            within = comparison.per_skew(finished, between, ["model"])
+            found = comparison.compare(finished, between, within, metric, tie=0.005, designs=designs)
         except RequestError:  # one level only, or no pairs
             continue
         yield f"<h2>What {between} changes</h2>"
@@ -193,7 +195,9 @@ def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:
     """F1 of every cell type at every skew, mean over the trials of a model and remedy; from the trials' tables."""
     tables = [(run, designs.stored.per_class(run)) for _, run in finished.iterrows()]
     rows = [
-        table.assign(dataset=run["dataset"], skew=run["skew"], column=f"{run['model']} · {run['remedy']}")
+        celltypes.with_intervals(table).assign(
+            dataset=run["dataset"], skew=run["skew"], column=f"{run['model']} · {run['remedy']}"
+        )
         for run, table in tables
         if table is not None and "train" in table
     ]
@@ -202,20 +206,27 @@ def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:
     yield "<h2>By cell type</h2>"
     for (dataset, skew), group in pd.concat(rows, ignore_index=True).groupby(["dataset", "skew"], sort=False):
         cells = group.groupby("class")[["train", "test"]].mean().sort_values("train", ascending=False)
-        f1 = group.pivot_table("f1", "class", "column", sort=False).reindex(cells.index)
+        f1, low, high = (
+            group.pivot_table(name, "class", "column", sort=False).reindex(cells.index)
+            for name in ("f1", *ends_of("f1"))
+        )
         labels = [f"{kind} ({row.train:.0f}, {row.test:.0f})" for kind, row in cells.iterrows()]
-        yield _figure(lambda axes, f1=f1, labels=labels: _heat(axes[0], f1, labels), height=1.6 + 0.26 * len(f1))
+        paint = lambda axes, f1=f1, ends=(low, high), labels=labels: _heat(axes[0], f1, ends, labels)  # noqa: E731
+        yield _figure(paint, height=1.6 + 0.34 * len(f1))
         cells_said = "in brackets: training cells after the skew, test cells; of a split"
-        yield _notes([f"{dataset}, {skew}: F1 per type, mean over trials; {cells_said}"])
+        small = "small: what so few test cells leave open in one split (95 %, Wilson; mean over trials)"
+        yield _notes([f"{dataset}, {skew}: F1 per type, mean over trials; {cells_said}; {small}"])
 
 
-def _heat(axes: Any, f1: pd.DataFrame, labels: list[str]) -> None:
+def _heat(axes: Any, f1: pd.DataFrame, ends: tuple[pd.DataFrame, pd.DataFrame], labels: list[str]) -> None:
     numbers = f1.to_numpy(dtype=float)
     axes.imshow(np.nan_to_num(numbers), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(numbers):
         if not np.isnan(value):
             ink = "white" if value > 0.6 else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=6)
+            axes.text(column, row, f"{value:.2f}", ha="center", va="bottom", color=ink, fontsize=6)
+            low, high = (end.iat[row, column] for end in ends)
+            axes.text(column, row, f"{low:.2f}–{high:.2f}", ha="center", va="top", color=ink, fontsize=4.5)
     axes.set_xticks(range(f1.shape[1]), [_plain(name) for name in f1.columns], rotation=35, ha="right", fontsize=7)
     axes.set_yticks(range(f1.shape[0]), [_plain(label) for label in labels], fontsize=7)
 

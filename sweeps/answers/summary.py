@@ -12,6 +12,7 @@ from sweeps.answers.runs import results
 from sweeps.answers.runs.results import TITLES
 from sweeps.statistics.intervals import FEW, LEAST, span
 
+NAMED = 6  # of what a row averages
 HOW = {  # a design -> how its intervals come about
     "splits": "Student's t over splits, widened for the cells that they share (Nadeau & Bengio 2003)",
     "fixed": "test cells drawn again within types (paired bootstrap), and retraining on these training cells",
@@ -29,7 +30,7 @@ def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str], designs: De
     Columns: `by`, n (splits, the fewest of any dataset), seeds (of a split, the most), runs, uneven (some split lacks a
     run that another has: the mean mixes different trials), and <metric>, <metric>_sd (over splits, within datasets),
     <metric>_low, <metric>_high, <metric>_least, <metric>_most (mean over datasets of the lowest and highest split),
-    <metric>_lacking (runs that don't have it); of one type's recall also those of celltypes.binomial.
+    <metric>_lacking (runs that don't have it); of one type's numbers also those of celltypes.one_split.
     """
     results.check_columns(runs, by, metrics)
     finished = runs[runs["status"] == "FINISHED"]
@@ -71,7 +72,7 @@ def _numbers(group: pd.DataFrame, metric: str, designs: Designs) -> dict[str, fl
     numbers = [np.nan] * len(names)
     if found is not None:
         numbers = [found.mean, found.sd, *found.interval(span(metric)), found.least, found.most]
-    lacking = {f"{metric}_lacking": int(group[metric].isna().sum())} | celltypes.binomial(group, metric)
+    lacking = {f"{metric}_lacking": int(group[metric].isna().sum())} | celltypes.one_split(group, metric)
     return dict(zip((f"{metric}{name}" for name in names), numbers, strict=True)) | lacking
 
 
@@ -81,9 +82,10 @@ def as_text(table: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFr
     text = table[by].astype(str)
     for metric in metrics:
         text[title(metric)] = [cell(row, metric) for _, row in table.iterrows()]
+        if f"{metric}_one_low" in table:
+            text[f"one split, {_short(metric)}"] = [_range(row, metric) for _, row in table.iterrows()]
     if "cells" in table:
-        text["test cells"] = [f"{row.cells:.0f}" for row in table.itertuples()]
-        text["one split"] = [f"{row.wilson_low:.2f} to {row.wilson_high:.2f}" for row in table.itertuples()]
+        text["test cells"] = [f"{cells:.0f}" for cells in table["cells"]]
     text["n"] = [f"{row.n}{'*' if row.uneven else ''}" for row in table.itertuples()]
     return text
 
@@ -93,6 +95,16 @@ def title(metric: str) -> str:
     name, _, kind = metric.partition(":")
     plain = TITLES.get(name, name if not kind else name.removeprefix("test_").replace("f1", "F1"))
     return f"{plain} of {kind}" if kind else plain
+
+
+def _short(metric: str) -> str:
+    name = metric.removeprefix("test_").partition(":")[0]
+    return name.partition(".")[0].removesuffix("_rarefied").replace("f1", "F1")
+
+
+def _range(row: pd.Series, metric: str) -> str:
+    low, high = row[f"{metric}_one_low"], row[f"{metric}_one_high"]
+    return "-" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
 
 
 def cell(row: pd.Series, metric: str) -> str:
@@ -124,7 +136,9 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
     if "test_recall_tail" in metrics:
         said += celltypes.rare(finished, designs.stored)
     if "cells" in table:
-        said.append("one split: what that many test cells of the type leave open of its recall (95 %, Wilson)")
+        said.append(
+            "one split: what so few test cells of the type leave open of the number (95 %, Wilson); mean over runs"
+        )
     return [*said, *celltypes.tested(finished, metrics), *_lacking(finished, metrics), *designs.notes]
 
 
@@ -134,14 +148,19 @@ def _seeds(table: pd.DataFrame) -> str:
 
 
 def pooled(finished: pd.DataFrame, by: Collection[str]) -> str:
-    """Say what a row averages, at most, of finished runs in a table that has a row per value of `by`."""
+    """Say what a row averages, at most, of finished runs in a table that has a row per value of `by`, and which."""
     axes = [axis for axis in ("dataset", "skew", "strategy", "loss", "model") if axis not in by]
     known = [name for name in by if name in finished]
     most = finished.groupby(known, dropna=False)[axes].nunique().max() if known else finished[axes].nunique()
-    several = [f"{most[axis]:.0f} {_plural(axis)}" for axis in axes if most[axis] > 1]
+    several = [f"{most[axis]:.0f} {_plural(axis)} ({_named(finished[axis])})" for axis in axes if most[axis] > 1]
     if not several:
         return "a row is one cell of the grid"
     return f"a row averages {' x '.join(several)}" + (", these and no others" if "dataset" in axes else "")
+
+
+def _named(values: pd.Series) -> str:
+    listed = list(dict.fromkeys(values))
+    return ", ".join(listed[:NAMED]) + (f", and {len(listed) - NAMED} more" if len(listed) > NAMED else "")
 
 
 def _plural(axis: str) -> str:

@@ -1,9 +1,11 @@
 """The table that ends a run of a sweep, and the sentence that holds the best network against the best baseline."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from sweeps import tables
-from sweeps.answers import summary
+from sweeps.answers import celltypes, summary
 from sweeps.answers.designs import Designs, Estimate
 from sweeps.answers.runs import results
 from sweeps.answers.runs.results import SHOWN
@@ -12,7 +14,7 @@ MARK = " <"  # behind the number of the best baseline
 
 
 def show(runs: pd.DataFrame, designs: Designs) -> None:
-    """Print model x strategy (x loss): means over datasets, skews and splits with their spread; nothing if none is.
+    """Print a table per skew of model x strategy (x loss): means over datasets and splits; nothing if none is finished.
 
     runs: those that the sweep wants, see results.choose.
     """
@@ -20,21 +22,24 @@ def show(runs: pd.DataFrame, designs: Designs) -> None:
     finished = runs[runs["status"] == "FINISHED"]
     if finished.empty or not metrics:
         return
-    by = remedies(finished)
+    by = rows(finished)
     table = summary.summarise(runs, by, metrics, designs)
     text = summary.as_text(table, by, metrics)
-    best = best_baseline(table, metrics[0])
-    if best is not None:
-        text.loc[best, summary.title(metrics[0])] += MARK
+    mark(text, table, metrics[0])
     if (said := results.warning(finished)) is not None:
         tables.console().print(said, style="bold red")
-    tables.draw(text, left=len(by))
-    tables.say(*summary.explained(table, metrics, runs, designs), *closing(table, runs, metrics[0], designs))
+    for skew in dict.fromkeys(table["skew"]):
+        tables.draw(text[table["skew"] == skew].drop(columns="skew"), title=f"skew {skew}", left=len(by) - 1)
+    tables.say(
+        *celltypes.of_skews(finished, designs.stored),
+        *summary.explained(table, metrics, runs, designs),
+        *closing(table, runs, metrics[0], designs),
+    )
 
 
-def remedies(finished: pd.DataFrame) -> list[str]:
-    """Return the columns that tell remedies apart."""
-    return ["model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
+def rows(finished: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that has a row per skew and remedy: a mean over skews would answer no question."""
+    return ["skew", "model", "strategy", *(["loss"] if finished["loss"].nunique() > 1 else [])]
 
 
 def is_baseline(model: str) -> bool:
@@ -44,35 +49,45 @@ def is_baseline(model: str) -> bool:
     return model in names() and get(model).kind == "baseline"
 
 
-def best_baseline(table: pd.DataFrame, metric: str) -> int | None:
-    """Return the row of a table of `summarise` that has the best baseline, remedies counted; None without one."""
-    return _best(table, metric, [is_baseline(model) for model in table["model"]])
+def mark(text: pd.DataFrame, table: pd.DataFrame, metric: str) -> None:
+    """Put MARK behind the best baseline of each skew, remedies counted, in the text of a table of `summarise`."""
+    for _, group in table.groupby("skew", sort=False):
+        best = _best(group, metric, group["model"].map(is_baseline))
+        if best is not None:
+            text.loc[best, summary.title(metric)] += MARK
 
 
-def _best(table: pd.DataFrame, metric: str, which: list[bool]) -> int | None:
+def _best(table: pd.DataFrame, metric: str, which: pd.Series) -> int | None:
     values = table.loc[which, metric].dropna()
     return None if values.empty else int(values.idxmax())
 
 
-def closing(table: pd.DataFrame, runs: pd.DataFrame, metric: str, designs: Designs) -> list[str]:
-    """Return the sentence that holds the best network against the best baseline, remedies counted in both.
+def closing(table: pd.DataFrame, runs: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
+    """Yield for each skew the sentence that holds the best network against the best baseline, remedies counted in both.
 
     Their difference is paired: over the cells of the grid that both have finished.
     """
-    baselines = [is_baseline(model) for model in table["model"]]
-    best, rival = _best(table, metric, [not one for one in baselines]), _best(table, metric, baselines)
-    if best is None or rival is None:
-        return []
-    by = remedies(runs[runs["status"] == "FINISHED"])
-    found = _difference(runs, table.loc[best, by], table.loc[rival, by], metric, designs)
-    names = [" · ".join(table.loc[row, by]) for row in (best, rival)]
-    said = f"best network: {names[0]}, {table.loc[best, metric]:.3f}; best baseline (<): {names[1]}, "
-    said += f"{table.loc[rival, metric]:.3f}"
-    if found is None:
-        return [f"{said}; they share no cell of the grid, so nothing is said of their difference"]
-    low, high = found.interval(None)
+    by, held = rows(runs[runs["status"] == "FINISHED"]), False
+    for skew, group in table.groupby("skew", sort=False):
+        baselines = group["model"].map(is_baseline)
+        best, rival = _best(group, metric, ~baselines), _best(group, metric, baselines)
+        if best is None or rival is None:
+            continue
+        held = True
+        found = _difference(runs, table.loc[best, by], table.loc[rival, by], metric, designs)
+        names = [" · ".join(table.loc[row, by[1:]]) for row in (best, rival)]
+        said = f"{skew}: best network {names[0]}, {table.loc[best, metric]:.3f}; best baseline (<) {names[1]}, "
+        yield f"{said}{table.loc[rival, metric]:.3f}; {_in_words(found)}"
+    if held:
+        yield "best network, best baseline: each was picked as the best of its table, which flatters both"
+
+
+def _in_words(difference: Estimate | None) -> str:
+    if difference is None:
+        return "they share no cell of the grid, so nothing is said of their difference"
+    low, high = difference.interval(None)
     ends = "" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]"
-    return [f"{said}; difference on the same cells {found.mean:+.3f}{ends}. Both were picked as the best of this table"]
+    return f"difference on the same cells {difference.mean:+.3f}{ends}"
 
 
 def _difference(runs: pd.DataFrame, one: pd.Series, other: pd.Series, metric: str, designs: Designs) -> Estimate | None:

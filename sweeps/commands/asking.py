@@ -61,7 +61,9 @@ def results(
 def compare(
     name: Name,
     between: Between = None,
-    within: Annotated[str, typer.Option(help="Columns that get a comparison each; all else is pooled.")] = "",
+    within: Annotated[
+        str, typer.Option(help="Columns that get a comparison each, beside the skew; all else is pooled.")
+    ] = "",
     against: Against = None,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
     type: Type = None,
@@ -88,8 +90,8 @@ def compare(
         _answer(asked, tie, form)
         return
     full = results.full_name(metric, asked.runs, type)
-    found = comparison.compare(asked.runs, between, words(within), full, against, tie, asked.designs)
-    comparison.show(found, form, asked.warning)
+    by = comparison.per_skew(asked.runs, between, words(within))
+    comparison.show(comparison.compare(asked.runs, between, by, full, against, tie, asked.designs), form, asked.warning)
 
 
 def _answer(asked: "_Asked", tie: float, form: str) -> None:

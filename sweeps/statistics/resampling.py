@@ -19,17 +19,13 @@ AT_ONCE = 50_000_000  # numbers in memory: fewer draws where there are more cell
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a trial said of its test cells. cells: str [n], truth, predicted: int64 [n] into `classes`; donors: str [n].
-
-    natural: training cells per class before the skew, int64 [C]; None: unknown.
-    """
+    """What a trial said of its test cells. cells, donors: str [n]; truth, predicted: int64 [n] into `classes`."""
 
     cells: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
     classes: list[str]
     donors: np.ndarray | None = None
-    natural: np.ndarray | None = None
 
 
 def score(tables: np.ndarray, metric: str, kept: np.ndarray | None = None) -> np.ndarray | None:

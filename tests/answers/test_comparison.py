@@ -58,7 +58,8 @@ def test_a_table_says_what_its_rows_average(runs, capsys):
     """Losses that nobody asked about halve what an adjustment does, and nothing else in the table would tell."""
     both = pd.concat([runs, runs.assign(loss="weighted", run_id=runs["run_id"] + "w")], ignore_index=True)
     found = comparison.compare(both, "posthoc", ["model", "strategy"], METRIC)
-    assert "a row averages 2 skews x 2 losses" in printed(found, capsys)
+    said = "a row averages 2 skews (natural, step-10) x 2 losses (cross_entropy, weighted)"
+    assert said in printed(found, capsys)
     found = comparison.compare(runs, "strategy", ["model", "skew"], METRIC)
     assert "a row is one cell of the grid" in printed(found, capsys)
 
@@ -171,14 +172,31 @@ def test_a_fixed_test_set_makes_no_replicates_of_splits(runs, tmp_path):
     assert np.isnan(only(unread, level="scgpt")["p"]) and "no interval or p" in " ".join(comparison.explained(unread))
 
 
-def test_adjusted_predictions_are_not_taken_for_the_plain_ones(runs, tmp_path):
-    """Those of the run are kept, those after posthoc are not: their difference can't be drawn again."""
+def test_adjusted_predictions_are_drawn_again_where_they_are_stored(runs, tmp_path):
+    """On a fixed test set an adjustment's p comes of its own predictions, not of the plain ones or of the splits."""
     from test_summary import with_predictions
 
-    fixed = with_predictions(runs, tmp_path)
-    fixed["test_accuracy.logit_adjust"] = fixed["test_accuracy"] + 0.01
+    fixed = with_predictions(runs[runs["skew"] == "natural"], tmp_path)
+    tables = [pd.read_parquet(f"{place}/predictions.parquet") for place in fixed["artifact_uri"]]
+    adjusted = [(table["truth"] == table["prediction.logit_adjust"]).mean() for table in tables]
+    fixed["test_accuracy.logit_adjust"] = adjusted
     row = only(comparison.compare(fixed, "posthoc", [], "test_accuracy"), level="logit_adjust")
-    assert row["difference"] == pytest.approx(0.01) and np.isnan(row["p"])
+    gain = np.mean(adjusted) - fixed["test_accuracy"].mean()
+    assert row["difference"] == pytest.approx(gain) and gain > 0.02
+    assert 0 < row["p"] < 0.05 and row["low"] < gain < row["high"]
+    for place, table in zip(fixed["artifact_uri"], tables, strict=True):  # as runs of earlier versions are
+        table.drop(columns="prediction.logit_adjust").to_parquet(f"{place}/predictions.parquet")
+    found = comparison.compare(fixed, "posthoc", [], "test_accuracy")
+    assert np.isnan(only(found, level="logit_adjust")["p"]) and "no interval or p" in " ".join(
+        comparison.explained(found)
+    )
+
+
+def test_a_row_per_skew_is_the_rule_unless_skews_are_compared(runs):
+    assert comparison.per_skew(runs, "strategy", ["model"]) == ["model", "skew"]
+    assert comparison.per_skew(runs, "strategy", ["skew"]) == ["skew"]
+    assert comparison.per_skew(runs, "skew", []) == []
+    assert comparison.per_skew(runs[runs["skew"] == "natural"], "strategy", []) == []
 
 
 def test_another_level_can_be_the_one_to_compare_with(runs):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from data_pipeline.errors import RequestError
 from sweeps.answers import report, summary
 from sweeps.answers.designs import Designs
+from trainables.metrics import intervals
 
 METRIC = "test_macro_f1"
 
@@ -60,9 +61,10 @@ def with_types(runs: pd.DataFrame, folder) -> pd.DataFrame:
     """Give every run a table per type; at step-10 the rare type has 5 training cells, at natural 50."""
     for run in runs.itertuples():
         (folder / run.run_id).mkdir()
-        rare, f1 = (5, 0.25) if run.skew == "step-10" else (50, 0.75)
+        rare, hits = (5, 1) if run.skew == "step-10" else (50, 3)
         table = pd.DataFrame({"class": ["rare", "common"], "natural": [50, 500], "train": [rare, 500], "test": [4, 90]})
-        table.assign(f1=[f1, 0.95]).to_csv(folder / run.run_id / "per_class.csv", index=False)
+        table = table.assign(predicted=[4, 90], recall=[hits / 4, 0.9], precision=[hits / 4, 0.9], f1=[hits / 4, 0.9])
+        table.to_csv(folder / run.run_id / "per_class.csv", index=False)
     return runs.assign(artifact_uri=[str(folder / run_id) for run_id in runs["run_id"]])
 
 
@@ -71,6 +73,8 @@ def test_types_stand_per_skew_with_their_cells_the_rarest_last(runs, tmp_path):
     assert "By cell type" in titles(html) and html.index("common (500, 90)") < html.index("rare (5, 4)")
     assert "rare (50, 4)" in html and ">0.25<" in html and ">0.75<" in html, "no mean over skews"
     assert "a&lt;b&gt;c, step-10: F1 per type" in html
+    low, high = intervals([1], [4], [4])["f1_low"][0], intervals([1], [4], [4])["f1_high"][0]
+    assert f">{low:.2f}–{high:.2f}<" in html and high - low > 0.5, "one cell of four: next to nothing is known"
 
 
 def test_skews_are_ordered_by_how_unequal_they_are_and_say_so(runs, tmp_path):

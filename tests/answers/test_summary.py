@@ -11,6 +11,7 @@ from data_pipeline.errors import RequestError
 from sweeps.answers import celltypes, comparison, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs.stored import Stored
+from sweeps.statistics import intervals
 
 METRIC = "test_macro_f1"
 
@@ -141,15 +142,23 @@ def test_nothing_finished_is_an_empty_table(capsys):
 # fixed test sets and donors
 
 
-def with_predictions(runs: pd.DataFrame, folder, cells: int = 60, donors: int | None = None) -> pd.DataFrame:
-    """Write predictions of every run on the same test cells: scgpt hits 60 %, others 80 %; return runs that say so."""
+def with_predictions(
+    runs: pd.DataFrame, folder, cells: int = 60, donors: int | None = None, redrawn: bool = False
+) -> pd.DataFrame:
+    """Write predictions of every run on the same test cells: scgpt hits 60 %, others 80 %; return runs that say so.
+
+    redrawn: each split has cells of its own. logit_adjust gives every fifth cell the right type.
+    """
     rng, types = np.random.default_rng(1), np.array(["a", "b", "c"])
     truth, luck = types[np.arange(cells) % 3], rng.random(cells)
     rows = []
     for _, run in runs.iterrows():
+        luck = rng.random(cells) if redrawn else luck
         hit = (0.85 * luck + 0.15 * rng.random(cells)) < (0.6 if run["model"] == "scgpt" else 0.8)
-        table = pd.DataFrame({"cell_id": [f"cell{n}" for n in range(cells)], "truth": truth})
+        named = f"{run['split']}-" if redrawn else ""
+        table = pd.DataFrame({"cell_id": [f"cell{named}{n}" for n in range(cells)], "truth": truth})
         table["prediction"] = np.where(hit, truth, types[(np.arange(cells) + 1) % 3])
+        table["prediction.logit_adjust"] = np.where(np.arange(cells) % 5 == 0, truth, table["prediction"])
         if donors is not None:
             table["donor"] = [f"donor{n % donors}" for n in range(cells)]
         place = folder / run["run_id"]
@@ -182,21 +191,72 @@ def test_donors_that_are_few_widen_the_interval(tmp_path):
     runs = with_predictions(grid(5), tmp_path, donors=4).assign(fixed_test=0.0, test_donors=1.0, natural_donors=3.0)
     plain = summary.summarise(runs.drop(columns="test_donors"), ["model"], ["test_accuracy"])
     table = summary.summarise(runs, ["model"], ["test_accuracy"])
-    assert Designs(runs).kind("d") == "donors" and Designs(runs).ratio("d") == pytest.approx(1 / 3)
+    assert Designs(runs).kind("d") == "donors" and Designs(runs).ratio("d", METRIC) == pytest.approx(1 / 3)
     widths = [one["test_accuracy_high"] - one["test_accuracy_low"] for one in (table, plain)]
     assert (widths[0] > widths[1]).all()
+
+
+# which types a metric is about, and how few test cells it rests on
+
+
+def test_the_ratio_is_that_of_the_types_that_a_metric_averages(tmp_path):
+    runs = per_class(tmp_path, grid(3), natural=(900, 40, 3), test=(200, 10, 1))
+    designs = Designs(runs)
+    over_all = (1 / 900 + 1 / 40 + 1 / 3) / (1 / 200 + 1 / 10 + 1)
+    tail = (1 / 40 + 1 / 3) / (1 / 10 + 1)
+    assert designs.ratio("d", METRIC) == pytest.approx(over_all) == designs.ratio("d", f"{METRIC}.logit_adjust")
+    assert designs.ratio("d", "test_recall_tail") == pytest.approx(tail)
+    assert designs.ratio("d", "test_recall:DC") == pytest.approx(10 / 40)
+    assert designs.ratio("d", "test_accuracy") == designs.ratio("d", "trial_seconds") == 20 / 80, "the whole split's"
+    assert Designs(grid(3)).ratio("d", METRIC) == 20 / 80, "no table can be read"
+
+
+def few_cells(folder, splits: int, cells: int) -> pd.DataFrame:
+    """Return runs of redrawn splits that test `cells` cells of each of three types, a third of them found wrongly."""
+    runs = with_predictions(grid(splits), folder, cells=3 * cells, redrawn=True).assign(fixed_test=0.0)
+    runs = per_class(folder, runs, natural=(4 * cells,) * 3, test=(cells,) * 3, names=("a", "b", "c"))
+    for at, run in runs.iterrows():
+        table = Stored(None).predictions(run)
+        runs.loc[at, "test_recall:a"] = np.mean(table.predicted[table.truth == 0] == 0)
+    return runs
+
+
+def test_where_a_types_test_cells_and_splits_are_few_the_cells_are_drawn_again(tmp_path, capsys):
+    runs = few_cells(tmp_path, splits=4, cells=5)
+    designs = Designs(runs)
+    row = summary.summarise(runs, ["model", "strategy"], ["test_recall:a"], designs).iloc[0]
+    mine = runs.iloc[:4]
+    drawn = designs._drawn("d", mine, "test_recall:a", None)
+    error = intervals.resampled(mine["test_recall:a"].to_numpy(), drawn)
+    assert error.size != pytest.approx(intervals.redrawn(mine["test_recall:a"].to_numpy(), 0.25).size)
+    ends = intervals.interval(mine["test_recall:a"].mean(), error, (0, 1))
+    assert [row["test_recall:a_low"], row["test_recall:a_high"]] == pytest.approx(ends)
+    (said,) = designs.notes
+    assert "under 10 test cells in a split" in said and "paired bootstrap" in said
+
+
+@pytest.mark.parametrize(("splits", "cells"), [(10, 5), (4, 12)])
+def test_enough_splits_or_cells_keep_students_t(tmp_path, splits, cells):
+    runs = few_cells(tmp_path, splits, cells)
+    row = summary.summarise(runs, ["model", "strategy"], ["test_recall:a"]).iloc[0]
+    values = runs["test_recall:a"].to_numpy()[:splits]
+    ends = intervals.interval(values.mean(), intervals.redrawn(values, 0.25), (0, 1))
+    assert [row["test_recall:a_low"], row["test_recall:a_high"]] == pytest.approx(ends)
 
 
 # one type, and which are rare
 
 
-def per_class(folder, runs: pd.DataFrame, natural=(900, 40, 3), test=(200, 10, 1)) -> pd.DataFrame:
+def per_class(
+    folder, runs: pd.DataFrame, natural=(900, 40, 3), test=(200, 10, 1), names=("T cell", "DC", "NA")
+) -> pd.DataFrame:
     for run_id in runs["run_id"]:
         (folder / run_id).mkdir(exist_ok=True)
-        table = pd.DataFrame({"class": ["T cell", "DC", "NA"], "natural": natural, "train": natural, "test": test})
-        table.assign(recall=[0.9, 0.5, 0.0], precision=0.5, f1=0.4).to_csv(
-            folder / run_id / "per_class.csv", index=False
-        )
+        table = pd.DataFrame({"class": names, "natural": natural, "train": natural, "test": test})
+        hits = np.rint(np.array([0.9, 0.5, 0.0]) * test)  # half of what is predicted is right
+        table = table.assign(recall=hits / test, precision=np.where(hits, 0.5, 0.0), predicted=2 * hits)
+        table["f1"] = 2 * hits / (table["test"] + table["predicted"])
+        table.to_csv(folder / run_id / "per_class.csv", index=False)
     return runs.assign(artifact_uri=[str(folder / run_id) for run_id in runs["run_id"]], test_recall_tail=0.25)
 
 
@@ -205,11 +265,27 @@ def test_one_types_numbers_come_with_its_test_cells_and_wilsons_interval(tmp_pat
     mine = celltypes.with_type(runs, "DC", Stored(None))
     said = printed(mine, ["model"], ["test_recall:DC"], capsys)
     row = summary.summarise(mine, ["model"], ["test_recall:DC"]).iloc[0]
-    assert row["cells"] == 10 and [row["wilson_low"], row["wilson_high"]] == pytest.approx([0.2366, 0.7634], abs=1e-4)
-    assert "recall of DC" in said and "0.24 to 0.76" in said and "that many test cells of the type leave open" in said
+    ends = [row["test_recall:DC_one_low"], row["test_recall:DC_one_high"]]
+    assert row["cells"] == 10 and ends == pytest.approx([0.2366, 0.7634], abs=1e-4)
+    assert "recall of DC" in said and "0.24 to 0.76" in said and "so few test cells of the type leave open" in said
     assert celltypes.with_type(runs, "NA", Stored(None))["test_cells:NA"].eq(1).all(), "a type may be called NA"
     with pytest.raises(RequestError, match="unknown cell type 'dc'; known: DC, NA, T cell"):
         celltypes.with_type(runs, "dc", Stored(None))
+
+
+@pytest.mark.parametrize("name", celltypes.NUMBERS)
+def test_every_number_of_a_type_has_an_interval_in_bounds_and_its_test_cells(tmp_path, name, capsys):
+    """Also where all splits agree, so that there is no spread over them: none of NA's cells is found."""
+    runs = per_class(tmp_path, grid(3))
+    for kind, cells in (("DC", 10), ("NA", 1)):
+        mine, metric = celltypes.with_type(runs, kind, Stored(None)), f"test_{name}:{kind}"
+        row = summary.summarise(mine, ["model"], [metric]).iloc[0]
+        low, high = row[f"{metric}_one_low"], row[f"{metric}_one_high"]
+        assert row["cells"] == cells
+        if (kind, name) != ("NA", "precision"):  # never predicted: a share of no cells
+            assert 0 <= low <= row[metric] <= high <= 1 and high - low > 0.4
+        said = printed(mine, ["model"], [metric], capsys)
+        assert "one split, " in said and "test cells" in said.splitlines()[0]
 
 
 def test_numbers_of_the_rarefied_type_say_on_how_many_test_cells_they_rest(capsys):
@@ -244,7 +320,33 @@ def test_the_best_network_is_held_against_the_best_remedied_baseline(capsys):
     (marked,) = [line for line in said.splitlines() if line.endswith(" 5") and "<" in line]
     assert marked.split()[:2] == ["logistic_regression", "oversample"]
     said = " ".join(said.split())
-    assert "best baseline (<): logistic_regression · oversample" in said and "difference on the same cells -0." in said
+    assert "natural: best network" in said and "best baseline (<) logistic_regression · oversample" in said
+    assert "difference on the same cells -0." in said
+
+
+def test_the_table_that_ends_a_run_never_averages_skews_and_says_how_unequal_they_are(tmp_path, capsys):
+    """oversample costs at the natural mix what it gains at the steep one: a mean over both would show nothing."""
+    natural, steep = grid(5), grid(5).assign(skew="step-90", run_id=lambda runs: "s" + runs["run_id"])
+    for runs, gain in ((natural, -0.1), (steep, 0.1)):
+        runs.loc[runs["strategy"] == "oversample", METRIC] += gain
+    runs = pd.concat(
+        [per_class(tmp_path, natural, natural=(900, 40, 3)), per_class(tmp_path, steep, natural=(900, 30, 10))],
+        ignore_index=True,
+    )
+    verdict.show(runs, Designs(runs))
+    out = capsys.readouterr().out
+    blocks, said = out.split("skew step-90"), " ".join(out.split())
+    assert "skew natural" in blocks[0] and len(blocks) == 2
+    means = [
+        float(line.split()[2])
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("scgpt") and "oversample" in line
+    ]
+    assert means[1] - means[0] == pytest.approx(0.2, abs=0.001)
+    assert "natural: 300 to 1 (900 to 3 of a type), 943 cells" in said
+    assert "step-90: 90 to 1 (900 to 10 of a type), 940 cells" in said
+    assert said.count("best network ") == 2 and "averages" not in said.partition("mean over n splits")[2][:120]
 
 
 def test_nothing_to_end_with_prints_nothing(capsys):
@@ -255,5 +357,6 @@ def test_nothing_to_end_with_prints_nothing(capsys):
 
 def test_a_row_of_one_run_averages_nothing(capsys):
     runs = grid(3).assign(skew=["natural", "rarefy-T-5"] * 6)
-    assert "a row averages 2 skews" in printed(runs, ["model", "strategy"], [METRIC], capsys)
+    said = " ".join(printed(runs, ["model", "strategy"], [METRIC], capsys).split())
+    assert "a row averages 2 skews (natural, rarefy-T-5)" in said
     assert "averages" not in printed(runs, ["run_id"], [METRIC], capsys)

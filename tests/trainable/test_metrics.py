@@ -11,7 +11,7 @@ from imblearn.metrics import geometric_mean_score
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from trainables.metrics import confusion, evaluate, most_confused, of_class, per_class, wilson
+from trainables.metrics import confusion, evaluate, intervals, most_confused, of_class, per_class, wilson
 
 CLASSES = ["B", "NK", "T", "Mast"]
 # Ten cells: truth B x 5, NK x 3, T x 2, no Mast. Predicted:  B: B B B NK Mast   NK: NK NK B   T: T NK
@@ -40,6 +40,9 @@ def test_one_class_alone_has_the_numbers_of_its_row():
     probabilities = certain(PREDICTED, 4)
     found = of_class(probabilities, TRUTH, 1)
     assert found.pop("cells") == 3 and found.pop("f1") == pytest.approx(4 / 7)
+    share = binomtest(2, 5).proportion_ci(method="wilson")  # two hits among the five that are NK or taken for it
+    ends = [2 * end / (1 + end) for end in (share.low, share.high)]
+    assert [found.pop("f1_low"), found.pop("f1_high")] == pytest.approx(ends)
     for name, hits, cells in (("precision", 2, 4), ("recall", 2, 3)):
         interval = binomtest(hits, cells).proportion_ci(method="wilson")
         expected = {name: hits / cells, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -176,7 +179,7 @@ def test_per_class_table():
     assert list(table)[:5] == ["natural", "train", "validation", "test", "predicted"]
     shares = {"precision": 0.75, "recall": 0.6, "f1": 6 / 9}
     row = table.loc["B"].to_dict()
-    ends = {f"{name}_{end}": row.pop(f"{name}_{end}") for name in ("precision", "recall") for end in ("low", "high")}
+    ends = {f"{name}_{end}": row.pop(f"{name}_{end}") for name in shares for end in ("low", "high")}
     assert row == pytest.approx({"natural": 2000, "train": 1000, "validation": 9, "test": 5, "predicted": 4} | shares)
     assert ends["recall_low"] == pytest.approx(binomtest(3, 5).proportion_ci(method="wilson").low)
     assert ends["precision_high"] == pytest.approx(binomtest(3, 4).proportion_ci(method="wilson").high)
@@ -184,6 +187,18 @@ def test_per_class_table():
     assert table.loc["Mast", ["recall", "recall_low", "recall_high", "f1"]].isna().all()
     never = per_class(certain(np.array([0]), 2), np.array([0]), ["a", "b"], {})
     assert never.loc[1, ["precision", "precision_low", "recall", "f1"]].isna().all()
+
+
+@pytest.mark.parametrize(("cells", "recall", "false"), [(5, 0.6, 0.2), (10, 0.9, 1.0), (30, 0.3, 1.0)])
+def test_the_interval_of_f1_holds_it(cells, recall, false):
+    """Made-up test sets: hits binomial, cells of other types taken for it Poisson. 4,000: 0.95 is right to 0.007."""
+    rng, size = np.random.default_rng(0), 4000
+    hits, wrong = rng.binomial(cells, recall, size), rng.poisson(false * cells, size)
+    found = intervals(hits, np.full(size, cells), hits + wrong)
+    truth = 2 * recall / (1 + recall + false)
+    inside = (found["f1_low"] <= truth) & (truth <= found["f1_high"])
+    assert 0.94 < inside.mean() < 0.995
+    assert (found["f1_low"] >= 0).all() and (found["f1_high"] <= 1).all()
 
 
 def test_the_interval_of_a_share_is_wilsons():

@@ -227,6 +227,21 @@ def test_posthoc_adjustments_stand_beside_the_plain_metrics(tmp_path):
     assert final["test_balanced_accuracy.logit_adjust"] >= final["test_balanced_accuracy"]
 
 
+def test_what_an_adjustment_predicts_is_stored_beside_the_plain_predictions(tmp_path):
+    config = trial_config(
+        tmp_path,
+        "logistic_regression",
+        posthoc=["logit_adjust"],
+        skew={"kind": "exponential", "ratio": 20},
+        options={"strengths": [1e-4]},
+    )
+    final, _ = run(config)
+    stored = pd.read_parquet(Path(config["directory"]) / "predictions.parquet")
+    right = [(stored[name] == stored["truth"]).mean() for name in ("prediction", "prediction.logit_adjust")]
+    assert right == pytest.approx([final["test_accuracy"], final["test_accuracy.logit_adjust"]])
+    assert (stored["prediction"] != stored["prediction.logit_adjust"]).any(), "the premise: something is adjusted"
+
+
 @pytest.mark.parametrize("changes", [{"strategy": {"kind": "oversample"}}, {"loss": {"kind": "weighted"}}])
 def test_a_prior_that_training_has_already_divided_out_is_not_divided_out_again(tmp_path, changes):
     changes = {"posthoc": ["logit_adjust"], "skew": {"kind": "exponential", "ratio": 10}} | changes

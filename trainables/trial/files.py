@@ -17,16 +17,18 @@ from trainables.material import Material, open_material
 FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
 FILES += ("predictions.parquet",)
 NOT_MADE = "not_made.json"  # which of them couldn't be made, and why: the trial's numbers are good without
-EVALUATED = ".evaluated.npy"  # probabilities of the test cells, float64 [n, C]: kept while a file of them is lacking
+EVALUATED = ".evaluated.npz"  # what files are made of, by adjustment: kept while one of them is lacking
+PLAIN = "none"  # the adjustment that adjusts nothing
 LABELS = {"fontsize": 7, "parse_math": False}  # a type's name may hold a $
 Makers = dict[str, Callable[[], bytes]]
+Said = dict[str, np.ndarray]  # adjustment, or PLAIN, -> probabilities of the test cells, float64 [n, C]
 
 
-def write_files(config: TrialConfig, material: Material, probabilities: np.ndarray) -> None:
+def write_files(config: TrialConfig, material: Material, said: Said) -> None:
     """Write FILES, but those that can't be made: NOT_MADE names these, and what they are made of is kept."""
-    if publish_each(config.directory, _makers(config, material, probabilities)):
+    if publish_each(config.directory, _makers(config, material, said)):
         data = io.BytesIO()
-        np.save(data, probabilities, allow_pickle=False)
+        np.savez(data, **said)
         publish(config.directory / EVALUATED, data.getvalue())
 
 
@@ -35,7 +37,8 @@ def make_missing(config: TrialConfig) -> dict[str, str]:
     lacking, kept = missing(config.directory), config.directory / EVALUATED
     if not lacking or not kept.exists():
         return lacking
-    made = _makers(config, open_material(config), np.load(kept, allow_pickle=False))
+    with np.load(kept, allow_pickle=False) as said:
+        made = _makers(config, open_material(config), dict(said))
     failed = publish_each(config.directory, {name: made[name] for name in lacking if name in made})
     if not failed:
         kept.unlink()
@@ -65,11 +68,11 @@ def publish_each(directory: Path, made: Makers) -> dict[str, str]:
     return failed
 
 
-def _makers(config: TrialConfig, material: Material, probabilities: np.ndarray) -> Makers:
-    truth, predicted = material.labels[material.test], probabilities.argmax(1)
+def _makers(config: TrialConfig, material: Material, said: Said) -> Makers:
+    truth, predicted = material.labels[material.test], said[PLAIN].argmax(1)
     parts = {"natural": material.natural, "train": material.kept, "validation": material.validation}
     cells = {name: material.counts(rows) for name, rows in parts.items()}
-    table = lambda: metrics.per_class(probabilities, truth, material.classes, cells)  # noqa: E731
+    table = lambda: metrics.per_class(said[PLAIN], truth, material.classes, cells)  # noqa: E731
     confusion = lambda: metrics.confusion(truth, predicted, material.classes)  # noqa: E731
     return {
         "config.yaml": lambda: yaml.safe_dump(config.public(), sort_keys=True).encode(),
@@ -77,20 +80,25 @@ def _makers(config: TrialConfig, material: Material, probabilities: np.ndarray) 
         "confusion_matrix.csv": lambda: confusion().to_csv().encode(),
         "most_confused.csv": lambda: metrics.most_confused(confusion()).to_csv(index=False).encode(),
         "confusion_matrix.png": lambda: picture(confusion()),
-        "predictions.parquet": lambda: _predictions(material, probabilities, truth),
+        "predictions.parquet": lambda: _predictions(material, said, truth),
     }
 
 
-def _predictions(material: Material, probabilities: np.ndarray, truth: np.ndarray) -> bytes:
+def prediction_of(adjustment: str) -> str:
+    """Return the column of predictions.parquet that holds the types predicted after an adjustment, or PLAIN."""
+    return "prediction" if adjustment == PLAIN else f"prediction.{adjustment}"
+
+
+def _predictions(material: Material, said: Said, truth: np.ndarray) -> bytes:
     names = np.array(material.classes, dtype=object)
     columns = {
         "cell_id": material.shards.cell_ids.take(material.test).to_pylist(),
         "truth": names[truth],
-        "prediction": names[probabilities.argmax(1)],
+        **{prediction_of(name): names[probabilities.argmax(1)] for name, probabilities in said.items()},
     }
     if material.real.donors is not None:
         columns["donor"] = material.real.donors[material.test]
-    scores = pd.DataFrame(probabilities.astype(np.float32), columns=[f"p_{name}" for name in material.classes])
+    scores = pd.DataFrame(said[PLAIN].astype(np.float32), columns=[f"p_{name}" for name in material.classes])
     return pd.concat([pd.DataFrame(columns), scores], axis=1).to_parquet(index=False)
 
 

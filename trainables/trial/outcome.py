@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,10 @@ from data_pipeline.atomic import publish
 from trainables import metrics
 from trainables.config import TrialConfig
 from trainables.material import Material
-from trainables.trial.files import write_files
+from trainables.trial.files import PLAIN, write_files
+
+if TYPE_CHECKING:
+    from trainables.posthoc import Adjusted
 
 MODEL_FOLDER = "checkpoint"  # in a trial's directory and among its run's artifacts, see trainables.trial.package
 
@@ -38,12 +41,13 @@ def conclude(
     """
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
-    if config.posthoc:
-        numbers |= _posthoc(config, material, prior, validation_logits, test_logits)
+    adjusted = _adjusted(config, material, prior, validation_logits, test_logits)
+    if adjusted:
+        numbers |= _posthoc(config, material, adjusted)
     if config.distances is not None:
         numbers |= _generated(config.distances, config.directory)
     numbers |= _tested_on(material)
-    write_files(config, material, probabilities)
+    write_files(config, material, {name: one.probabilities for name, one in adjusted.items()} | {PLAIN: probabilities})
     return numbers
 
 
@@ -68,23 +72,27 @@ def _evaluate(config: TrialConfig, material: Material, probabilities: np.ndarray
     return numbers
 
 
-def _posthoc(
+def _adjusted(
     config: TrialConfig, material: Material, prior: np.ndarray, validation: np.ndarray, test: np.ndarray
-) -> dict[str, float]:
-    """Return the metrics of each adjustment made after training, as test_<metric>.<adjustment>.
-
-    <adjustment>_applied is 0 where nothing was adjusted; posthoc.json says why.
-    """
+) -> "dict[str, Adjusted]":
+    """Return what each adjustment made after training makes of the test cells."""
     from trainables.posthoc import POSTHOC
 
     labels = material.labels[material.validation]
-    numbers, unchanged = {}, {}
-    for name in config.posthoc:
-        adjusted = POSTHOC[name](validation, labels, prior, test)
-        found = _evaluate(config, material, adjusted.probabilities)
+    return {name: POSTHOC[name](validation, labels, prior, test) for name in config.posthoc}
+
+
+def _posthoc(config: TrialConfig, material: Material, adjusted: "dict[str, Adjusted]") -> dict[str, float]:
+    """Return the metrics of each adjustment, as test_<metric>.<adjustment>.
+
+    <adjustment>_applied is 0 where nothing was adjusted; posthoc.json says why.
+    """
+    numbers = {}
+    for name, one in adjusted.items():
+        found = _evaluate(config, material, one.probabilities)
         numbers |= {f"test_{key}.{name}": value for key, value in found.items()}
-        numbers[f"{name}_applied"] = float(adjusted.unchanged is None)
-        unchanged[name] = adjusted.unchanged
+        numbers[f"{name}_applied"] = float(one.unchanged is None)
+    unchanged = {name: one.unchanged for name, one in adjusted.items()}
     publish(config.directory / "posthoc.json", json.dumps({"unchanged": unchanged}, indent=1).encode())
     return numbers
 

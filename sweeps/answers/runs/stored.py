@@ -28,23 +28,26 @@ class Stored:
         data = self._read(run["run_id"], run.get("artifact_uri"), "per_class.csv")
         return None if data is None else pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
 
-    def predictions(self, run: pd.Series) -> Predictions | None:
-        """Return what a run said of its test cells."""
+    def predictions(self, run: pd.Series, adjustment: str = "none") -> Predictions | None:
+        """Return what a run said of its test cells, after an adjustment if one is named."""
         data = self._read(run["run_id"], run.get("artifact_uri"), "predictions.parquet")
         if data is None:
             return None
         import pyarrow.parquet as parquet
 
+        from trainables.trial.files import prediction_of
+
         file = parquet.ParquetFile(io.BytesIO(data))
-        there = [name for name in ("cell_id", "truth", "prediction", "donor") if name in file.schema.names]
+        said = prediction_of(adjustment)
+        if said not in file.schema.names:
+            return None
+        there = [name for name in ("cell_id", "truth", said, "donor") if name in file.schema.names]
         table = file.read(columns=there).to_pandas()
         classes = [name.removeprefix("p_") for name in file.schema.names if name.startswith("p_")]
         number = {name: place for place, name in enumerate(classes)}
-        truth, predicted = (table[name].map(number).to_numpy(np.int64) for name in ("truth", "prediction"))
+        truth, predicted = (table[name].map(number).to_numpy(np.int64) for name in ("truth", said))
         donors = table["donor"].to_numpy(str) if "donor" in table else None
-        counts = self.per_class(run)
-        natural = None if counts is None or "natural" not in counts else counts["natural"].to_numpy()
-        return Predictions(table["cell_id"].to_numpy(str), truth, predicted, classes, donors, natural)
+        return Predictions(table["cell_id"].to_numpy(str), truth, predicted, classes, donors)
 
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
         if not isinstance(artifact_uri, str) or not artifact_uri:
