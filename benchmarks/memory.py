@@ -207,7 +207,8 @@ class MadeUp:
     def __init__(self, num_cells: int, classes: int) -> None:
         self.digest, self.num_cells = identity_hash("made-up", num_cells), num_cells
         self.labels = np.random.default_rng(0).integers(0, classes, num_cells)
-        self.classes, self.donors, self.fixed_test = [f"type {n:02d}" for n in range(classes)], None, None
+        self.classes = [f"type {n:02d}" for n in range(classes)]
+        self.donors = self.fixed_test = self.twins = None
         self.counts, self.totals = None, np.ones(num_cells)
 
     @property

@@ -26,12 +26,14 @@ def looks_ensembl(genes: Sequence[str]) -> bool:
     return bool(sample) and sum(bool(ENSEMBL.match(name)) for name in sample) > len(sample) / 2
 
 
-def coverage(genes: Sequence[str], known: np.ndarray, least: float, vocabulary: str) -> dict[str, Any]:
-    """Return how much of a gene list a vocabulary knows, `known` bool [G].
+def coverage(genes: Sequence[str], places: np.ndarray, least: float, vocabulary: str) -> dict[str, Any]:
+    """Return how much of a gene list a vocabulary knows; places: int64 [G], each one's gene there, -1: none.
 
-    genes: how many; known: how many; share (0..1); unknown: the first ten. RequestError where none, or less than the
-    share `least`, is known: other species or other names give a model next to nothing to read, and no error.
+    genes: how many; known: how many; share (0..1); unknown: the first ten; added_up: how many stand for the gene of
+    another and are added to it; together: the first five such groups. RequestError where none, or less than the share
+    `least`, is known: other species or other names give a model next to nothing to read, and no error.
     """
+    known = places >= 0
     number = int(known.sum())
     share = number / len(genes) if len(genes) else 0.0
     if share < least or not number:
@@ -41,7 +43,27 @@ def coverage(genes: Sequence[str], known: np.ndarray, least: float, vocabulary: 
             "needed; name the column that has them (gene_names:), or lower min_coverage"
         )
     unknown = [gene for gene, is_known in zip(genes, known, strict=True) if not is_known]
-    return {"genes": len(genes), "known": number, "share": share, "unknown": unknown[:10]}
+    found = {"genes": len(genes), "known": number, "share": share, "unknown": unknown[:10]}
+    groups = _together(genes, places)
+    return found | {"added_up": sum(map(len, groups)) - len(groups), "together": groups[:5]}
+
+
+def _together(genes: Sequence[str], places: np.ndarray) -> list[list[str]]:
+    """Return the names that stand for one gene, for each gene that has several."""
+    repeated = np.flatnonzero(np.bincount(places[places >= 0]) > 1)
+    groups: dict[int, list[str]] = {place: [] for place in repeated.tolist()}
+    for column in np.flatnonzero(np.isin(places, repeated)):
+        groups[int(places[column])].append(genes[column])
+    return list(groups.values())
+
+
+def numbered(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (each column's gene as a number from 0 on by first appearance, -1: none; the place of each such gene)."""
+    there, first, which = np.unique(places[places >= 0], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    numbers = np.full(len(places), -1, np.int64)
+    numbers[places >= 0] = np.argsort(order)[which]
+    return numbers, there[order]
 
 
 def columns_of(wanted: Sequence[str], genes: Sequence[str]) -> np.ndarray:

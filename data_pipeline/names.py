@@ -5,8 +5,10 @@ from difflib import get_close_matches
 
 
 def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | None:
-    """Return the known name most like `given`, or None if none is at least so similar (0..1, difflib's ratio)."""
-    return next(iter(get_close_matches(str(given), list(known), 1, least)), None)
+    """Return the known name most like `given`, whatever the case, or None if none is so similar (0..1, difflib's)."""
+    folded = {name.casefold(): name for name in reversed(list(known))}
+    near = get_close_matches(str(given).casefold(), list(folded)[::-1], 1, least)
+    return folded[near[0]] if near else None
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:

@@ -89,7 +89,8 @@ class Material:
 def open_material(config: TrialConfig) -> Material:
     """Map the shards and choose the rows that the trial's split, skew, strategy and defects ask for."""
     shards = Shards(config.shards)
-    rows = choice.choose(shards.labels, shards.classes, config.split, config.skew, shards.donors, shards.fixed_test)
+    grouped = (shards.donors, shards.fixed_test, shards.twins)
+    rows = choice.choose(shards.labels, shards.classes, config.split, config.skew, *grouped)
     material = Material(
         shards=shards,
         classes=shards.classes,

@@ -153,9 +153,9 @@ def owner(folder: Path, besides: str) -> str | None:
 def describe(model: str, folder: Path, genes: list[str]) -> dict[str, Any]:
     """Return what a weights folder is good for: is it complete, does it load, does it know the genes; JSON-able.
 
-    missing: file -> where people get it, {} if the folder is another model's; problems: why else it can't be used;
-    coverage: the encoder's, None if there is none; fresh: the parameters that would be newly initialised, None if the
-    weights don't load.
+    missing: file that these genes need -> where people get it, {} if the folder is another model's; problems: why else
+    it can't be used; coverage: the encoder's, None if there is none; fresh: the parameters that would be newly
+    initialised, None if the weights don't load.
     """
     from trainables.spec import get
 
@@ -172,6 +172,8 @@ def describe(model: str, folder: Path, genes: list[str]) -> dict[str, Any]:
         fresh = list(spec.build(2, folder, **network_options).fresh)
     except RequestError as error:
         problems += [problem for problem in error.problems if problem not in problems]
+    if not problems and fresh is not None:  # what is missing isn't needed for these genes
+        missing = {}
     told = {missing_file(folder, name, where) for name, where in missing.items()}
     problems = [problem for problem in problems if problem not in told]
     complete = not missing and not problems

@@ -15,7 +15,8 @@ class Cells:
     """An opened, validated dataset of n cells x G genes: arrays of size n and G in memory, counts on disk.
 
     labels: int64 [n] into `classes` (sorted); cell_ids, donors: str objects [n]; fixed_test: bool [n] if the dataset
-    brings its own test set; totals: float64 [n], counts per cell over all genes measured; digest: sha256 of names,
+    brings its own test set; twins: int64 [n], a number that cells with the same counts share, if they are to stay
+    together; totals: float64 [n], counts per cell over all genes measured; digest: sha256 of names,
     labels, counts and options, whatever way the file stores them. facts: what the first pass saw (`check.summarise`).
     counts: the way to the numbers; send this, rather than the whole, to workers that only read.
     """
@@ -27,6 +28,7 @@ class Cells:
     cell_ids: np.ndarray
     donors: np.ndarray | None
     fixed_test: np.ndarray | None
+    twins: np.ndarray | None
     totals: np.ndarray
     digest: str
     facts: dict = field(repr=False)

@@ -1,5 +1,6 @@
 """What an opened dataset holds, in numbers and doubts: for `cellskew check` and for people."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ def summarise(cells: Cells) -> dict[str, Any]:
     """Return cells, genes, classes (largest first, with counts), values, density, totals per cell, warnings; JSON-able.
 
     density: share of the matrix that isn't zero; imbalance: largest class / smallest; largest: the largest number in
-    the file; genes_never_seen: genes without a count in any cell; donors, fixed_test: None, or how many.
+    the file; genes_never_seen: genes without a count in any cell; donors, fixed_test: None, or how many; donor_cells:
+    cells of each donor; renamed: label, new name and cells of each label that the table of labels renames.
     """
     counts = np.bincount(cells.labels, minlength=len(cells.classes))
     order = np.argsort(-counts, kind="stable")
@@ -24,22 +26,21 @@ def summarise(cells: Cells) -> dict[str, Any]:
         "name": cells.name,
         "files": list(cells.source.all_paths),
         "digest": cells.digest,
+        **{name: cells.facts[name] for name in ("largest", "left_out", "merged", "renamed", "twins")},
         "cells": cells.num_cells,
         "genes": cells.num_genes,
         "gene_names": "Ensembl ids" if looks_ensembl(cells.genes) else "symbols",
         "genes_never_seen": int(np.count_nonzero(detected == 0)),
         "values": str(cells.source.values),
         "true_counts": cells.true_counts,
-        "largest": cells.facts["largest"],
         "density": cells.facts["nonzero"] / (cells.num_cells * cells.num_genes),
         "genes_per_cell": cells.facts["nonzero"] / cells.num_cells,
         "totals": {name: float(np.quantile(cells.totals, at)) for name, at in QUANTILES.items()},
         "classes": {cells.classes[i]: int(counts[i]) for i in order},
         "imbalance": float(counts.max() / counts.min()),
         "donors": None if cells.donors is None else len(set(cells.donors)),
+        "donor_cells": None if cells.donors is None else dict(Counter(cells.donors.tolist())),
         "fixed_test": None if cells.fixed_test is None else int(cells.fixed_test.sum()),
-        "left_out": cells.facts["left_out"],
-        "merged": cells.facts["merged"],
         "warnings": doubts(cells),
     }
 
@@ -60,7 +61,20 @@ def doubts(cells: Cells) -> list[str]:
         found.append(f"{never:,} of {cells.num_genes:,} genes have no count in any cell")
     if cells.fixed_test is not None:
         found += _only_in_test(cells)
+    if cells.donors is not None:
+        found += _of_one_donor(cells)
     return found
+
+
+def _of_one_donor(cells: Cells) -> list[str]:
+    """Return that some types are of one donor only: no split by donors trains on them and tests them."""
+    pairs = np.unique(np.stack([cells.labels, np.unique(cells.donors.astype(str), return_inverse=True)[1]]), axis=1)
+    alone = [cells.classes[kind] for kind in np.flatnonzero(np.bincount(pairs[0], minlength=len(cells.classes)) == 1)]
+    if not alone:
+        return []
+    return [
+        f"all cells of a type are of one donor, so a split by donors can't train and test on it: {', '.join(alone)}"
+    ]
 
 
 def _only_in_test(cells: Cells) -> list[str]:

@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_pipeline.reading import labels
 from data_pipeline.reading.file import inspection
 from data_pipeline.reading.file.inspection import Table, quoted
 from data_pipeline.reading.source import Source
@@ -23,11 +25,15 @@ class Joint:
     donors: np.ndarray | None
     totals: np.ndarray | None
     is_test: np.ndarray
+    renamed: list[list[Any]]  # label, its new name, its cells
 
 
 def join_cells(tables: list[Table], source: Source) -> Joint:
-    """Return the cells of all files; problems of a column are noted in its table."""
-    texts = [inspection.label_strings(table, source) for table in tables]
+    """Return the cells of all files, their labels renamed as asked; problems of a column are noted in its table."""
+    found = [inspection.label_strings(table, source) for table in tables]
+    texts, labelled = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    counts = Counter(texts[labelled])
+    texts, dropped = _renamed_labels(texts, labelled, tables, source)
     donors = None
     if source.donor is not None:
         donors = np.concatenate([inspection.donor_strings(table, source) for table in tables])
@@ -38,12 +44,58 @@ def join_cells(tables: list[Table], source: Source) -> Joint:
     cells = np.concatenate([table.cells for table in tables])
     return Joint(
         _renamed(cells) if source.duplicates == "rename" else cells,
-        np.concatenate([labels for labels, _ in texts]),
-        np.concatenate([labelled for _, labelled in texts]),
+        texts,
+        labelled & ~dropped,
         donors,
         totals,
         np.concatenate(test),
+        [[label, name, counts[label]] for label, name in labels.cleaned_renames(source.labels) if label in counts],
     )
+
+
+def _renamed_labels(
+    texts: np.ndarray, labelled: np.ndarray, tables: list[Table], source: Source
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels renamed, bool: cells to be left out); what is wrong with the renames goes to the first table."""
+    if not source.labels:
+        return texts, np.zeros(len(texts), bool)
+    wrong, doubts = labels.rename_problems(set(texts[labelled]), source.labels, source.all_paths[0])
+    tables[0].problems += wrong
+    tables[0].doubts += doubts
+    return labels.rename(texts, source.labels)
+
+
+WAY_OUT = (
+    "Bring them to the same names with `labels: {map: names.csv}`, a table of two columns: a label and its new name"
+)
+
+
+def foreign_labels(joint: Joint, tables: list[Table], source: Source) -> tuple[list[str], list[str]]:
+    """Return (reasons to refuse, doubts): files that share no label with the others."""
+    if source.label is None:
+        return [], []
+    ends = np.cumsum([len(table.cells) for table in tables])[:-1]
+    texts, labelled = np.split(joint.labels, ends), np.split(joint.labelled, ends)
+    kinds = [set(names[has]) for names, has in zip(texts, labelled, strict=True)]
+    train, test = set().union(*kinds[: len(source.paths)]), set().union(*kinds[len(source.paths) :])
+    if train and test and not train & test:
+        return [
+            f"{', '.join(source.test_paths)}: has no label of the training files ({_first(test)} against "
+            f"{_first(train)}), so every test cell would be missed. {WAY_OUT}."
+        ], []
+    return [], [
+        f"{path}: shares no label with the other training files ({_first(own)}). If it should: {WAY_OUT}"
+        for number, (path, own) in enumerate(zip(source.paths, kinds, strict=False))
+        if len(own) > 1 and len(source.paths) > 1 and not own & set().union(*_without(kinds, number))
+    ]
+
+
+def _first(names: set[str]) -> str:
+    return quoted(np.array(sorted(names), dtype=object))
+
+
+def _without(kinds: list[set[str]], number: int) -> list[set[str]]:
+    return kinds[:number] + kinds[number + 1 :]
 
 
 def _renamed(names: np.ndarray) -> np.ndarray:
@@ -64,30 +116,60 @@ def join_genes(tables: list[Table], source: Source, scratch: Path) -> tuple[list
     if source.duplicates == "rename":
         for table in tables:
             table.genes = _renamed(table.genes)
-    repeating = [table for table in tables if len(set(table.genes)) < len(table.genes)]
-    problems = [] if source.duplicates else [_repeated(table.path, "gene", table.genes) for table in repeating]
-    genes = list(dict.fromkeys(tables[0].genes))
+    names = [table.genes[_taken(table, source)] for table in tables]
+    repeating = [(table, found) for table, found in zip(tables, names, strict=True) if len(set(found)) < len(found)]
+    problems = [] if source.duplicates else [_repeated(table.path, "gene", found) for table, found in repeating]
+    problems += [_nothing_left(table) for table in tables if len(table.genes) and not _taken(table, source).any()]
+    genes = list(dict.fromkeys(names[0]))
     column = {gene: number for number, gene in enumerate(genes)}
     parts = []
-    for table in tables:
-        problems += _other_genes(tables[0], table, column)
-        columns = np.array([column.get(gene, -1) for gene in table.genes], dtype=np.int64)
+    for table, found in zip(tables, names, strict=True):
+        problems += _other_genes(tables[0].path, table.path, found, column)
+        numbers = np.array([column.get(gene, -1) for gene in found], dtype=np.int64)
         if source.duplicates == "first":
-            columns[pd.Index(table.genes).duplicated()] = -1
+            numbers[pd.Index(found).duplicated()] = -1
+        columns = np.full(len(table.genes), -1)
+        columns[_taken(table, source)] = numbers
         same = len(columns) == len(genes) and np.array_equal(columns, np.arange(len(genes)))
         parts.append(Part(table.path, source.layer, len(table.cells), None if same else columns))
     return genes, Files(parts, len(genes), source.values, scratch), problems
 
 
-def _other_genes(first: Table, table: Table, column: dict[str, int]) -> list[str]:
-    extra = np.array([gene for gene in table.genes if gene not in column], dtype=object)
-    lacking = np.array(sorted(column.keys() - set(table.genes)), dtype=object)
+def _taken(table: Table, source: Source) -> np.ndarray:
+    """Return which columns of a file are taken for genes, bool [G]."""
+    return ~table.other if source.other_features == "drop" else np.ones(len(table.genes), bool)
+
+
+def _nothing_left(table: Table) -> str:
+    return (
+        f"{table.path}: none of its {len(table.genes):,} features is a gene ({quoted(table.genes)}), so "
+        "`other_features: drop` leaves nothing."
+    )
+
+
+def feature_doubts(tables: list[Table], source: Source) -> list[str]:
+    """Return a doubt for each file with features that are no genes: what they are, and what becomes of them."""
+    if source.other_features == "drop":
+        done = "they are left out, as the options say"
+    else:
+        done = "they count as genes and in every cell's total; leave them out with `other_features: drop`"
+    return [
+        f"{table.path}: {int(table.other.sum()):,} of {len(table.genes):,} features are no genes, by kind or name "
+        f"({quoted(table.genes[table.other])}): {done}"
+        for table in tables
+        if table.other.any()
+    ]
+
+
+def _other_genes(first: str, path: str, names: np.ndarray, column: dict[str, int]) -> list[str]:
+    extra = np.array([gene for gene in names if gene not in column], dtype=object)
+    lacking = np.array(sorted(column.keys() - set(names)), dtype=object)
     if not len(extra) and not len(lacking):
         return []
     told = [f"{len(lacking):,} lacking ({quoted(lacking)})"] if len(lacking) else []
     told += [f"{len(extra):,} more ({quoted(extra)})"] if len(extra) else []
     return [
-        f"{table.path}: its genes are not those of {first.path}: {', '.join(told)}. Several files of one dataset need "
+        f"{path}: its genes are not those of {first}: {', '.join(told)}. Several files of one dataset need "
         "the same genes: write both with the genes they share."
     ]
 

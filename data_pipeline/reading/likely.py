@@ -49,6 +49,19 @@ def look(path: str, layer: str | None = None) -> Likely:
     return Likely([found for found in named if found not in donors], donors, layer, values)
 
 
+def donor_doubts(path: str) -> list[str]:
+    """Return that a file has columns which are likely of donors, where nobody has named one."""
+    with places.open_hdf5(path) as file:
+        found = _donors(file["obs"])
+    if not found:
+        return []
+    shown = ", ".join(f"{name} ({number:,} values)" for name, number in found[:3])
+    return [
+        f"{path}: obs has {shown}: without `donor: {found[0][0]}` cells of one donor are in training and in test, and "
+        "the numbers say nothing of new donors"
+    ]
+
+
 def _layer(file: "h5py.Group") -> str | None:
     """Return where counts are: in X if there are some, else in the layer whose name says so, else in any."""
     there = hdf5.layers(file)

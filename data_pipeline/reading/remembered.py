@@ -12,7 +12,7 @@ from data_pipeline.reading.file import places
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import Counts, Files, Part
 
-FORMAT = 2  # raise it when what is checked or kept changes
+FORMAT = 3  # raise it when what is checked or kept changes
 
 
 def _place(source: Source, cache: Path) -> Path | None:
@@ -34,7 +34,8 @@ def remember(cells: Cells, cache: Path) -> None:
     if place is None:
         return
     columns = {"label": cells.labels, "cell": cells.cell_ids, "total": cells.totals}
-    for name, values in (("donor", cells.donors), ("fixed_test", cells.fixed_test), ("rows", _file_rows(cells.counts))):
+    optional = {"donor": cells.donors, "fixed_test": cells.fixed_test, "twins": cells.twins}
+    for name, values in (optional | {"rows": _file_rows(cells.counts)}).items():
         if values is not None:
             columns[name] = values
     table = pa.table(columns).replace_schema_metadata({"cellskew": json.dumps(_extras(cells))})
@@ -86,6 +87,7 @@ def recall(source: Source, cache: Path) -> Cells | None:
         cell_ids=_texts(table, "cell"),
         donors=_texts(table, "donor"),
         fixed_test=table["fixed_test"].to_numpy() if "fixed_test" in table.column_names else None,
+        twins=table["twins"].to_numpy() if "twins" in table.column_names else None,
         totals=table["total"].to_numpy(),
         digest=extras["digest"],
         facts=extras["facts"],

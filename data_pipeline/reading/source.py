@@ -6,11 +6,15 @@ from typing import Any, Literal, get_args
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
+from data_pipeline.reading.labels import Renames
 
 KINDS = ("counts", "log1p")
 Duplicates = Literal["sum", "first", "rename"]
 Drop = Literal["drop"]
-CHOICES = {"duplicates": get_args(Duplicates), "empty_cells": get_args(Drop), "unlabelled": get_args(Drop)}
+Twins = Literal["together", "drop", "ignore"]
+CHOICES = {"duplicates": get_args(Duplicates), "twins": get_args(Twins)} | dict.fromkeys(
+    ("empty_cells", "unlabelled", "other_features"), get_args(Drop)
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class Source:
     label, donor, totals: columns of obs (label None: cells yet to be annotated; totals: counts per cell over all genes
     measured, where the file holds only some of them; None: the file's own row sums). layer: None = X, "raw" = .raw,
     else a layer. gene_names: column of var, None = var_names. duplicates: what to do with cells or genes of one name.
-    empty_cells, unlabelled: "drop" or None = refuse.
+    empty_cells, unlabelled: "drop" or None = refuse. labels: what labels are renamed to, "" leaves their cells out.
+    twins: what to do with cells that have the counts of another: keep them in one part of a split, drop all but the
+    first, or nothing. other_features: "drop" antibodies, peaks and spike-ins, or None = take them for genes.
     """
 
     name: str
@@ -101,12 +107,15 @@ class Source:
     unlabelled: Drop | None = None
     test_paths: tuple[str, ...] = ()
     totals: str | None = None
+    labels: Renames = ()
+    twins: Twins = "together"
+    other_features: Drop | None = None
 
     def __post_init__(self) -> None:
         problems = [
             f"dataset {self.name}: {option}: {getattr(self, option)!r} is unknown; allowed: {', '.join(allowed)}"
             for option, allowed in CHOICES.items()
-            if getattr(self, option) not in (None, *allowed)
+            if getattr(self, option) not in allowed and (getattr(self, option) is not None or option == "twins")
         ]
         if problems:
             raise RequestError(*problems)
@@ -118,7 +127,12 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, strings and numbers, fit for JSON."""
-        return {**asdict(self), "paths": list(self.paths), "test_paths": list(self.test_paths)}
+        listed = {
+            "paths": list(self.paths),
+            "test_paths": list(self.test_paths),
+            "labels": list(map(list, self.labels)),
+        }
+        return asdict(self) | listed
 
     @staticmethod
     def from_dict(given: dict[str, Any]) -> "Source":
@@ -132,6 +146,7 @@ class Source:
                 **given,
                 "paths": tuple(given["paths"]),
                 "test_paths": tuple(given.get("test_paths", ())),
+                "labels": tuple((label, name) for label, name in given.get("labels", ())),
                 "values": Values.parse(given.get("values", "counts")),
             }
         )

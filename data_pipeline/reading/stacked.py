@@ -60,6 +60,15 @@ class Files:
             rows.element.file.close()
         self._open.clear()
 
+    def taken(self, number: int, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return stored rows of a part without the numbers of columns that are no gene of the result."""
+        columns = self.parts[number].columns
+        if columns is None or columns.min(initial=0) >= 0:
+            return block
+        keep = columns[block.indices] >= 0
+        ends = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
+        return sparse.csr_matrix((block.data[keep], block.indices[keep], ends), shape=block.shape)
+
     def counts(self, number: int, block: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return stored rows of a part as counts in the common order of genes."""
         block = undo(block, self.values)

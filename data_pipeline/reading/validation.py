@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.errors import RequestError
-from data_pipeline.reading import joining
+from data_pipeline.reading import joining, labels, likely, twins
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import inspection
 from data_pipeline.reading.file.inspection import Table
@@ -26,6 +27,8 @@ def validate(source: Source, scratch: Path) -> Cells:
     joint = joining.join_cells(tables, source)
     genes, files, problems = joining.join_genes(tables, source, scratch)
     grouped = joining.group_rows(joint, source, problems)
+    refused, doubts = joining.foreign_labels(joint, tables, source)
+    problems += refused
     problems += [problem for table in tables for problem in table.problems]
     seen = Pass(files, tables, QUICK_LOOK if problems else None)
     files.close()
@@ -33,12 +36,25 @@ def validate(source: Source, scratch: Path) -> Cells:
     if len(seen.sums) == len(joint.cells):
         grouped = joining.drop_empty(seen.sums, joint, grouped, source, problems)
         problems += _totals_problems(joint, seen.sums, source)
+        grouped, alike = twins.settle(seen.hashes, joint, grouped, source)
     classes = sorted(set(joint.labels[grouped[0]]))
     if not problems and len(classes) < 2 and source.label is not None:
         problems.append(_one_class(source, classes))
     if problems:
         raise RequestError(*problems)
-    return _assemble(source, joint, genes, classes, files, seen, grouped)
+    seen.facts["warnings"] += doubts + _doubts(tables, source) + twins.doubts(alike, source)
+    if source.label is not None:
+        seen.facts["warnings"] += labels.doubts(Counter(joint.labels[grouped[0]]))
+    seen.facts |= {"twins": alike.facts, "renamed": joint.renamed}
+    return _assemble(source, joint, genes, classes, files, seen, grouped, alike.together)
+
+
+def _doubts(tables: list[Table], source: Source) -> list[str]:
+    """Return what the tables of the files leave doubtful."""
+    found = [doubt for table in tables for doubt in table.doubts] + joining.feature_doubts(tables, source)
+    if source.label is not None and source.donor is None:
+        found += likely.donor_doubts(source.paths[0])
+    return found
 
 
 def _tables(source: Source) -> list[Table]:
@@ -78,7 +94,8 @@ def _totals_problems(joint: Joint, sums: np.ndarray, source: Source) -> list[str
 class Pass:
     """What one pass over every number of every file finds (or over `most` cells per file).
 
-    sums: counts per file row, float64; facts: what `check.summarise` tells; content: sha256 over the stored numbers.
+    sums: counts per file row, float64; hashes: what stands for its counts, uint64 (twins.row_hashes); facts: what
+    `check.summarise` tells; content: sha256 over the stored numbers.
     """
 
     def __init__(self, files: Files, tables: list[Table], most: int | None) -> None:
@@ -86,17 +103,17 @@ class Pass:
         self.facts = {"nonzero": 0, "largest": 0.0, "warnings": []}
         self._hashes = [hashlib.sha256() for _ in range(3)]
         self._cells_per_gene = np.zeros(files.num_genes, np.int64)
-        sums = [self._look(files, number, table, most) for number, table in enumerate(tables)]
-        self.sums = np.concatenate(sums)
+        found = [self._look(files, number, table, most) for number, table in enumerate(tables)]
+        self.sums, self.hashes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         self.facts["cells_per_gene"] = self._cells_per_gene.tolist()
 
     @property
     def content(self) -> str:
         return hashlib.sha256(b"".join(part.digest() for part in self._hashes)).hexdigest()
 
-    def _look(self, files: Files, number: int, table: Table, most: int | None) -> np.ndarray:
-        """Look at one file; return its counts per row."""
-        scan, sums = Scan(files.values, table), [np.zeros(0)]
+    def _look(self, files: Files, number: int, table: Table, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Look at one file; return its counts per row, and their hashes."""
+        scan, sums, hashes = Scan(files.values, table), [np.zeros(0)], [np.zeros(0, np.uint64)]
         start = 0
         try:
             stored = files.stored(number)
@@ -107,7 +124,8 @@ class Pass:
                 self._hash(block.data, block.indices, np.diff(block.indptr).astype(np.int32))
                 counts = files.counts(number, block)
                 sums.append(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
-                scan.add(start, block, sums[-1])
+                hashes.append(twins.row_hashes(counts))
+                scan.add(start, files.taken(number, block), sums[-1])
                 self._cells_per_gene += np.bincount(counts.indices, minlength=files.num_genes)
                 self.facts["nonzero"] += counts.nnz
         except inspection.DAMAGE as error:
@@ -115,11 +133,11 @@ class Pass:
                 f"{table.path}: can't be read from cell {start:,} on ({error}); the file is damaged. Copy or fetch it "
                 "again."
             )
-            return np.concatenate(sums)
+            return np.concatenate(sums), np.concatenate(hashes)
         self.facts["largest"] = max(self.facts["largest"], scan.largest)
         self.facts["warnings"] += scan.warnings()
         self.problems += scan.problems(files.parts[number].layer)
-        return np.concatenate(sums)
+        return np.concatenate(sums), np.concatenate(hashes)
 
     def _hash(self, *parts: np.ndarray) -> None:
         for found, part in zip(self._hashes, parts, strict=True):
@@ -134,6 +152,7 @@ def _assemble(
     files: Files,
     seen: Pass,
     grouped: tuple[np.ndarray, np.ndarray],
+    together: np.ndarray | None,
 ) -> Cells:
     rows, offsets = grouped
     first = rows[offsets[:-1]]
@@ -148,9 +167,10 @@ def _assemble(
         cell_ids=joint.cells[first],
         donors=None if joint.donors is None else joint.donors[first],
         fixed_test=joint.is_test[first] if source.test_paths else None,
+        twins=together,
         totals=np.add.reduceat(totals[rows], offsets[:-1]) if merged else totals[first],
-        digest=_digest(source, joint, genes, files, seen, grouped),
-        facts={**seen.facts, "left_out": len(joint.cells) - len(rows), "merged": len(rows) - len(first)},
+        digest=_digest(source, joint, genes, files, seen, grouped, together),
+        facts=seen.facts | {"left_out": len(joint.cells) - len(rows), "merged": len(rows) - len(first)},
         counts=Counts(files, len(first), None if everything else rows, offsets if merged else None),
     )
 
@@ -162,13 +182,22 @@ def _totals(joint: Joint, sums: np.ndarray, source: Source) -> np.ndarray:
 
 
 def _digest(
-    source: Source, joint: Joint, genes: list[str], files: Files, seen: Pass, grouped: tuple[np.ndarray, np.ndarray]
+    source: Source,
+    joint: Joint,
+    genes: list[str],
+    files: Files,
+    seen: Pass,
+    grouped: tuple[np.ndarray, np.ndarray],
+    together: np.ndarray | None,
 ) -> str:
     """Return the sha256 of what the dataset holds: the same for the same cells in another storage format or place."""
     found = hashlib.sha256(json.dumps([source.to_dict()["values"], seen.content]).encode())
+    if source.labels:
+        found.update(json.dumps(source.labels, ensure_ascii=False).encode())
     for names in (genes, joint.cells, joint.labels, () if joint.donors is None else joint.donors):
         found.update(_names_digest(names))
     numbers = [*grouped, joint.is_test, _totals(joint, seen.sums, source)]
+    numbers += [] if together is None else [together]
     numbers += [np.zeros(0) if part.columns is None else part.columns for part in files.parts]
     for array in numbers:
         found.update(hashlib.sha256(np.ascontiguousarray(array)).digest())

@@ -39,12 +39,13 @@ def choose(
     skew: dict[str, Any],
     donors: np.ndarray | None = None,
     fixed_test: np.ndarray | None = None,
+    twins: np.ndarray | None = None,
 ) -> Rows:
     """Split the cells and thin the training part. The same split seed and skew give every trial the same cells.
 
     split_options: seed, test, validation. skew: {"kind": name in SKEWS, **parameters}.
     """
-    parts = split(labels, donors=donors, fixed_test=fixed_test, classes=classes, **split_options)
+    parts = split(labels, donors=donors, fixed_test=fixed_test, classes=classes, twins=twins, **split_options)
     params = {name: value for name, value in skew.items() if name != "kind"}
     rng = generator(split_options["seed"], "skew")
     kept = call(SKEWS[skew["kind"]], labels[parts.train], rng, params=params, classes=classes)

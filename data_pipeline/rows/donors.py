@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 TRIES = 300  # random allotments compared
 WORK = 30_000  # donors allotted in all tries together: about a second
@@ -19,6 +21,16 @@ def coded(donors: np.ndarray | pd.Categorical) -> Coded:
     names = np.asarray(donors.categories.astype(str), dtype=object)[there]
     order = np.argsort(names, kind="stable")
     return names[order], np.argsort(order)[who]
+
+
+def united(who: np.ndarray, twins: np.ndarray) -> np.ndarray:
+    """Return a number for each donor, int [D], that donors with twins among each other's cells share.
+
+    who: each cell's donor; twins: each cell's number, shared by cells with the same counts; both from 0 on.
+    """
+    num_donors, num_cells = int(who.max(initial=-1)) + 1, int(twins.max(initial=-1)) + 1
+    links = sparse.csr_matrix((np.ones(len(who), bool), (who, twins)), shape=(num_donors, num_cells))
+    return connected_components(links @ links.T, directed=False)[1]
 
 
 def split_donors(

@@ -29,6 +29,7 @@ class GeneratedCells:
     totals: np.ndarray
     donors: None = None
     fixed_test: None = None
+    twins: None = None
 
     @property
     def num_cells(self) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
 from data_pipeline.rows.apportion import (
     as_many,
     at_total,
@@ -106,7 +107,10 @@ def rarefy(
     present = classes_in(labels, classes)
     is_rare = np.array([name == str(class_name) for name in present.names])
     if not is_rare.any():
-        raise RequestError(f"rarefy: no training cell of class {class_name!r}; there are {', '.join(present.names)}")
+        near = did_you_mean(class_name, present.names)
+        raise RequestError(
+            f"rarefy: no training cell of class {class_name!r}; {near}there are {', '.join(present.names)}"
+        )
     wanted = np.where(is_rare, cells, present.available)
     check_enough(wanted, present, f"ask for at most {present.available[is_rare][0]} cells")
     if total is not None:

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from data_pipeline.rows.donors import Coded, coded, split_donors
+from data_pipeline.rows.donors import Coded, coded, split_donors, united
 from data_pipeline.seeds import generator
+
+FAR = 0.2  # how far, relative to what was asked, a part's share of the cells may be before a note says so
+SLIGHT = 0.01  # and by how much of all cells
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ def split(
     donors: np.ndarray | pd.Categorical | None = None,
     fixed_test: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
+    twins: np.ndarray | None = None,
 ) -> Split:
     """Return the three parts, each class in the same proportions.
 
     labels: int64 [n]. donors: str [n] (or a Categorical of them), then whole donors go to a part. fixed_test: bool [n],
-    then those cells are the test part and `validation` is a fraction of the others. A class too small for three parts
-    goes to train first, then test, then validation, and a note says so. classes: names for the notes. RequestError:
-    impossible fractions, a single donor, donors that the fixed test set has and the other cells too.
+    then those cells are the test part and `validation` is a fraction of the others. twins: int64 [n], a number that
+    cells with the same counts share; they go to one part, and so do donors that share such cells. A class too small for
+    three parts goes to train first, then test, then validation, and a note says so. classes: names for the notes.
+    RequestError: impossible fractions, a single donor, donors that the fixed test set has and the other cells too.
     """
     labels = np.asarray(labels, dtype=np.int64)
     _check_fractions(test, validation)
@@ -45,10 +50,8 @@ def split(
     notes: list[str] = []
     free = np.arange(len(labels)) if fixed_test is None else np.flatnonzero(~fixed_test)
     fractions = (test if fixed_test is None else 0.0, validation)
-    if donors is None:
-        parts = stratify(labels[free], rng, *fractions)
-    else:
-        parts = _by_donor(labels[free], coded(donors[free]), rng, fractions, notes)
+    groups = [None if given is None else given[free] for given in (donors, twins)]
+    parts = _divided(labels[free], *groups, rng, fractions, notes)
     train, held, tested = (free[part] for part in parts)
     if fixed_test is not None:
         tested = np.flatnonzero(fixed_test)
@@ -83,6 +86,43 @@ def _check_donors(donors: Coded, fixed_test: np.ndarray) -> None:
         )
 
 
+def _divided(
+    labels: np.ndarray,
+    donors: np.ndarray | pd.Categorical | None,
+    twins: np.ndarray | None,
+    rng: np.random.Generator,
+    fractions: tuple[float, float],
+    notes: list[str],
+) -> list[np.ndarray]:
+    """Return rows of [train, validation, test] among the cells that are free to be in any part."""
+    twins = _numbered(twins)
+    if donors is not None:
+        parts = _by_donor(labels, coded(donors), twins, rng, fractions, notes)
+    else:
+        parts = _stratified(labels, twins, rng, *fractions)
+    if donors is not None or twins is not None:
+        notes += _missed_shares(parts, fractions)
+    return parts
+
+
+def _numbered(twins: np.ndarray | None) -> np.ndarray | None:
+    """Return the numbers that twins share, from 0 on."""
+    return None if twins is None else np.unique(twins, return_inverse=True)[1]
+
+
+def _stratified(
+    labels: np.ndarray, twins: np.ndarray | None, rng: np.random.Generator, test: float, validation: float
+) -> list[np.ndarray]:
+    """Return rows of [train, validation, test]: twins (numbers from 0 on) are drawn as one, by the first's class."""
+    if twins is None:
+        return stratify(labels, rng, test, validation)
+    first = np.unique(twins, return_index=True)[1]
+    part = np.zeros(len(first), np.int64)
+    for number, chosen in enumerate(stratify(labels[first], rng, test, validation)):
+        part[chosen] = number
+    return [np.flatnonzero(part[twins] == number) for number in range(3)]
+
+
 def stratify(labels: np.ndarray, rng: np.random.Generator, test: float, validation: float) -> list[np.ndarray]:
     """Return rows of [train, validation, test], drawn within each class."""
     counts = np.bincount(labels)
@@ -113,24 +153,64 @@ def quota(counts: np.ndarray, fraction: float, spare: int | np.ndarray) -> np.nd
 
 
 def _by_donor(
-    labels: np.ndarray, donors: Coded, rng: np.random.Generator, fractions: tuple[float, float], notes: list[str]
+    labels: np.ndarray,
+    donors: Coded,
+    twins: np.ndarray | None,
+    rng: np.random.Generator,
+    fractions: tuple[float, float],
+    notes: list[str],
 ) -> list[np.ndarray]:
     """Return rows of [train, validation, test] with whole donors in each, as far as there are enough of them."""
     test, validation = fractions
-    names, who = donors
-    if len(names) < 2 and test > 0:
-        raise RequestError(
-            f"split: all cells are of one donor ({str(names[0])!r}), so none can be held out as test; leave "
-            "out `donor:` to split by cells."
-        )
-    if len(names) > (test > 0) + (validation > 0):
+    who = _units(donors, twins, notes)
+    number = int(who.max(initial=-1)) + 1
+    if number < 2 and test > 0:
+        raise RequestError(_one_unit(donors))
+    if number > (test > 0) + (validation > 0):
         return _named(donors, split_donors(labels, who, rng, test, validation), notes)
     parts = _named(donors, split_donors(labels, who, rng, test, 0.0), notes)
     if validation > 0:
-        notes.append(f"validation cells are of training donors: there are only {len(names)} donors to split")
-        inside = stratify(labels[parts[0]], rng, 0.0, min(validation / (1 - test), 0.5))
+        notes.append(f"validation cells are of training donors: there are only {number} donors to split")
+        inner = _numbered(None if twins is None else twins[parts[0]])
+        inside = _stratified(labels[parts[0]], inner, rng, 0.0, min(validation / (1 - test), 0.5))
         parts[0], parts[1] = parts[0][inside[0]], parts[0][inside[1]]
     return parts
+
+
+def _units(donors: Coded, twins: np.ndarray | None, notes: list[str]) -> np.ndarray:
+    """Return each cell's donor as a number, the same for donors that share cells under two names."""
+    names, who = donors
+    if twins is None:
+        return who
+    unit_D = united(who, twins)
+    for unit in np.flatnonzero(np.bincount(unit_D) > 1):
+        notes.append(f"donors that share cells stay together: {', '.join(map(str, names[unit_D == unit]))}")
+    return unit_D[who]
+
+
+def _one_unit(donors: Coded) -> str:
+    names = donors[0]
+    if len(names) == 1:
+        return (
+            f"split: all cells are of one donor ({str(names[0])!r}), so none can be held out as test; leave "
+            "out `donor:` to split by cells."
+        )
+    return (
+        f"split: all {len(names)} donors share cells with the same counts, so none can be held out as test. Keep the "
+        "first of such cells with `twins: drop`, or split as if they were different with `twins: ignore`."
+    )
+
+
+def _missed_shares(parts: list[np.ndarray], fractions: tuple[float, float]) -> list[str]:
+    """Return a note for each part whose share of the cells is far from the one asked for."""
+    of = sum(map(len, parts))
+    test, validation = fractions
+    notes = []
+    for name, part, asked in (("validation", parts[1], validation), ("test", parts[2], test)):
+        share = len(part) / max(of, 1)
+        if asked > 0 and abs(share - asked) > max(FAR * asked, SLIGHT):
+            notes.append(f"{name} has {share:.0%} of the cells, {asked:.0%} were asked for")
+    return notes
 
 
 def _named(donors: Coded, parts: list[np.ndarray], notes: list[str]) -> list[np.ndarray]:

@@ -90,6 +90,13 @@ class Shards(_Rows):
             return None
         return self._cells["fixed_test"].to_numpy()
 
+    @property
+    def twins(self) -> np.ndarray | None:
+        """Int64 [n]: a number that cells with the same counts share; None where there are none, or it doesn't count."""
+        if "twins" not in self._cells.column_names:
+            return None
+        return self._cells["twins"].to_numpy()
+
 
 class Joined(_Rows):
     """Real cells followed by generated ones, as one set of rows: row n is the first generated cell."""

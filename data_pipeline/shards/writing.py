@@ -1,6 +1,6 @@
 """Encoded cells onto disk, by a Ray Data job.
 
-    <root>/<dataset digest>/cells.arrow                     label, cell id, donor, fixed_test: one row per cell
+    <root>/<dataset digest>/cells.arrow                     label, cell id, donor, fixed_test, twins: one row per cell
     <root>/<dataset digest>/<encoding key>/part-*.arrow     the encoded cells of one block of rows
     <root>/<dataset digest>/<encoding key>/lengths.npy      tokens per cell
     <root>/<dataset digest>/<encoding key>/manifest.json    written last: its existence means complete
@@ -120,9 +120,9 @@ def _write_cells(job: Job) -> None:
         return
     cells = job.cells
     columns: dict[str, Any] = {"cell_id": pa.array(cells.cell_ids, pa.string()), "label": cells.labels}
-    for name in ("donors", "fixed_test"):
+    for name in ("donors", "fixed_test", "twins"):
         if getattr(cells, name) is not None:
-            columns[name] = pa.array(list(getattr(cells, name)))
+            columns[name] = pa.array(getattr(cells, name).tolist())
     table, sink = pa.table(columns), pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

@@ -15,13 +15,17 @@ from sweeps.commands.options import (
     Donor,
     Duplicates,
     Empty,
+    Features,
     GeneNames,
     Kind,
     Label,
     Layer,
+    Map,
     Storage,
     Target,
+    Twins,
     of_values,
+    said,
 )
 
 
@@ -50,7 +54,7 @@ def init(
     if str(out) != "-" and out.exists() and not force:
         raise RequestError(f"{out} is there already; choose another name with -o, or overwrite it with --force")
     given = {"label": label, "donor": donor, "layer": layer, "gene_names": gene_names, "duplicates": duplicates}
-    options = {key: value for key, value in given.items() if value is not None} | of_values(values, base, target_sum)
+    options = said(given) | of_values(values, base, target_sum)
     text = drafting.draft(data, options, storage)
     if str(out) == "-":
         print(text, end="")
@@ -71,6 +75,9 @@ def check(
     duplicates: Duplicates = None,
     empty_cells: Empty = None,
     unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
+    names: Map = None,
+    twins: Twins = None,
+    other_features: Features = None,
     model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,
     as_json: AsJson = False,
@@ -84,13 +91,11 @@ def check(
     """
     from sweeps.answers.data import checking
 
-    given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor}
-    given |= {"duplicates": duplicates, "empty_cells": empty_cells, "unlabelled": unlabelled}
-    entry = {key: value for key, value in given.items() if value is not None}
-    entry |= of_values(values, base, target_sum)
-    found = checking.check(data, entry, model, weights, storage)
-    checking.show(found, as_json)
-    if "weights" in found and not found["weights"]["complete"]:
+    given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor, "duplicates": duplicates}
+    given |= {"empty_cells": empty_cells, "unlabelled": unlabelled, "twins": twins, "other_features": other_features}
+    given |= {"labels": names and {"map": str(names)}}
+    entry = said(given) | of_values(values, base, target_sum)
+    if not checking.show(checking.check(data, entry, model, weights, storage), as_json):
         raise typer.Exit(2)
 
 

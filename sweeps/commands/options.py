@@ -31,6 +31,18 @@ Target = Annotated[float, typer.Option(help="What a cell's scaled counts add up 
 GeneNames = Annotated[str | None, typer.Option(help="Column of var that holds the gene names.")]
 Duplicates = Annotated[str | None, typer.Option(help="Cells or genes of one name: sum, first or rename.")]
 Empty = Annotated[str | None, typer.Option(help="Cells without a single count: drop.")]
+Twins = Annotated[
+    str | None,
+    typer.Option(
+        help="Cells with the counts of another: together (in one part of a split, the default), drop, ignore."
+    ),
+]
+Features = Annotated[
+    str | None, typer.Option("--other-features", help="Antibodies, peaks and other features that are no genes: drop.")
+]
+Map = Annotated[
+    Path | None, typer.Option("--map", help="Table of two columns, label and new name; an empty one leaves cells out.")
+]
 Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
 
 Every = Annotated[bool, typer.Option("--all", help="Also runs of trials that the sweep's file no longer has.")]
@@ -58,6 +70,11 @@ def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
     except ValueError:
         raise RequestError(f"--base {base!r} is neither e nor a number above 1") from None
     return {"values": {"kind": kind, "base": number, "target_sum": target_sum}}
+
+
+def said(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def words(listed: str) -> list[str]:

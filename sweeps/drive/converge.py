@@ -92,7 +92,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
     _check_writable(storage)
     screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
     cells = parts.open_datasets(spec, storage)
-    costs = estimate.costs(trials, shapes(trials, cells), cells)
+    costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
         on_loss=partial(stop.ask, TAKEN),

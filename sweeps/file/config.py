@@ -54,6 +54,7 @@ class SweepSpec(BaseModel):
     questions: list[Question] = Field(default_factory=list)  # in no trial's key
     max_failures: int = 3
     checkpoint_every: int | Literal["auto"] = "auto"  # in no trial's key: results don't depend on it
+    places: dict[str, str] = Field(default_factory=dict)  # a skew's label -> file:line, for messages
     given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads
 
     def trials(self) -> list[Trial]:
@@ -146,7 +147,8 @@ def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
         problems += [(document.line(where), _sentence(where, said)) for where, said in found]
     if problems:
         raise RequestError(*(f"{path}:{line}: {said}" for line, said in sorted(problems, key=lambda one: one[0])))
-    return SweepSpec(**fields | {"given": _with_absolute_paths(fields)})
+    places = {label: f"{path}:{document.line(('skews', number))}" for label, number in fields.pop("numbers").items()}
+    return SweepSpec(**fields | {"given": _with_absolute_paths(fields), "places": places})
 
 
 def _with_absolute_paths(fields: dict[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,8 @@ def _axes(value: dict) -> tuple[dict[str, Any], list[Problem]]:
             entries, wrong = read_entries(item, registry, noun, always=key == "skews")
             problems += [((key, index, *where), said) for where, said in wrong]
             found[key] += entries
+            if key == "skews":
+                found["numbers"] = found.get("numbers", {}) | {entry.label: index for entry in entries}
             problems += [((key, index), f"{entry.label} is given twice") for entry in _repeated(found[key], entries)]
     return found, problems
 

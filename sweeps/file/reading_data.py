@@ -6,9 +6,16 @@ from typing import Any
 
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.known import catalog
-from data_pipeline.reading.source import Drop, Duplicates, Source, Values
+from data_pipeline.reading.labels import read_renames
+from data_pipeline.reading.source import Drop, Duplicates, Source, Twins, Values
 from sweeps.file.plugins import Problem, unknown
 from sweeps.file.strict import NAME, Strict, shaped
+
+
+class Labels(Strict):
+    """A table of two columns: a label and its new name; an empty one leaves its cells out."""
+
+    map: str
 
 
 class Dataset(Strict):
@@ -26,6 +33,9 @@ class Dataset(Strict):
     duplicates: Duplicates | None = None
     empty_cells: Drop | None = None
     unlabelled: Drop | None = None
+    labels: Labels | None = None
+    twins: Twins | None = None
+    other_features: Drop | None = None
 
 
 def read_datasets(given: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -62,6 +72,8 @@ def read_dataset(item: Any, folder: Path) -> tuple[Any, str, list[Problem]]:
     for key in ("path", "test_path"):
         if key in entry:
             entry[key] = _absolute(entry[key], folder)
+    if "labels" in entry:
+        entry["labels"] = {"map": _absolute(entry["labels"]["map"], folder)}
     problems += _dataset_problems(entry)
     first = entry["path"] if isinstance(entry.get("path"), str) else next(iter(entry.get("path", [])), "")
     name = entry.get("name", Path(first).stem)
@@ -88,7 +100,16 @@ def _dataset_problems(entry: dict[str, Any]) -> list[Problem]:
         Values.parse(entry.get("values", "counts"))
     except RequestError as error:
         problems += [(("values",), said.removeprefix("values: ")) for said in error.problems]
+    try:
+        _renames(entry)
+    except RequestError as error:
+        problems += [(("labels", "map"), said) for said in error.problems]
     return problems
+
+
+def _renames(entry: dict[str, Any]) -> list[list[str]]:
+    """Return what labels are renamed to: the table's content, wherever it lies."""
+    return [list(pair) for pair in read_renames(entry["labels"]["map"])] if "labels" in entry else []
 
 
 def identity(entry: str | dict[str, Any], name: str) -> dict[str, Any]:
@@ -97,6 +118,8 @@ def identity(entry: str | dict[str, Any], name: str) -> dict[str, Any]:
     options = {field.name: None for field in fields(Source) if field.name not in ("name", "paths", "test_paths")}
     options |= {key: value for key, value in given.items() if key in options}
     options["values"] = str(Values.parse(given.get("values", "counts")))
+    options["labels"] = _renames(given)
+    options["twins"] = given.get("twins", "together")
     listed = catalog.entries().get(given.get("name"))
     if listed is not None and (listed.by_hand is not None or "path" not in given):
         return {"catalog": name, "version": listed.version, **options}

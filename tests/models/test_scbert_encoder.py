@@ -67,12 +67,17 @@ def test_an_empty_cell_is_all_zeros_and_no_cell_depends_on_its_neighbours(listed
     assert np.array_equal(tokens[[0, 1, 3]], golden["tokens"].numpy()[[0, 1, 3]])
 
 
-def test_of_two_columns_for_one_gene_the_first_counts(tmp_path):
+@pytest.mark.parametrize("gene_set", ["list", "dataset"])
+def test_two_columns_for_one_gene_are_added_up_and_named(tmp_path, gene_set):
     folder = write_scbert(tmp_path, GENES)
-    encoder = SPEC.encoder(["R1", "R1", "R0"], folder)
-    tokens = tokens_of(encoder(sparse.csr_matrix([[1.0, 99.0, 1.0]]), None))
-    assert tokens[0, :3].tolist() == [5, 5, 0]
-    assert encoder.places.tolist() == [1, -1, 0]
+    encoder = SPEC.encoder(["R1", "R0", "new", "R1"], folder, gene_set=gene_set)
+    alone = SPEC.encoder(["R1", "R0", "new"], folder, gene_set=gene_set)
+    counts, added = [[3.0, 900.0, 97.0, 9.0], [5.0, 0.0, 0.0, 0.0]], [[12.0, 900.0, 97.0], [5.0, 0.0, 0.0]]
+    for totals in (None, np.array([5000.0, 10.0])):
+        tokens = tokens_of(encoder(sparse.csr_matrix(counts), None, totals))
+        assert np.array_equal(tokens, tokens_of(alone(sparse.csr_matrix(added), None, totals)))
+    assert encoder.coverage["added_up"] == 1 and encoder.coverage["together"] == [["R1", "R1"]]
+    assert encoder.identity != alone.identity
 
 
 def test_ensembl_ids_are_looked_up_or_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Folders in scGPT's official layout: what is read off them, what stays random, and what is refused."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,39 @@ def test_missing_special_tokens_get_rows_of_their_own(tmp_path):
     saved = torch.load(folder / "best_model.pt", weights_only=True)["encoder.embedding.weight"]
     assert len(saved) == 2 and network.encoder.embedding.weight.shape[0] == 5
     assert torch.equal(network.encoder.embedding.weight[:2], saved)
+    assert [name for name in network.fresh if "[" in name] == [
+        f"encoder.embedding.weight[{token}]" for token in ("<pad>", "<cls>", "<eoc>")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("special", "rows", "named"),
+    [((), 1, "1 beyond them (B)"), (("<pad>", "<cls>", "<eoc>"), 3, "2 beyond them (<cls>")],
+)
+def test_a_table_that_ends_before_its_vocabulary_is_refused(tmp_path, special, rows, named):
+    folder = write_folder(tmp_path, ["A", "B"], special=special)
+    state = torch.load(folder / "best_model.pt", weights_only=True)
+    state["encoder.embedding.weight"] = state["encoder.embedding.weight"][:rows]
+    torch.save(state, folder / "best_model.pt")
+    with pytest.raises(RequestError) as refusal:
+        SPEC.build(2, folder)
+    assert named in str(refusal.value) and f"has {rows} rows for tokens" in str(refusal.value)
+
+
+def test_two_ensembl_ids_of_one_symbol_are_added_up_and_named(tmp_path):
+    ids = ["ENSG00000000003", "ENSG00000000005.2", "ENSG00000000007"]
+    folder = write_folder(tmp_path, ["A", "B"])
+    names = {"A": "ENSG00000000003", "B": "ENSG00000000005", "A-1": "ENSG00000000007"}
+    (folder / "gene_name_id_dict.pkl").write_bytes(pickle.dumps(names))
+    assert SPEC.encoder(ids, folder).coverage["added_up"] == 0
+    (folder / "vocab.json").write_text(json.dumps({"A": 0, "B": 1, "<pad>": 2, "<cls>": 3, "<eoc>": 4}))
+    twice = SPEC.encoder(["A", "B", "A"], folder)
+    once = SPEC.encoder(["A", "B"], folder)
+    counts, added = sparse.csr_matrix([[2.0, 4.0, 3.0], [0.0, 1.0, 2.0]]), sparse.csr_matrix([[5.0, 4.0], [2.0, 1.0]])
+    found, wanted = twice(counts), once(added)
+    for part in ("ids", "values", "offsets"):
+        assert np.array_equal(getattr(found, part), getattr(wanted, part))
+    assert twice.coverage["together"] == [["A", "A"]] and twice.identity != once.identity
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,14 @@ def test_ensembl_lists_are_told_from_symbols():
 
 
 def test_coverage_counts_what_is_known_and_names_what_is_not():
-    told = coverage(["TP53", "NEW1", "KMT2A", "CD8A"], np.array([True, False, True, True]), 0.1, "the list")
-    assert told == {"genes": 4, "known": 3, "share": 0.75, "unknown": ["NEW1"]}
+    told = coverage(["TP53", "NEW1", "KMT2A", "CD8A"], np.array([5, -1, 2, 0]), 0.1, "the list")
+    assert told == {"genes": 4, "known": 3, "share": 0.75, "unknown": ["NEW1"], "added_up": 0, "together": []}
 
 
-@pytest.mark.parametrize(("names", "known", "least"), [(["Cd3e", "Tp53"], [False, False], 0.0), ([], [], 0.0)])
+@pytest.mark.parametrize(("names", "known", "least"), [(["Cd3e", "Tp53"], [-1, -1], 0.0), ([], [], 0.0)])
 def test_a_list_of_which_nothing_is_known_is_refused_whatever_is_asked_for(names, known, least):
     with pytest.raises(RequestError, match=f"only 0 of {len(names)} genes .* are in the list, 0% are needed"):
-        coverage(names, np.array(known, dtype=bool), least, "the list")
+        coverage(names, np.array(known, np.int64), least, "the list")
 
 
 def blocks_of(counts: sparse.csr_matrix, size: int):

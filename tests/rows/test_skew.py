@@ -136,7 +136,7 @@ def test_match_gives_the_counts_asked_for_or_their_proportions():
         (
             "rarefy",
             {"class_name": "nk", "cells": 3},
-            "no training cell of class 'nk'; there are B, NK, CD34+, Dendritic",
+            "no training cell of class 'nk'; did you mean NK? there are B, NK, CD34+, Dendritic",
         ),
         ("rarefy", {"class_name": "NK", "cells": -1}, "cells -1 is below 0"),
         ("biased", {"concentration": 0.0}, "concentration 0.0 is not positive"),

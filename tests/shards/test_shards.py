@@ -153,9 +153,14 @@ def test_donors_and_test_cells_come_back_as_they_were(tmp_path):
     cells = made_up_cells(60)
     donors, tested = np.array(["d2", "d10", "d1"] * 20, dtype=object), np.arange(60) >= 50
     known = ("digest", "counts", "labels", "classes", "num_cells", "totals", "cell_ids", "read")
-    known = {name: getattr(cells, name) for name in known} | {"donors": donors, "fixed_test": tested}
+    known = {name: getattr(cells, name) for name in known} | {
+        "donors": donors,
+        "fixed_test": tested,
+        "twins": np.arange(60) % 50,
+    }
     shards = Shards(make_shards(SimpleNamespace(**known), Ragged(), tmp_path))
     assert np.array_equal(np.asarray(shards.donors), donors) and np.array_equal(shards.fixed_test, tested)
+    assert np.array_equal(shards.twins, np.arange(60) % 50)
     assert Shards(make_shards(cells, Ragged(2), tmp_path / "none")).donors is None
 
 

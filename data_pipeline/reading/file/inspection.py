@@ -11,16 +11,18 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
-from data_pipeline.reading.file import hdf5, matrix, places
+from data_pipeline.reading.file import features, hdf5, matrix, places
+from data_pipeline.reading.labels import NO_LABEL, cleaned
 from data_pipeline.reading.source import Source
 
 if TYPE_CHECKING:
     import h5py
 
-EMPTY_LABELS = {"", "nan", "NaN", "NA", "<NA>", "None"}
 DAMAGE = (OSError, KeyError, RuntimeError)  # what h5py raises where a file's inside leads nowhere
 FIRST_CELLS = 500  # cells looked at to see whether another layer holds counts
+LARGEST_NUMBER = 2**53  # of a label: whole numbers above are rounded
 MOST_NUMBERS = 200  # different labels; more are refused where they are numbers, or more than half of the cells
+PRIMARY = "is_primary_data"  # CELLxGENE: False where a cell is a copy of another data set's
 LABEL_WORDS = ("celltype", "cell_type", "label", "annotation", "type", "class", "cluster", "louvain", "leiden")
 
 
@@ -34,7 +36,9 @@ class Table:
     labels: pd.Series | None = None
     donors: pd.Series | None = None
     totals: np.ndarray | None = None
+    other: np.ndarray | None = None  # bool [G]: columns that are no genes
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def inspect(path: str, source: Source) -> Table:
@@ -50,8 +54,12 @@ def inspect(path: str, source: Source) -> Table:
 
 
 def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
-    genes, problem = _gene_names(path, hdf5.find_var(file, source.layer), source.gene_names)
+    var = hdf5.find_var(file, source.layer)
+    genes, problem = _gene_names(path, var, source.gene_names)
     table = Table(path, hdf5.index(file["obs"]), genes, problems=[problem] if problem else [])
+    table.other = features.other_features(var, genes)
+    table.doubts += features.doubts(path, genes[~table.other], hdf5.column_names(var))
+    table.doubts += _copies(table, file["obs"])
     _check_shape(table, matrix.shape_of(hdf5.find_matrix(file, source.layer)))
     if source.label is not None:
         table.labels = _column(table, file["obs"], source.label, "label")
@@ -61,6 +69,19 @@ def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
         totals = _column(table, file["obs"], source.totals, "totals")
         table.totals = None if totals is None else _numbers(table, totals, source.totals)
     return table
+
+
+def _copies(table: Table, obs: "hdf5.Element") -> list[str]:
+    """Return a doubt about cells that CELLxGENE calls copies of another data set's."""
+    if PRIMARY not in hdf5.column_names(obs):
+        return []
+    copies = int(np.count_nonzero(hdf5.column(obs, PRIMARY).astype(str).str.casefold() == "false"))
+    if not copies:
+        return []
+    return [
+        f"{table.path}: obs[{PRIMARY!r}] is False for {copies:,} of {len(table.cells):,} cells: CELLxGENE has them in "
+        "another data set as well, so training on one and testing on the other would meet the same cells twice"
+    ]
 
 
 def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
@@ -172,7 +193,7 @@ def label_strings(table: Table, source: Source) -> tuple[np.ndarray, np.ndarray]
         )
         return np.full(len(values), "", object), np.ones(len(values), bool)
     texts = _as_strings(values)
-    labelled = ~(values.isna().to_numpy() | np.isin(texts, list(EMPTY_LABELS)))
+    labelled = ~(values.isna().to_numpy() | np.isin(texts, list(NO_LABEL)))
     _check_labelled(table, source, labelled)
     _check_kinds(table, source, len(set(texts[labelled])))
     return texts, labelled
@@ -191,16 +212,16 @@ def _check_kinds(table: Table, source: Source, kinds: int) -> None:
 
 def _whole(values: pd.Series) -> bool:
     present = values.dropna()
-    return bool(np.all(present == np.rint(present)))
+    return bool(np.all(np.abs(present) < LARGEST_NUMBER) and np.all(present == np.rint(present)))
 
 
 def _as_strings(values: pd.Series) -> np.ndarray:
-    if values.dtype.kind == "f":
-        values = values.astype("Int64")
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        names = np.array([*(str(name).strip() for name in values.cat.categories), ""], dtype=object)
-        return names[values.cat.codes.to_numpy()]
-    return np.array([str(value).strip() for value in values], dtype=object)
+    """Return cleaned names, "" where there is none."""
+    codes, kinds = pd.factorize(values)
+    names = [
+        int(kind) if isinstance(kind, float | np.floating) and float(kind).is_integer() else kind for kind in kinds
+    ]
+    return np.array([*cleaned(names), ""], dtype=object)[codes]
 
 
 def _check_labelled(table: Table, source: Source, labelled: np.ndarray) -> None:
@@ -222,10 +243,11 @@ def donor_strings(table: Table, source: Source) -> np.ndarray:
     values = table.donors
     if values is None:
         return np.full(len(table.cells), "", object)
-    missing = np.flatnonzero(values.isna().to_numpy())
+    texts = _as_strings(values)
+    missing = np.flatnonzero(values.isna().to_numpy() | np.isin(texts, list(NO_LABEL)))
     if len(missing):
         table.problems.append(
             f"{table.path}: {len(missing):,} cells have no donor in obs[{source.donor!r}] (first: "
             f"{quoted(table.cells[missing])}). Fill them in, or leave out `donor:`."
         )
-    return _as_strings(values)
+    return texts

@@ -13,10 +13,12 @@ from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading.file import hdf5, inspection, places
 from data_pipeline.reading.known import bundled
+from data_pipeline.reading.labels import read_renames
 from data_pipeline.reading.source import Source, Values, unknown_key
 
 CATALOG = Path(__file__).with_name("datasets.yaml")
 OPTIONS = ["label", "layer", "values", "gene_names", "donor", "duplicates", "empty_cells", "unlabelled", "totals"]
+OPTIONS += ["twins", "other_features", "labels"]
 PATHS = ["path", "test_path"]
 KEYS = ["name", *PATHS, *OPTIONS]
 
@@ -109,6 +111,9 @@ def _wrong_types(given: dict[str, Any]) -> list[str]:
             listed = value if isinstance(value, list) and value else [value]
             if not all(isinstance(path, str | Path) and str(path) for path in listed):
                 problems.append(f"dataset: {key}: {value!r} is neither a path nor a list of paths")
+        elif key == "labels":
+            if not (isinstance(value, dict) and list(value) == ["map"] and isinstance(value["map"], str | Path)):
+                problems.append(f"dataset: labels: {value!r} is not {{map: names.csv}}")
         elif key in KEYS and key != "values" and not (isinstance(value, str) and value):
             problems.append(f"dataset: {key}: {value!r} is not text; leave the line out for the default")
     return problems
@@ -152,6 +157,8 @@ def _paths(given: str | list[str]) -> tuple[str, ...]:
 
 def _source(name: str, given: dict[str, Any], paths: tuple[str, ...], test_paths: tuple[str, ...] = ()) -> Source:
     options = {key: given[key] for key in OPTIONS if key in given}
+    if "labels" in options:
+        options["labels"] = read_renames(options["labels"]["map"])
     return Source.from_dict({"name": name, "paths": paths, "test_paths": test_paths, **options})
 
 

@@ -13,6 +13,7 @@ from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.file.plugins import unknown
 from trainables import spec as registry
+from trainables import vocabulary
 
 
 def check(
@@ -36,7 +37,7 @@ def check(
     cells = open_cells(catalog.resolve(entry, storage))
     found = summarise(cells)
     chosen = models if models is not None else [name for name in registry.names() if _looks_at_genes(name)]
-    found["coverage"] = {name: coverage(name, cells.genes, weights) for name in chosen}
+    found["coverage"] = {name: vocabulary.coverage(name, cells.genes, weights) for name in chosen}
     if weights is not None:
         from trainables.weights import describe
 
@@ -48,27 +49,26 @@ def _looks_at_genes(name: str) -> bool:
     return registry.get(name).kind == "network"
 
 
-def coverage(name: str, genes: list[str], weights: Path | None) -> dict[str, Any]:
-    """Return how many of the genes a model knows: its encoder's coverage; without weights every gene is known.
-
-    A refusal is returned as {"problem": why}.
-    """
-    spec = registry.get(name)
-    if weights is None:
-        return {"genes": len(genes), "known": len(genes), "share": 1.0, "unknown": [], "weights": None}
-    try:
-        return spec.encoder(genes, weights, **spec.options().model_dump()).coverage | {"weights": str(weights)}
-    except RequestError as error:
-        return {"problem": "; ".join(error.problems), "weights": str(weights)}
-
-
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print what check found."""
+def show(found: dict[str, Any], as_json: bool) -> bool:
+    """Print what check found; return whether the file, and the weights if there are any, can be used."""
+    usable = found.get("weights", {"complete": True})["complete"]
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    out = tables.console()
-    out.print(
+        return usable
+    _numbers(found)
+    _renamed(found["renamed"])
+    _donors(found["donor_cells"])
+    _genes(found["coverage"])
+    for doubt in found["warnings"]:
+        tables.console().print(f"note: {doubt}", markup=False)
+    if "weights" in found:
+        _weights(found["weights"])
+    print("the file can be used" if usable else "")
+    return usable
+
+
+def _numbers(found: dict[str, Any]) -> None:
+    tables.console().print(
         f"[bold]{found['name']}[/bold]: {found['cells']:,} cells x {found['genes']:,} genes ({found['gene_names']})"
     )
     totals = found["totals"]
@@ -78,18 +78,34 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     )
     print(f"largest type / smallest: {found['imbalance']:.1f}")
     tables.draw(pd.DataFrame({"type": found["classes"].keys(), "cells": found["classes"].values()}))
-    for name, genes in found["coverage"].items():
+
+
+def _donors(cells: dict[str, int] | None) -> None:
+    if cells is not None:
+        print(f"donors: {len(cells):,}, with {min(cells.values()):,} to {max(cells.values()):,} cells each")
+
+
+def _genes(coverage: dict[str, dict[str, Any]]) -> None:
+    """Print how many of the genes each model knows; why it can't be told is said with its weights."""
+    out = tables.console()
+    for name, genes in coverage.items():
         if genes["weights"] is None:
             out.print(
                 f"{name}: from scratch, knows all genes (give --model {name} --weights DIR for pretrained weights)"
             )
         elif "problem" not in genes:
             out.print(f"{name}: knows {genes['known']:,} of {genes['genes']:,} genes ({genes['share']:.1%})")
-    for doubt in found["warnings"]:
-        out.print(f"note: {doubt}", markup=False)
-    if "weights" in found:
-        _weights(found["weights"])
-    print("the file can be used" if found.get("weights", {"complete": True})["complete"] else "")
+            for doubt in vocabulary.doubts(name, genes):
+                out.print(f"note: {doubt}", markup=False)
+
+
+def _renamed(found: list[list[Any]]) -> None:
+    """Print what became of labels by the table of `--map`."""
+    if not found:
+        return
+    rows = [(label, name if name else "(left out)", cells) for label, name, cells in found]
+    print()
+    tables.draw(pd.DataFrame(rows, columns=["label", "becomes", "cells"]))
 
 
 def _weights(found: dict[str, Any]) -> None:
@@ -103,7 +119,8 @@ def _weights(found: dict[str, Any]) -> None:
         out.print(problem, markup=False)
     if found["complete"]:
         fresh = found["fresh"]
-        modules = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in fresh))
+        rows = [name for name in fresh if name.endswith("]")]  # of a table: tokens that the vocabulary lacks
+        modules = ", ".join([*dict.fromkeys(name.rpartition(".")[0] for name in fresh if name not in rows), *rows])
         out.print(
             f"{found['weights']}: complete; newly initialised: {modules} ({len(fresh)} parameters, learnt from your "
             "cells)",

@@ -178,7 +178,8 @@ def _train(cells: Cells) -> np.ndarray:
 
 
 def _chosen(cells: Cells, skew: dict[str, Any], seed: int) -> choice.Rows:
-    return choice.choose(cells.labels, cells.classes, {"seed": seed, **SPLITS}, skew, cells.donors, cells.fixed_test)
+    split = {"seed": seed, **SPLITS}
+    return choice.choose(cells.labels, cells.classes, split, skew, cells.donors, cells.fixed_test, cells.twins)
 
 
 def _has_every_type(cells: Cells) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.cluster.resources import own_cpus
@@ -19,6 +20,7 @@ from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
+from trainables import vocabulary
 from trainables.protocol import DEFECTS
 from trainables.spec import Recipe, get
 
@@ -58,7 +60,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
             problems += error.problems
     if problems:
         raise RequestError(*problems)
-    found = shapes(trials, cells)
+    found = shapes(trials, cells, spec.places)
     by_axes = {}
     for trial in trials:
         axes = tuple(trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
@@ -74,8 +76,8 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
+        + _data(spec, cells)
         + _notes(by_axes)
-        + _weights(spec)
         + _defects(trials)
         + _shares(trials),
     )
@@ -98,7 +100,7 @@ def _budgets(trials: list[Trial], found: dict[str, Shape]) -> list[dict[str, Any
 
 
 def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
-    """Return (labels, classes, donors, fixed_test of a dataset; where they come from), writing nothing."""
+    """Return (labels, classes, donors, fixed_test, twins of a dataset; where they come from), writing nothing."""
     name = entry if isinstance(entry, str) else entry.get("name")
     listed = catalog.entries().get(name)
     is_ours = listed is not None and (isinstance(entry, str) or "path" not in entry)
@@ -116,7 +118,16 @@ def declared(listed: catalog.Entry) -> Any:
     parts = [[counts.get(name, 0) for name in classes] for counts in (listed.classes, listed.test_classes)]
     labels = np.concatenate([np.repeat(np.arange(len(classes)), part) for part in parts])
     is_test = np.arange(len(labels)) >= sum(parts[0]) if listed.test_classes else None
-    return SimpleNamespace(labels=labels, classes=classes, donors=None, fixed_test=is_test, num_genes=listed.genes)
+    return SimpleNamespace(
+        labels=labels, classes=classes, donors=None, fixed_test=is_test, twins=None, num_genes=listed.genes
+    )
+
+
+def _data(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
+    """Return what is doubtful about each dataset that was opened, and about the official weights for its genes."""
+    opened = {name: one for name, one in cells.items() if hasattr(one, "facts")}
+    said = [f"{name}: {doubt}" for name, one in opened.items() for doubt in doubts(one)]
+    return said + _weights(spec) + _coverage(spec, opened)
 
 
 def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
@@ -139,6 +150,18 @@ def _weights(spec: SweepSpec) -> list[str]:
         for model in spec.models
         if model.weights is not None and not Path(model.weights).is_dir()
     ]
+
+
+def _coverage(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
+    """Return what is doubtful about how well official weights know the genes of each dataset."""
+    found = []
+    for model in spec.models:
+        if model.weights is None or not Path(model.weights).is_dir():
+            continue
+        for name, one in cells.items():
+            told = vocabulary.coverage(model.name, one.genes, Path(model.weights), model.options)
+            found += [f"{name}: {doubt}" for doubt in vocabulary.doubts(model.name, told)]
+    return found
 
 
 def _defects(trials: list[Trial]) -> list[str]:

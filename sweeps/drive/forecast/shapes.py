@@ -1,7 +1,8 @@
 """What each trial would train on, from labels alone: class counts after split, skew and strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,45 +40,64 @@ class Shape:
         return int((self.kept if self.trained is None else self.trained).sum())
 
 
-def shapes(trials: list[Trial], cells: dict[str, Any]) -> dict[str, Shape]:
-    """Return the shape of every trial by key. RequestError lists all splits, skews and strategies that can't be had.
+Refused = dict[tuple[str, str, str], dict[str, tuple[str, ...]]]  # (dataset, skew, strategy) -> split -> problems
 
-    cells: per dataset something with labels, classes, donors and fixed_test.
+
+def shapes(trials: list[Trial], cells: dict[str, Any], places: Mapping[str, str] | None = None) -> dict[str, Shape]:
+    """Return the shape of every trial by key. RequestError lists all skews and strategies that can't be had, once.
+
+    cells: per dataset something with labels, classes, donors, fixed_test and twins. places: where in the sweep file a
+    skew stands, by its label.
     """
     found: dict[str, Shape] = {}
     known: dict[tuple, Shape | None] = {}
     chosen: dict[tuple, choice.Rows | None] = {}
-    problems: list[str] = []
+    refused: Refused = {}
     for trial in trials:
-        labels = trial.labels
-        part = (trial.dataset, labels["split"], labels["skew"])
-        whole = (*part, labels["strategy"])  # which rows a strategy picks depends on the seed, how many doesn't
-        where = " · ".join([part[0], f"split {part[1]}", part[2]])
+        dataset, split, skew, strategy = (trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
+        part = (dataset, split, skew)
+        whole = (*part, strategy)  # which rows a strategy picks depends on the seed, how many doesn't
         if part not in chosen:
-            chosen[part] = _tried(lambda trial=trial: _choose(trial, cells[trial.dataset]), where, problems)
+            refusals = refused.setdefault((dataset, skew, ""), {})
+            chosen[part] = _tried(partial(_choose, trial, cells[dataset]), split, refusals)
         if whole not in known and chosen[part] is not None:
-            rows = chosen[part]
-            make = lambda trial=trial, rows=rows: _shape(trial, cells[trial.dataset], rows)  # noqa: E731
-            known[whole] = _tried(make, f"{where} · {labels['strategy']}", problems)
+            refusals = refused.setdefault((dataset, skew, strategy), {})
+            known[whole] = _tried(partial(_shape, trial, cells[dataset], chosen[part]), split, refusals)
         if known.get(whole) is not None:
             found[trial.key] = known[whole]
-    if problems:
-        raise RequestError(*dict.fromkeys(problems))
+    if any(refused.values()):
+        raise RequestError(*_sentences(refused, places or {}))
     return found
 
 
-def _tried(make: Callable[[], Any], where: str, problems: list[str]) -> Any:
+def _tried(make: Callable[[], Any], split: str, refused: dict[str, tuple[str, ...]]) -> Any:
     try:
         return make()
     except RequestError as error:
-        problems += [f"{where}: {problem}" for problem in error.problems]
+        refused[split] = error.problems
         return None
+
+
+def _sentences(refused: Refused, places: Mapping[str, str]) -> list[str]:
+    """Return each mistake once: that of the first split and level of a skew, with the number of the others."""
+    told: dict[tuple[str, str, str], list[tuple[str, str, tuple[str, ...]]]] = {}
+    for (dataset, skew, strategy), splits in refused.items():
+        entry = (dataset, places.get(skew, skew), strategy)
+        told.setdefault(entry, []).extend((split, skew, problems) for split, problems in splits.items())
+    found = []
+    for (dataset, place, strategy), cases in told.items():
+        for split, skew, problems in cases[:1]:
+            where = [dataset, f"split {split}", skew, strategy]
+            line = "" if place == skew else f"{place}: "
+            others = f" (and {len(cases) - 1} more of its splits and levels)" if len(cases) > 1 else ""
+            found += [f"{line}{' · '.join(filter(None, where))}: {said}{others}" for said in problems]
+    return found
 
 
 def _choose(trial: Trial, cells: Any) -> choice.Rows:
     described = trial.described
     return choice.choose(
-        cells.labels, cells.classes, described["split"], described["skew"], cells.donors, cells.fixed_test
+        cells.labels, cells.classes, described["split"], described["skew"], cells.donors, cells.fixed_test, cells.twins
     )
 
 

@@ -69,7 +69,13 @@ class Encoders:
         if key not in self._rows:
             cells = self.cells[config["dataset"]]
             self._rows[key] = choice.choose(
-                cells.labels, cells.classes, config["split"], config["skew"], cells.donors, cells.fixed_test
+                cells.labels,
+                cells.classes,
+                config["split"],
+                config["skew"],
+                cells.donors,
+                cells.fixed_test,
+                cells.twins,
             )
         return self._rows[key]
 

@@ -144,11 +144,12 @@ def small_ms(monkeypatch) -> catalog.Entry:
 
 
 def write_ms(storage: Path, train: dict[str, int], test: dict[str, int], label: str) -> None:
-    for name, classes, prefix in (("c_data", train, "c"), ("filtered_ms_adata", test, "m")):
+    others = COUNTS[:, ::-1]  # cells of the one file are none of the other
+    for name, classes, prefix, counts in (("c_data", train, "c", COUNTS), ("filtered_ms_adata", test, "m", others)):
         types = [kind for kind, count in classes.items() for _ in range(count)]
         path = storage / "datasets" / "ms" / f"{name}.h5ad"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, log1p(COUNTS)[: len(types)], {label: types}, cells=[f"{prefix}{i}" for i in range(len(types))])
+        write(path, log1p(counts)[: len(types)], {label: types}, cells=[f"{prefix}{i}" for i in range(len(types))])
 
 
 @pytest.mark.parametrize("label", ["celltype", "Factor Value[inferred cell type - authors labels]"])

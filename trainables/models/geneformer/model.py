@@ -100,7 +100,7 @@ def encoder(
     version = "V2" if vocabulary.has_specials else "V1"
     places, names = vocabulary.places(genes)
     vocabulary_name = "Geneformer's vocabulary of human Ensembl ids and symbols"
-    known_genes = coverage(genes, places >= 0, chosen.min_coverage, vocabulary_name)
+    known_genes = coverage(genes, places, chosen.min_coverage, vocabulary_name)
     longest = _max_length(chosen, version, Path(weights) if weights else None)
     network_options = {"num_tokens": vocabulary.num_tokens, "num_positions": longest}
     if chosen.column_tokens:

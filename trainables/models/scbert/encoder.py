@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ MIN_GENES = 200  # upstream drops cells in which fewer of the listed genes are e
 class ScbertEncoder:
     """Tokens floor(min(log2(1 + counts per 10,000), 5)) of all genes, uint8, then one 0: every cell is L tokens long.
 
-    places: for each dataset column its place among the L - 1 genes, -1 if it has none. Counts per 10,000 refer to the
+    places: for each dataset column its place among the L - 1 genes, -1 if it has none; columns of one place are added
+    up. Counts per 10,000 refer to the
     listed genes: `totals` (counts over all measured genes) less the counts of columns without a place.
     """
 
@@ -60,12 +62,26 @@ class ScbertEncoder:
         kept, data = places >= 0, counts.data.astype(np.float32)
         if totals is not None:
             totals = totals - np.bincount(rows[~kept], data[~kept], counts.shape[0])
-        data, rows, places = data[kept], rows[kept], places[kept]
+        data, rows, places = self._added_up(data[kept], rows[kept], places[kept], counts.shape[0])
         if self.double_log:
             data, totals = np.log1p(_per_10k(data, rows, counts.shape[0], totals)), None
         data = (np.log1p(_per_10k(data, rows, counts.shape[0], totals)) / np.log(2.0)).astype(np.float32)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=counts.shape[0]))])
         return sparse.csr_matrix((data, places, indptr), shape=(counts.shape[0], self.num_genes))
+
+    def _added_up(
+        self, data: np.ndarray, rows: np.ndarray, places: np.ndarray, num_cells: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (counts, rows, places) with the counts of one cell and place added up."""
+        if not self._repeats:
+            return data, rows, places
+        added = sparse.coo_matrix((data, (rows, places)), shape=(num_cells, self.num_genes)).tocsr()
+        return added.data, _rows(added), added.indices
+
+    @cached_property
+    def _repeats(self) -> bool:
+        there = self.places[self.places >= 0]
+        return len(np.unique(there)) < len(there)
 
     def enough_genes(self, counts: sparse.csr_matrix, least: int = MIN_GENES) -> np.ndarray:
         """Return which cells upstream's filter would keep, bool [n]: at least `least` listed genes expressed."""

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from data_pipeline.errors import RequestError
-from data_pipeline.genes import coverage, looks_ensembl, strip_version
+from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from data_pipeline.shards.encoded import as_places
 from trainables.models.scbert.encoder import ScbertEncoder
 from trainables.spec import Encoded, ModelSpec, Options, Recipe
@@ -75,15 +75,14 @@ def encoder(genes: list[str], weights: Path | str | None = None, **options: Any)
     names = _symbols(genes, set(known), Path(weights)) if weights else genes
     place_of = {gene: place for place, gene in reversed(list(enumerate(known)))}
     found = np.array([place_of.get(name, -1) for name in names], dtype=np.int64)
-    known_genes = coverage(genes, found >= 0, chosen.min_coverage, "scBERT's list of human gene symbols")
-    found[~_first(found)] = -1  # of several columns for one gene the first counts
+    known_genes = coverage(genes, found, chosen.min_coverage, "scBERT's list of human gene symbols")
     places, positions, num_genes = found, None, len(known)
     if chosen.misaligned_gene2vec:
         places, num_genes = np.arange(len(genes)), len(genes)
         positions = _by_position(len(genes), len(known))
     elif chosen.gene_set == "dataset":
-        places = np.where(found >= 0, np.cumsum(found >= 0) - 1, -1)
-        positions, num_genes = [*found[found >= 0].tolist(), len(known)], int((found >= 0).sum())
+        places, there = numbered(found)
+        positions, num_genes = [*there.tolist(), len(known)], len(there)
     network_options = {"num_tokens": num_genes + 1, "positions": positions if weights else None}
     return ScbertEncoder(places, num_genes, chosen.double_log, network_options, known_genes)
 
@@ -161,13 +160,6 @@ def _symbols(genes: list[str], known: set[str], folder: Path) -> list[str]:
         )
     candidates = (symbols.get(strip_version(gene), [gene]) for gene in genes)
     return [next((name for name in names if name in known), names[0]) for names in candidates]
-
-
-def _first(places: np.ndarray) -> np.ndarray:
-    """Return where each place occurs first, bool [G]."""
-    first = np.zeros(len(places), dtype=bool)
-    first[np.unique(places, return_index=True)[1]] = True
-    return first
 
 
 def _by_position(num_genes: int, num_known: int) -> list[int]:

@@ -32,7 +32,8 @@ Rng = np.random.Generator | np.random.RandomState
 class ScgptEncoder:
     """Call it with raw counts (CSR [n, G]); `totals` isn't used: totals are over the known genes.
 
-    columns: known genes' columns, ascending; ids: their tokens; cls: the token each cell begins with;
+    columns: known genes' columns, ascending; places: which of the genes each of them adds to, None: each is its own;
+    ids: the genes' tokens; cls: the token each cell begins with;
     max_length: tokens per cell at most, `<cls>` included: longer cells keep a random part, in the order drawn;
     draw: which of the cell's draws, see `redrawn`.
     """
@@ -47,10 +48,12 @@ class ScgptEncoder:
     network_options: dict[str, Any]
     coverage: dict[str, Any]
     draw: int = 0
+    places: np.ndarray | None = None
     identity: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         vocabulary = [self.columns.tolist(), self.ids.tolist(), self.cls, self.num_genes]
+        vocabulary += [] if self.places is None else [self.places.tolist()]
         identity = {"encoder": "scgpt", "version": VERSION, "n_bins": self.n_bins, "max_length": self.max_length}
         identity |= {"include_zero": self.include_zero, "draw": self.draw, **self.network_options}
         identity["vocabulary"] = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
@@ -90,6 +93,9 @@ class ScgptEncoder:
         if counts.shape[1] != self.num_genes:
             raise ValueError(f"the encoder was made for {self.num_genes} genes, the counts have {counts.shape[1]}")
         known = counts if len(self.columns) == self.num_genes else counts[:, self.columns]
+        if self.places is not None:
+            picks = (np.ones(len(self.places), np.float32), (np.arange(len(self.places)), self.places))
+            known = known @ sparse.csr_matrix(picks, shape=(len(self.places), len(self.ids)))
         known = sparse.csr_matrix(known, dtype=np.float32)
         known.eliminate_zeros()
         known.sort_indices()

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from data_pipeline.errors import RequestError
-from data_pipeline.genes import coverage, looks_ensembl, strip_version
+from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from trainables.models.scgpt.encoder import ScgptEncoder
 from trainables.spec import Encoded, ModelSpec, Options, Recipe
 
@@ -65,14 +65,16 @@ def recipe(weights: Path | None, size: str) -> Recipe:
 def encoder(genes: list[str], weights: Path | str | None = None, **options: Any) -> ScgptEncoder:
     """Return the encoder of a dataset with these genes (columns, in order); without weights all of them are known."""
     chosen = ScgptOptions(**options)
-    vocabulary = _vocabulary(Path(weights)) if weights else _with_special({gene: i for i, gene in enumerate(genes)})
+    vocabulary = _vocabulary(Path(weights))[0] if weights else _with_special({gene: i for i, gene in enumerate(genes)})
     symbols = _symbols(genes, vocabulary, Path(weights)) if weights else genes
-    is_known = np.array([symbol in vocabulary for symbol in symbols], dtype=bool)
-    known_genes = coverage(genes, is_known, chosen.min_coverage, "scGPT's vocabulary of human gene symbols")
-    columns = np.flatnonzero(is_known)
+    tokens = np.array([vocabulary.get(symbol, -1) for symbol in symbols], dtype=np.int64)
+    known_genes = coverage(genes, tokens, chosen.min_coverage, "scGPT's vocabulary of human gene symbols")
+    columns = np.flatnonzero(tokens >= 0)
+    places, ids = numbered(tokens[columns])
     return ScgptEncoder(
         columns=columns,
-        ids=np.array([vocabulary[symbols[column]] for column in columns], dtype=np.int32),
+        places=None if len(ids) == len(columns) else places,
+        ids=ids.astype(np.int32),
         cls=vocabulary[CLS],
         num_genes=len(genes),
         n_bins=chosen.n_bins,
@@ -141,7 +143,7 @@ def _pretrained(num_classes: int, folder: Path, chosen: ScgptOptions) -> Any:
     from trainables.networks.scgpt import ScGPT
 
     files.require(folder, "scgpt", FILES)
-    args, vocabulary = _read_json(folder / "args.json"), _vocabulary(folder)
+    args, vocabulary, absent = _read_json(folder / "args.json"), *_vocabulary(folder)
     sizes, details = _sizes(args, folder, chosen), _details(chosen, args, str(folder / "args.json"))
     state = convert(files.load_state(folder / "best_model.pt"))
     state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
@@ -153,7 +155,8 @@ def _pretrained(num_classes: int, folder: Path, chosen: ScgptOptions) -> Any:
             f"{sizes['num_layers']} layers doesn't have: {', '.join(strangers[:5])}"
         )
     try:
-        network.fresh = files.fill(network, _with_special_rows(state, network), (HEAD,))
+        state, rows = _with_special_rows(state, network, vocabulary, absent)
+        network.fresh = files.fill(network, state, (HEAD,)) + rows
     except RequestError as error:
         raise RequestError(*(f"weights {folder}: {problem}" for problem in error.problems)) from error
     return network
@@ -191,19 +194,33 @@ def _details(chosen: ScgptOptions, args: dict[str, Any], where: str) -> dict[str
     }
 
 
-def _with_special_rows(state: dict[str, Any], network: Any) -> dict[str, Any]:
-    """Return the state with the network's random rows for special tokens that the vocabulary file lacked."""
+def _with_special_rows(
+    state: dict[str, Any], network: Any, vocabulary: dict[str, int], absent: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return (the state with the network's random rows for tokens beyond its table, the names of those rows).
+
+    absent: special tokens that vocab.json lacks. RequestError where the table ends before a token that it names: that
+    token would stay random unnoticed.
+    """
     import torch
 
     name = "encoder.embedding.weight"
     own, saved = network.encoder.embedding.weight.detach(), state.get(name)
-    if saved is None or saved.shape[1:] != own.shape[1:] or not 0 < len(own) - len(saved) <= len(SPECIAL):
-        return state
-    return state | {name: torch.cat([saved, own[len(saved) :]])}
+    if saved is None or saved.shape[1:] != own.shape[1:] or len(saved) >= len(own):
+        return state, []
+    beyond = [token for token, number in vocabulary.items() if number >= len(saved)]
+    orphans = [token for token in beyond if token not in absent]
+    if orphans:
+        shown = ", ".join(orphans[:5]) + (f" and {len(orphans) - 5:,} more" if len(orphans) > 5 else "")
+        raise RequestError(
+            f"best_model.pt has {len(saved):,} rows for tokens, and vocab.json names {len(orphans):,} beyond them "
+            f"({shown}), which would stay random: the files are not of one download; fetch both again"
+        )
+    return state | {name: torch.cat([saved, own[len(saved) :]])}, [f"{name}[{token}]" for token in beyond]
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
-    """Return token -> id of the folder's vocab.json, special tokens included."""
+def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Return (token -> id of the folder's vocab.json and of all special tokens, the special ones it lacks)."""
     from trainables import weights
 
     weights.require(folder, "scgpt", {"vocab.json": FILES["vocab.json"]})
@@ -211,7 +228,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     numbers = {number for number in vocabulary.values() if type(number) is int and number >= 0}
     if not vocabulary or len(numbers) < len(vocabulary):
         raise RequestError(f"{folder / 'vocab.json'}: must map each token to a number of its own, from 0 on")
-    return _with_special(vocabulary)
+    return _with_special(vocabulary), [token for token in SPECIAL if token not in vocabulary]
 
 
 def _with_special(vocabulary: dict[str, int]) -> dict[str, int]:

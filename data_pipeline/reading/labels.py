@@ -1,0 +1,152 @@
+"""Names of cell types: brought to one form where that is certain, renamed by a table, doubted where two look alike."""
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
+
+Renames = tuple[tuple[str, str], ...]  # (label, what it is called instead; "" leaves its cells out)
+
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero width: blanks that str.strip leaves
+NO_LABEL = {"", "nan", "NaN", "NA", "<NA>", "None"}
+NO_TYPE = re.compile(
+    r"(unknown|unassigned|unlabell?ed|unannotated|unclassified|undefined|undetermined|uncertain|ambiguous|not[ _-]?"
+    r"(available|assigned|applicable)|n/?a|none|null|nan|missing|doublets?|low[ _-]?quality|\?+|-+)"
+    r"([ _-]*(cells?|type|\d+))?",
+    re.IGNORECASE,
+)
+WHOLE = re.compile(r"([+-]?\d+)\.0*")
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+HEADERS = {("label", "name"), ("from", "to"), ("old", "new"), ("label", "new"), ("label", "new_label")}
+GAP = r"[\s_\-\u2010-\u2015\u2212]+"
+GAPS = re.compile(rf"(?<!\d){GAP}|{GAP}(?!\d)")  # blanks, underscores and dashes; between digits they tell apart
+MINUS = re.compile(r"(?<=\S)[-\u2212](?=\s|$)")  # CD16- is not CD16
+EXAMPLES = 5
+
+
+def clean(name: object) -> str:
+    """Return a label in Unicode's composed form (NFC), without blanks around it."""
+    text = unicodedata.normalize("NFC", str(name))
+    while text != (shorter := text.strip().strip(INVISIBLE)):
+        text = shorter
+    return text
+
+
+def cleaned(names: Iterable[object]) -> list[str]:
+    """Return labels cleaned; where all of them are numbers, whole ones lose their decimals: "1.0" is "1"."""
+    texts = [clean(name) for name in names]
+    if not all(NUMBER.fullmatch(text) for text in texts if text not in NO_LABEL):
+        return texts
+    return [WHOLE.sub(r"\1", text) if WHOLE.fullmatch(text) else text for text in texts]
+
+
+# renaming by a table
+
+
+def read_renames(path: str | Path) -> Renames:
+    """Return the (label, new name) of a table of two columns: commas, semicolons or tabs between them.
+
+    An empty second column leaves the label's cells out. A first line such as `label,name` is a heading. RequestError
+    lists every line that can't be used.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    for number, row in enumerate(_rows(Path(path)), 1):
+        fields = [clean(field) for field in row]
+        if not any(fields) or (number == 1 and tuple(field.lower() for field in fields) in HEADERS):
+            continue
+        problem = _row_problem(fields, found)
+        if problem:
+            problems.append(f"{path}:{number}: {problem}")
+        else:
+            found[fields[0]] = fields[1]
+    if not found and not problems:
+        problems.append(f"{path}: holds no line `label,new name`")
+    if problems:
+        raise RequestError(*problems)
+    return tuple(found.items())
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read ({error.strerror}); labels: {{map: FILE}} names a table") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: isn't UTF-8 text; save the table as CSV in UTF-8") from error
+    first = next(iter(text.splitlines()), "")
+    separator = max(",;\t", key=first.count)
+    return list(csv.reader(text.splitlines(), delimiter=separator, skipinitialspace=True))
+
+
+def _row_problem(fields: list[str], found: dict[str, str]) -> str | None:
+    if len(fields) != 2:
+        return f"has {len(fields)} columns, but a label and its new name are two; quote a name that has a comma"
+    label, target = fields
+    if label in NO_LABEL:
+        return "cells without a label can't be renamed; leave them out with `unlabelled: drop`"
+    if found.get(label, target) != target:
+        return f"{label!r} becomes {found[label]!r} further up, and {target!r} here"
+    return None
+
+
+def rename(texts: np.ndarray, renames: Renames) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels after the renames, str objects [n]; bool [n]: cells whose label has an empty target)."""
+    kinds, which = np.unique(texts.astype(str), return_inverse=True)
+    table = dict(cleaned_renames(renames))
+    targets = np.array([table.get(kind, kind) for kind in kinds], dtype=object)
+    dropped = np.array([kind in table and not table[kind] for kind in kinds], dtype=bool)
+    return targets[which], dropped[which]
+
+
+def cleaned_renames(renames: Renames) -> list[tuple[str, str]]:
+    """Return the renames with their labels in the form that labels are brought to."""
+    return list(zip(cleaned(label for label, _ in renames), (name for _, name in renames), strict=True))
+
+
+def rename_problems(kinds: set[str], renames: Renames, where: str) -> tuple[list[str], list[str]]:
+    """Return (reasons to refuse, doubts) about a table of renames for cells of these types."""
+    names = [label for label, _ in cleaned_renames(renames)]
+    idle = [name for name in names if name not in kinds]
+    if not idle:
+        return [], []
+    said = f"{where}: the table of labels names {len(idle):,} that no cell has: " + "; ".join(
+        f"{name!r} {did_you_mean(name, kinds)}".rstrip() for name in idle[:EXAMPLES]
+    )
+    return ([said], []) if len(idle) == len(names) else ([], [said])
+
+
+# doubts
+
+
+def doubts(counts: dict[str, int]) -> list[str]:
+    """Return what is doubtful about types (name -> cells): near twins, and names that are no type."""
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(GAPS.sub("", MINUS.sub("\u00ac", name)).casefold(), []).append(name)
+    near = [
+        " and ".join(f"{name!r} ({counts[name]:,} cells)" for name in names) for names in groups.values() if names[1:]
+    ]
+    none = [f"{name!r} ({counts[name]:,} cells)" for name in counts if NO_TYPE.fullmatch(name)]
+    found = []
+    if near:
+        found.append(
+            f"labels that differ in case, blanks or dashes only are taken as different types: {_some(near)}. If they "
+            "are one, give both one name with `labels: {map: names.csv}`"
+        )
+    if none:
+        found.append(
+            f"trained and tested as a type of its own, though its name is none: {_some(none)}. An empty new name in "
+            "`labels: {map: names.csv}` leaves those cells out"
+        )
+    return found
+
+
+def _some(said: list[str]) -> str:
+    return "; ".join(said[:EXAMPLES]) + (f"; and {len(said) - EXAMPLES} more" if len(said) > EXAMPLES else "")
