@@ -46,8 +46,9 @@ Every mistake in a file is reported at once, with line and way out, before anyth
 what a file comes to. A trial is known by the hash of everything resolved, defaults included: add a seed and only the
 new trials run; change a parameter and these trials are others.
 
-A rule of `exclude` leaves out the trials that agree with all it names. An entry is meant by its kind (`exponential`:
-every one), its label as in tables (`exponential-100`), or some of its parameters:
+A rule of `exclude` leaves out the trials that agree with all it names. An entry is meant by its name as in tables and
+`--where` (`natural` is not `natural-2000`), or by its kind and some parameters (`{kind: exponential}`: every one).
+`cellskew plan` says how many trials each rule leaves out, and which rule leaves out nothing:
 
 ```yaml
 exclude:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_pipeline.errors import RequestError
-from sweeps.file import reading, yaml_lines
+from sweeps.file import exclusions, reading, yaml_lines
 from sweeps.file.plugins import Entry
 from sweeps.file.questions import Question
 from sweeps.file.trials import Resources, Trial
@@ -59,7 +59,7 @@ class SweepSpec(BaseModel):
 
     def trials(self) -> list[Trial]:
         """Return the cross product minus `exclude`, in the order of the file, dataset first and seed last."""
-        return [self._trial(cell) for cell in self._cells() if not self._left_out(cell)]
+        return [self._trial(cell) for cell in self._possible() if not self._left_out(cell)]
 
     def impossible(self) -> list[str]:
         """Return the combinations that no trial can have: losses that only a network can be trained with."""
@@ -69,19 +69,25 @@ class SweepSpec(BaseModel):
         baselines = [model.name for model in self.models if model.kind == "baseline"]
         return [f"{model} has no loss {', '.join(losses)}; left out" for model in baselines if losses]
 
+    def excluded(self) -> list[str]:
+        """Return what each rule of `exclude` left out, in words."""
+        return exclusions.told(self.exclude, [_by_axis(cell) for cell in self._possible()])
+
+    def _possible(self) -> Iterator[tuple]:
+        from trainables.losses import LOSSES
+
+        for cell in self._cells():
+            *_, loss, model, _ = cell
+            if model.kind == "network" or LOSSES[loss.kind].only_weights:
+                yield cell
+
     def _cells(self) -> Iterator[tuple]:
         axes = (self.dataset_names, self.splits, self.skews, self.strategies, self.losses, self.models, self.seeds)
         return itertools.product(*axes)
 
     def _left_out(self, cell: tuple) -> bool:
-        from trainables.losses import LOSSES
-
-        dataset, split, skew, strategy, loss, model, seed = cell
-        if model.kind == "baseline" and not LOSSES[loss.kind].only_weights:
-            return True
-        found = {"dataset": dataset, "split": split["seed"], "model": model.name, "seed": seed}
-        found |= {"skew": skew, "strategy": strategy, "loss": loss}
-        return any(all(_fits(found[axis], values) for axis, values in rule.items()) for rule in self.exclude)
+        found = _by_axis(cell)
+        return any(exclusions.leaves_out(rule, found) for rule in self.exclude)
 
     def _trial(self, cell: tuple) -> Trial:
         from trainables import protocol
@@ -110,16 +116,10 @@ class SweepSpec(BaseModel):
         return Trial(described, labels, self.protocol, resources)
 
 
-def _fits(found: Any, values: list[Any]) -> bool:
-    """Tell whether an axis value is one of `values`: a name, a label, or a mapping that its parameters agree with."""
-    if not isinstance(found, Entry):
-        return found in values
-    for value in values:
-        if value in (found.kind, found.label):
-            return True
-        if isinstance(value, dict) and value.items() <= found.config().items():
-            return True
-    return False
+def _by_axis(cell: tuple) -> dict[str, Any]:
+    dataset, split, skew, strategy, loss, model, seed = cell
+    found = {"dataset": dataset, "split": split["seed"], "skew": skew, "strategy": strategy, "loss": loss}
+    return found | {"model": model.name, "seed": seed}
 
 
 def load(path: str | Path, check_files: bool = True) -> SweepSpec:

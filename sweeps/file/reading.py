@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sweeps.file import exclusions
 from sweeps.file.plugins import Entry, Problem, read_entries, unknown
 from sweeps.file.questions import read_questions
 from sweeps.file.reading_data import read_datasets
@@ -205,7 +206,7 @@ def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:
             problems.append((("exclude", index), "an empty rule would leave out everything"))
         values = {axis: one if isinstance(one, list) else [one] for axis, one in rule.items()}
         found["exclude"].append({axis: [_spelt(value) for value in listed] for axis, listed in values.items()})
-        problems += _unknown_values(values, index, found["dataset_names"])
+        problems += _unknown_values(values, index, found["dataset_names"]) + _kinds(values, index, found)
     return problems
 
 
@@ -226,6 +227,16 @@ def _unknown_values(values: dict[str, list[Any]], index: int, datasets: list[str
             kind = value.get("kind") if isinstance(value, dict) else value
             if not any(str(kind) == name or str(kind).startswith(f"{name}-") for name in known[axis]):
                 problems.append((("exclude", index, axis), unknown(axis, kind, known[axis])))
+    return problems
+
+
+def _kinds(values: dict[str, list[Any]], index: int, found: dict[str, Any]) -> list[Problem]:
+    """Return the names in a rule that are a kind and no entry's name: they once meant every entry of that kind."""
+    problems = []
+    for key, _, noun, _ in registries():
+        for kind, alike in exclusions.misnamed(values.get(noun, []), found[key]):
+            said = f"no {noun} is called {kind!r}; name {', '.join(alike)}, or write {{kind: {kind}}} for all of them"
+            problems.append((("exclude", index, noun), said))
     return problems
 
 

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment
+from sweeps.tracking import ailments
 from sweeps.tracking.outbox import Undeliverable
 from sweeps.tracking.places import file_uri, sqlite_uri
 from sweeps.tracking.uris import harmless, shown_uri, take_credentials
@@ -92,6 +93,12 @@ def _shut(code: int, said: str, uri: str) -> Shut:
     )
 
 
+def _check_ailments(error: Exception, uri: str) -> None:
+    said = ailments.told(error, uri)
+    if said is not None:
+        raise Shut(said) from None
+
+
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
     """Turn what MLflow raises when it can't be reached into Undeliverable; what it refuses stays as it is."""
@@ -99,12 +106,16 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         code = error.get_http_status_code()
+        _check_ailments(error, uri)
         if code in (401, 403) or UNWANTED in str(error):
             raise _shut(code, str(error), uri) from None
         if code >= 500 or code in AWAY:
             raise Undeliverable(harmless(str(error), uri)) from None
         raise
-    except OperationalError as error:  # a database that is locked, or away, while MLflow opens it
+    except DatabaseError as error:  # damaged, locked, or away, while MLflow opens it
+        _check_ailments(error, uri)
+        if not isinstance(error, OperationalError):
+            raise
         raise Undeliverable(harmless(str(error.orig), uri)) from None
     except OSError as error:
         raise Undeliverable(harmless(str(error), uri)) from None

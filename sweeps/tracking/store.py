@@ -18,6 +18,7 @@ from data_pipeline.errors import RequestError
 from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
 from sweeps.tracking import joint
+from sweeps.tracking.ailments import deleted
 from sweeps.tracking.connection import Shut, away, client, create_database, reaching
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.kept import wanted
@@ -64,7 +65,7 @@ class Tracker:
         if self.uri.startswith("sqlite:"):
             with file_lock(self.storage / ".mlflow.lock"):
                 if self.uri == default_uri(self.storage):
-                    create_database(self.storage.absolute() / "mlflow.db")
+                    self._patiently(lambda: create_database(self.storage.absolute() / "mlflow.db"))
                 yield
         else:
             yield
@@ -85,10 +86,7 @@ class Tracker:
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.sweep)
         if found is not None and found.lifecycle_stage == "deleted":
-            raise RequestError(
-                f"the MLflow experiment {self.sweep!r} was deleted; bring it back with `mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}`, or give the sweep another name"
-            )
+            raise RequestError(deleted(self.sweep, found.experiment_id, self.uri))
         if found is not None:
             return found.experiment_id
         is_server = self.uri.startswith("http")  # which has a place of its own; a database has none

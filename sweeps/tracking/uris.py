@@ -79,12 +79,23 @@ def _nothing_run_in(storage: Path) -> NoReturn:
 def checked(uri: str) -> str:
     """Return a tracking URI that MLflow knows how to read; RequestError for anything else, with what was meant."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
-    if "://" in uri and scheme in SCHEMES:
+    needed = {"http": "://[^/]", "https": "://[^/]", "sqlite": ":///."}.get(scheme, "://")
+    if scheme in SCHEMES and re.search(needed, uri):
         return uri
     raise RequestError(
-        f"the tracking URI {shown_uri(uri)!r} is none: write http://HOST:5000 for a server, sqlite:////FOLDER/FILE.db "
-        "or postgresql://USER@HOST/NAME for a database; without one, the runs are kept in the storage folder"
+        f"the tracking URI {shown_uri(uri)!r} is none: {_meant(uri)}write http://HOST:5000 for a server, "
+        "sqlite:////FOLDER/FILE.db or postgresql://USER@HOST/NAME for a database; without one, the runs are kept in "
+        "the storage folder"
     )
+
+
+def _meant(uri: str) -> str:
+    """Return what somebody who wrote this may have meant."""
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        return f"did you mean http://{uri}? "
+    if uri.startswith(("file:", "/", "./", "../")) or Path(uri).is_dir():
+        return "MLflow keeps no runs in folders of files any more; "
+    return ""
 
 
 def bare(uri: str) -> str:

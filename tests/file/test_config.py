@@ -1,5 +1,6 @@
 """Sweep files: what they come to, that every default counts in a key, and that every mistake is named with its line."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,13 +95,37 @@ def test_labels_show_what_differs_from_the_defaults():
 def test_exclude_takes_names_labels_lists_and_parameters():
     text = MINIMAL + "skews: [natural, {kind: exponential, ratio: [5, 50]}]\nstrategies: [none, oversample]\n"
     everything = parse(text).trials()
-    by_kind = parse(text + "exclude: [{skew: exponential, strategy: [oversample]}]").trials()
+    by_kind = parse(text + "exclude: [{skew: {kind: exponential}, strategy: [oversample]}]").trials()
     assert len(everything) - len(by_kind) == 4
     by_label = parse(text + "exclude: [{skew: exponential-50}]").trials()
     assert len(everything) - len(by_label) == 4
     by_parameter = parse(text + "exclude: [{skew: {kind: exponential, ratio: 5}, model: majority}]").trials()
     assert len(everything) - len(by_parameter) == 2
     assert len(parse(text + "seeds: [0, 1]\nexclude: [{seed: 1}]").trials()) == len(everything)
+
+
+def test_a_name_in_exclude_is_the_exact_name_as_in_where():
+    text = MINIMAL + "skews: [natural, {kind: natural, total: 200}]\n"
+    left = parse(text + "exclude: [{skew: natural}]").trials()
+    assert {trial.labels["skew"] for trial in left} == {"natural-200"}
+    said = "no skew is called 'exponential'; name exponential-5, exponential-50, or write {kind: exponential} for all"
+    with pytest.raises(RequestError, match=re.escape(f"exclude[0].skew: {said}")):
+        parse(MINIMAL + "skews: [{kind: exponential, ratio: [5, 50]}]\nexclude: [{skew: exponential}]")
+
+
+def test_what_each_rule_left_out_is_told_and_what_is_quite_gone():
+    rules = ["{skew: natural-200}", "{model: majority}", "{model: majority, skew: natural}", "{loss: focal}"]
+    skews = "skews: [natural, {kind: natural, total: 200}, {kind: natural, total: 300}]\n"
+    spec = parse(MINIMAL + skews + f"exclude: [{', '.join(rules)}]")
+    assert spec.excluded() == [
+        'exclude[0] (skew: "natural-200") leaves out 2 trials',
+        'exclude[1] (model: "majority") leaves out 2 trials',
+        'exclude[2] (model: "majority", skew: "natural") leaves out nothing: rules before it do already',
+        'exclude[3] (loss: "focal") leaves out nothing: no trial is like that',
+        "no trial is left of skew natural-200",
+        "no trial is left of model majority",
+    ]
+    assert len(spec.trials()) == 2 and parse(MINIMAL).excluded() == []
 
 
 def test_a_baseline_has_no_trials_with_losses_for_networks_and_the_plan_says_so():

@@ -69,7 +69,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         name=spec.name,
         trials=trials,
         models=dict(Counter(trial.model for trial in trials)),
-        left_out=spec.impossible(),
+        left_out=spec.impossible() + spec.excluded(),
         datasets=origin,
         shapes=by_axes,
         budgets=_budgets(trials, found),

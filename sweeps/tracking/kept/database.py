@@ -30,6 +30,10 @@ class NoSuchSweep(LookupError):
     """The database has no experiment of that name; args: those that it has."""
 
 
+class DeletedSweep(LookupError):
+    """The experiment was deleted, which MLflow can undo; args: its id."""
+
+
 def read_runs(uri: str, sweep: str) -> list[StoredRun] | None:
     """Return the trials' runs of a sweep that aren't deleted, the oldest first.
 
@@ -76,7 +80,10 @@ def read_params(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]] | Non
 
 def _read(database: sqlite3.Connection, sweep: str) -> list[StoredRun]:
     database.execute("BEGIN")  # all of it as it is at one moment, though runs are being registered
-    names = dict(database.execute("SELECT name, experiment_id FROM experiments WHERE workspace = 'default'"))
+    known = "FROM experiments WHERE workspace = 'default' AND lifecycle_stage"
+    names = dict(database.execute(f"SELECT name, experiment_id {known} = 'active'"))
+    for (deleted,) in database.execute(f"SELECT experiment_id {known} = 'deleted' AND name = ?", [sweep]):
+        raise DeletedSweep(deleted)
     if sweep not in names:
         raise NoSuchSweep(*names)
     active = f"FROM runs WHERE experiment_id = {int(names[sweep])} AND lifecycle_stage = 'active'"

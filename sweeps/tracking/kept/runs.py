@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.tracking.kept.database import NoSuchSweep, StoredRun, read_params, read_runs, read_tags
+from data_pipeline.errors import RequestError
+from sweeps.tracking.ailments import deleted
+from sweeps.tracking.kept.database import DeletedSweep, NoSuchSweep, StoredRun, read_params, read_runs, read_tags
 from sweeps.tracking.uris import take_credentials
 
 if TYPE_CHECKING:
@@ -56,10 +58,14 @@ def lacking_in(tag: str) -> dict[str, str]:
 def runs_of(uri: str, sweep: str) -> list[StoredRun]:
     """Return every trial's run of a sweep that isn't deleted, the oldest first, read directly where that can be.
 
-    NoSuchSweep, with the names there are, if MLflow has no such sweep; RequestError if it doesn't answer.
+    NoSuchSweep, with the names there are, if MLflow has no such sweep; RequestError if it was deleted there, or MLflow
+    doesn't answer.
     """
-    stored = read_runs(uri, sweep)
-    return _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+    try:
+        stored = read_runs(uri, sweep)
+        return _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+    except DeletedSweep as found:
+        raise RequestError(deleted(sweep, found.args[0], uri)) from None
 
 
 def tags_of(uri: str, sweep: str) -> dict[str, str]:
@@ -88,6 +94,8 @@ def _ask_server(client: "MlflowClient", sweep: str) -> list[StoredRun]:
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
         raise NoSuchSweep(*(found.name for found in client.search_experiments()))
+    if experiment.lifecycle_stage == "deleted":
+        raise DeletedSweep(experiment.experiment_id)
     return [stored(run) for run in pages(client, experiment.experiment_id)]
 
 
