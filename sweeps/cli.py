@@ -17,6 +17,7 @@ COMMANDS = {  # in the order of use
     "run": running.run,
     "resume": running.resume,
     "status": running.status,
+    "answer": asking.answer,
     "results": asking.results,
     "compare": asking.compare,
     "report": asking.report,

@@ -27,6 +27,31 @@ if TYPE_CHECKING:
     from sweeps.answers.designs import Designs
 
 
+def answer(
+    name: Name,
+    type: Type = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to choose by; default macro_f1, or f1 of --type.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="GPU-hours that one training may take; dearer choices are left out.")
+    ] = None,
+    where: Where = None,
+    all: Every = False,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """Which choice is best, what ties with it, how sure that is, what it costs, and what can't be said.
+
+    Example: `cellskew answer quickstart --type CD34+`
+    """
+    from sweeps.answers.deciding import answer
+
+    asked = _asked(name, storage, tracking_uri, where, all)
+    usual = "macro_f1" if type is None else "f1"
+    found = answer.answer(asked.runs, usual if metric is None else metric, asked.designs, type, budget)
+    answer.show(found, "json" if as_json else "text", asked.warning)
+
+
 def results(
     name: Name,
     by: Annotated[str, typer.Option(help="Columns to group by.")] = "dataset,skew,model,strategy,loss",

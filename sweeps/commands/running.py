@@ -135,6 +135,7 @@ def _check_storage(storage: Path) -> None:
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
     from sweeps.answers import verdict
+    from sweeps.answers.deciding import answer
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import results
     from sweeps.answers.runs.stored import Stored
@@ -145,7 +146,9 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
     if not outcome.undelivered and not outcome.refused:
         try:
             runs, left_out = results.choose(store, results.fetch(store, name), every=False)
-            verdict.show(runs, Designs(runs, Stored(store)))
+            designs = Designs(runs, Stored(store))
+            verdict.show(runs, designs)
+            answer.end(runs, designs)
             if left_out is not None:
                 screen.say(left_out)
         except RequestError as error:  # MLflow went away since the last trial; the sweep is what it is

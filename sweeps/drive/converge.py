@@ -281,6 +281,8 @@ class _Drive:
         config["gpu_share"] = share["gpu"]
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
+        if share["gpu"]:
+            tags["cellskew.gpus"] = f"{share['gpu']:g}"
         if self.spec.checkpoints == "link" and trial.has_checkpoint:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return Job(

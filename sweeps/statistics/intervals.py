@@ -95,12 +95,15 @@ def span(metric: str) -> tuple[float, float] | None:
     return next((SPANS[word] for word in words if word in SPANS), None)
 
 
-def interval(mean: float, error: Error, within: tuple[float, float] | None = None) -> tuple[float, float]:
+def interval(
+    mean: float, error: Error, within: tuple[float, float] | None = None, tests: int = 1
+) -> tuple[float, float]:
     """Return the 95 % confidence interval (low, high) of a mean, NaN where there is none.
 
     within: the ends of the metric's scale; the interval is then made on that scale's logit, so that it stays inside.
+    tests: so many intervals hold all at once in 95 % (Bonferroni).
     """
-    reach = float(stdtrit(error.freedom, 0.975)) * error.size if error.size > 0 else np.nan
+    reach = float(stdtrit(error.freedom, 1 - 0.025 / tests)) * error.size if error.size > 0 else np.nan
     if within is None or np.isnan(reach):
         return mean - reach, mean + reach
     low, high = within

@@ -20,20 +20,8 @@ TITLES = {
     "test_balanced_accuracy": "balanced accuracy",
     "test_recall_tail": "rare-type recall",
 }
-NOTES = [
-    "reason",
-    "cause",
-    "trouble",
-    "lacking",
-    "superseded",
-    "defects",
-    "protocol",
-    "genes_fit",
-    "precision",
-    "cpu",
-    "machine",
-]
-NOTES += ["gpu"]
+NOTES = ["reason", "cause", "trouble", "lacking", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu"]
+NOTES += ["machine", "gpu", "gpus"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]
 LABELS = [*AXES, "defects", "protocol"]

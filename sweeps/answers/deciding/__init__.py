@@ -1,0 +1,1 @@
+"""From choices to a decision: what a person can choose, which choice is best, and what can be said of it."""

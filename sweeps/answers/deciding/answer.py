@@ -1,0 +1,92 @@
+"""`cellskew answer`: in about ten lines, which choice to make, how sure that is, and what can't be said."""
+
+import json
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sweeps import tables
+from sweeps.answers import celltypes
+from sweeps.answers.deciding import choices, wording
+from sweeps.answers.deciding.cost import gpu_hours
+from sweeps.answers.deciding.ranking import Ranking, rankings
+from sweeps.answers.designs import Designs
+from sweeps.answers.runs import results
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What can be decided. rankings: one per skew; sentences: the answer in words."""
+
+    metric: str
+    rankings: list[Ranking]
+    sentences: list[str]
+
+
+def answer(
+    runs: pd.DataFrame, metric: str, designs: Designs, kind: str | None = None, budget: float | None = None
+) -> Answer:
+    """Return which choice is best by a metric, at every skew, and what may be said of it.
+
+    runs: those that the sweep wants, see results.choose. kind: a type; metric is then of it. budget: GPU-hours that one
+    training may take; dearer choices are left out. RequestError for an unknown metric or type.
+    """
+    results.check_alone(runs)
+    runs = runs if kind is None else celltypes.with_type(runs, kind, designs.stored)
+    full = results.full_name(metric, runs, kind)
+    results.check_columns(runs, [], [full])
+    finished = choices.unfolded(runs[runs["status"] == "FINISHED"])
+    finished, others = _about(finished, kind)
+    affordable, dear = _within(finished, budget)
+    ranked = rankings(affordable, full, designs)
+    said = [*wording.sentences(affordable, full, ranked, designs, kind), *_left_out(dear, budget, others)]
+    return Answer(full, ranked, said)
+
+
+def _about(finished: pd.DataFrame, kind: str | None) -> tuple[pd.DataFrame, int]:
+    """Return the runs that can tell of a type, and how many skews are left out: those that thin another type."""
+    skews = pd.Series(dict.fromkeys(finished["skew"], True))
+    if kind is not None:
+        skews[:] = [not name.startswith("rarefy-") or name.startswith(f"rarefy-{kind}-") for name in skews.index]
+    if not skews.any() or skews.all():
+        return finished, 0
+    return finished[finished["skew"].map(skews)], int((~skews).sum())
+
+
+def _within(runs: pd.DataFrame, budget: float | None) -> tuple[pd.DataFrame, list[str]]:
+    """Return the runs of choices whose training keeps to so many GPU-hours on average, and the others' names."""
+    if budget is None:
+        return runs, []
+    label = choices.labels(runs)
+    mean = gpu_hours(runs).groupby(label, sort=False).mean()
+    dear = list(mean.index[mean > budget])
+    return runs[~label.isin(dear)], dear
+
+
+def _left_out(dear: list[str], budget: float | None, skews: int) -> list[str]:
+    said = []
+    if dear:
+        said.append(f"over the budget of {budget:g} GPU-hours a training, and left out: {wording.named(dear)}")
+    if skews:
+        said.append(f"{wording.many(skews, 'skew')} that thin another type are left out")
+    return said
+
+
+def show(found: Answer, form: str, warning: str | None) -> None:
+    """Print the answer as sentences, or as JSON with the ranking of every skew."""
+    if form != "json":
+        if warning is not None:
+            tables.console().print(warning, style="bold red")
+        tables.say(*found.sentences)
+        return
+    skews = {one.skew: json.loads(one.table.to_json(orient="records")) for one in found.rankings}
+    about = {"metric": found.metric, "warning": warning, "sentences": found.sentences, "skews": skews}
+    print(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def end(runs: pd.DataFrame, designs: Designs) -> None:
+    """Print the sentences that end a run of a sweep; none where there is nothing to choose from."""
+    finished = runs[runs["status"] == "FINISHED"]
+    if len(finished) and "test_macro_f1" in finished:
+        print()
+        tables.say(*answer(runs, "test_macro_f1", designs).sentences)

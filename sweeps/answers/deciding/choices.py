@@ -1,0 +1,71 @@
+"""What a person can choose: a model, a strategy, a loss and an adjustment after training. A row of a table is one."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sweeps.answers.runs.results import FIXED
+
+CHOICE = ["model", "strategy", "loss", "posthoc"]
+PLAIN = {"strategy": "none", "loss": "cross_entropy", "posthoc": "none"}  # doing nothing about the imbalance
+NETWORK, BASELINE, CHANCE = "network", "baseline", "chance"
+CHANCES = ("majority",)  # models that look at no gene
+
+
+def unfolded(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with `posthoc`: once as they are ("none") and once per adjustment made after their training.
+
+    A number of an adjustment, which runs have as test_<metric>.<adjustment>, stands as test_<metric> in its rows; what
+    the adjustment has no number for is NaN there, test cells apart. Runs that have `posthoc` already come back as they
+    are.
+    """
+    if "posthoc" in runs:
+        return runs
+    adjusted = {name: _parts(name) for name in runs.columns if name.startswith("test_") and _parts(name)[1]}
+    plain = runs.drop(columns=list(adjusted)).assign(posthoc="none")
+    parts = [plain]
+    for name in dict.fromkeys(adjustment for _, adjustment in adjusted.values()):
+        numbers = {metric: runs[full] for full, (metric, one) in adjusted.items() if one == name}
+        mine = pd.concat(numbers, axis=1).notna().any(axis=1)
+        lost = [one for one in plain if _is_of_predictions(one) and one not in numbers]
+        parts.append(plain.assign(posthoc=name, **numbers, **dict.fromkeys(lost, float("nan")))[mine])
+    found = pd.concat(parts, ignore_index=True)
+    found.attrs |= runs.attrs
+    return found
+
+
+def _parts(column: str) -> tuple[str, str]:
+    """Return what a metric is called without its adjustment, and that: test_f1.x:DC -> (test_f1:DC, x)."""
+    head, colon, kind = column.partition(":")
+    name, _, adjustment = head.partition(".")
+    return f"{name}{colon}{kind}", adjustment
+
+
+def _is_of_predictions(column: str) -> bool:
+    is_count = column in ("test_cells", "test_donors") or column.startswith(("test_cells_", "test_cells:"))
+    return column.startswith("test_") and column not in FIXED and not is_count
+
+
+def labels(runs: pd.DataFrame) -> pd.Series:
+    """Return what each run's choice is called: its model and what is done about the imbalance, or none."""
+    return pd.Series([label(row) for row in runs[["model", *PLAIN]].to_dict("records")], index=runs.index, dtype=str)
+
+
+def label(row: Mapping[str, str]) -> str:
+    """Return what a choice is called: scgpt · oversample · focal, scgpt · none."""
+    done = [row[name] for name, usual in PLAIN.items() if row[name] != usual]
+    return " · ".join([row["model"], *(done or ["none"])])
+
+
+def kind(model: str) -> str:
+    """Return NETWORK, BASELINE or CHANCE: what a model is; one that this version doesn't know counts as a network."""
+    from trainables.spec import get, names
+
+    if model in CHANCES:
+        return CHANCE
+    return BASELINE if model in names() and get(model).kind == "baseline" else NETWORK
+
+
+def is_plain(runs: pd.DataFrame) -> pd.Series:
+    """Tell which runs do nothing about the imbalance."""
+    return pd.concat([runs[name] == usual for name, usual in PLAIN.items()], axis=1).all(axis=1)

@@ -1,0 +1,112 @@
+"""`cellskew answer`: says what is best where it can, and that it can't tell where it can't."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import METRIC, numbered, run, runs
+
+from data_pipeline.errors import RequestError
+from sweeps.answers.deciding import answer
+from sweeps.answers.designs import Designs
+
+LR = "logistic_regression"
+CLEAR = {("scgpt", "none"): 0.6, (LR, "none"): 0.7, (LR, "oversample"): 0.8, ("majority", "none"): 0.1}
+
+
+def said(frame: pd.DataFrame, metric: str = "macro_f1", **asked) -> dict[str, str]:
+    """Return the sentences by what stands before their colon."""
+    found = answer.answer(frame, metric, Designs(frame), **asked).sentences
+    return {sentence.partition(":")[0]: sentence.partition(": ")[2] for sentence in found}
+
+
+def test_a_clear_best_is_named_with_what_it_beats_and_by_how_much():
+    found = said(runs(CLEAR))
+    assert found["answer"] == f"{LR} · oversample; it is better than each of the other 2"
+    assert f"against {LR} · none +0.1" in found["natural"] and found["natural"].count("better") == 2
+    assert "20 test cells in a split" in found["question"] and "by chance (majority): 0.09" in found["question"]
+    assert "other datasets than d" in found["can't be said"] and "surer" not in found
+
+
+def test_ties_are_said_and_no_winner_is_made_of_them():
+    found = said(runs({(LR, "none"): 0.70, (LR, "oversample"): 0.701, (LR, "smote"): 0.702}))
+    assert found["answer"].startswith("can't tell;") and "all 2 others tie" in found["answer"]
+    assert "can't tell" in found["natural"] or "· none" in found["natural"]
+    assert "that the highest is better than what ties with it" in found["can't be said"]
+    assert "no baseline" not in found["can't be said"] and "networks" in found["can't be said"]
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_under_three_splits_nothing_is_told(splits):
+    found = said(runs(CLEAR, splits=splits))
+    assert found["answer"].startswith(f"can't tell; {splits} split") and "3 splits are needed" in found["surer"]
+    assert "no interval" in found["natural"] and "better" not in found["natural"]
+
+
+def test_of_several_skews_what_holds_at_all_is_said():
+    mild, hard = runs(CLEAR), runs(CLEAR | {(LR, "none"): 0.5}, skew="step-10")
+    found = said(numbered(pd.concat([mild, hard])))
+    assert found["answer"].startswith(f"{LR} · oversample, best or tied with the best at all skews (2)")
+    assert "worse at some skew" in found["answer"] and {"natural", "step-10"} < set(found)
+    other = runs(CLEAR | {(LR, "none"): 0.9}, skew="step-10")
+    assert said(numbered(pd.concat([mild, other])))["answer"].startswith("no choice is best")
+
+
+def test_dear_choices_are_left_out_and_named():
+    frame = runs(CLEAR)
+    on_gpu = frame["model"] == "scgpt"
+    frame.loc[on_gpu, ["gpu", "gpus", "trial_seconds"]] = ["NVIDIA H100", "0.25", 8 * 3600.0]  # 2 GPU-hours
+    assert any(
+        "left out: scgpt · none" in one for one in answer.answer(frame, METRIC, Designs(frame), budget=1).sentences
+    )
+    assert "0.25 of a GPU (2 GPU-hours)" in said(frame, budget=2)["cost of one training"]
+
+
+def test_an_unfinished_choice_is_no_rival_and_is_named():
+    frame = runs(CLEAR)
+    late = (frame["model"] == "scgpt") & (frame["split"] != "0")
+    assert "anything of scgpt · none" in said(frame[~late])["can't be said"]
+
+
+def test_runs_with_defects_on_purpose_are_no_choice():
+    wrong = runs({("scgpt", "none"): 0.99}).assign(defects="test_selection")
+    assert said(numbered(pd.concat([runs(CLEAR), wrong])))["answer"].startswith(f"{LR} · oversample")
+
+
+def test_of_a_type_its_test_cells_and_training_cells_are_said(tmp_path):
+    frame = runs(CLEAR)
+    for place, row in frame.iterrows():
+        (folder := tmp_path / row["run_id"]).mkdir()
+        f1 = np.clip(row[METRIC], 0, 1)
+        lines = (
+            f"class,natural,train,test,predicted,precision,recall,f1\nDC,9,4,3,3,{f1},{f1},{f1}\nB,60,60,17,17,1,1,1\n"
+        )
+        (folder / "per_class.csv").write_text(lines)
+        frame.loc[place, "artifact_uri"] = str(folder)
+    found = said(frame, "f1", kind="DC")
+    assert "test cells of DC in a split: 3; one of them more or less is 33 points" in found["question"]
+    assert "natural (4 training cells)" in found
+    with pytest.raises(RequestError, match="unknown cell type 'dc'.*DC"):
+        said(frame, "f1", kind="dc")
+
+
+def test_skews_that_thin_another_type_are_left_out_of_an_answer_about_one():
+    frame = numbered(
+        pd.concat([runs(CLEAR, skew=name) for name in ("rarefy-DC-5", "rarefy-B-5")]).assign(**{"test_f1:DC": 0.5})
+    )
+    about, others = answer._about(frame, "DC")
+    assert set(about["skew"]) == {"rarefy-DC-5"} and others == 1
+    assert answer._about(frame, None)[1] == 0 and answer._about(frame, "T")[1] == 0
+
+
+def test_nothing_finished_or_an_unknown_metric_is_refused_or_said(capsys):
+    frame = runs(CLEAR)
+    with pytest.raises(RequestError, match="macro_f2"):
+        said(frame, "macro_f2")
+    rows = [run(model, "none", split, 0.5) for model, split in (("scgpt", 0), (LR, 1))]
+    lone = numbered(pd.DataFrame(rows))
+    assert said(lone)["answer"] == "can't tell; no split has a finished trial of every choice"
+    answer.show(answer.answer(frame, METRIC, Designs(frame)), "json", "careful")
+    told = json.loads(capsys.readouterr().out)
+    assert told["warning"] == "careful" and told["skews"]["natural"][0]["label"] == f"{LR} · oversample"

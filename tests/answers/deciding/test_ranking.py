@@ -1,0 +1,135 @@
+"""Choices are ranked on the same cells; the best was picked, and its intervals and ties allow for that."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import METRIC, numbered, run, runs
+
+from sweeps.answers.deciding import choices, surer
+from sweeps.answers.deciding.choices import BASELINE, CHANCE, NETWORK
+from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, rankings
+from sweeps.answers.designs import Designs, Estimate
+from sweeps.statistics.intervals import Error, interval
+
+LR, NONE, OVER = "logistic_regression", "none", "oversample"
+
+
+def ranked(frame: pd.DataFrame, metric: str = METRIC) -> Ranking:
+    found = rankings(choices.unfolded(frame), metric, Designs(frame))
+    assert len(found) == 1
+    return found[0]
+
+
+FOUR = {("scgpt", NONE): 0.60, ("scgpt", OVER): 0.62, (LR, NONE): 0.80, (LR, OVER): 0.803, ("majority", NONE): 0.1}
+
+
+def test_the_best_comes_first_what_cannot_be_told_from_it_ties_and_chance_is_no_rival():
+    found = ranked(runs(FOUR))
+    assert found.best["label"] in (f"{LR} · none", f"{LR} · oversample") and len(found.tied) == 1
+    assert list(found.table["kind"]) == [BASELINE, BASELINE, NETWORK, NETWORK, CHANCE]
+    assert list(found.table["tied"]) == [True, True, False, False, False]
+    assert found.splits == 5 and found.unranked == {}
+
+
+def test_intervals_of_the_picked_hold_for_all_that_it_was_picked_from():
+    frame = runs(FOUR)
+    found = ranked(frame)
+    rival = found.to_rival()  # 2 networks x 2 baselines
+    values = frame.pivot_table(METRIC, "split", ["model", "strategy"])
+    one, other = (tuple(label.split(" · ")) for label in (rival.one, rival.other))
+    differences = (values[one] - values[other]).to_numpy()
+    error = differences.std(ddof=1) * math.sqrt(1 / 5 + 20 / 80)
+    t = 4.3147  # Student's, 4 degrees of freedom, 1 - 0.025 / 4; scipy.stats.t.ppf
+    assert rival.tests == 4 and rival.is_sure
+    assert [rival.low, rival.high] == pytest.approx(
+        [differences.mean() - t * error, differences.mean() + t * error], abs=1e-4
+    )
+
+
+def test_one_interval_of_many_is_wider_and_one_of_one_is_as_before():
+    error = Error(0.01, 4.0)
+    assert interval(0.5, error) == interval(0.5, error, tests=1)
+    assert np.diff(interval(0.5, error, tests=10)) > 1.5 * np.diff(interval(0.5, error))
+
+
+def test_a_difference_stays_within_what_the_metric_can_differ_by():
+    frame = runs({("scgpt", NONE): 0.5, (LR, NONE): 0.55}, splits=3, noise=0.5)
+    found = ranked(frame).to_rival()
+    assert -1 <= found.low <= found.high <= 1
+
+
+def test_of_an_error_less_is_better():
+    frame = runs({(LR, NONE): 0.3, ("scgpt", NONE): 0.1}).rename(columns={METRIC: "test_ece"})
+    found = ranked(frame, "test_ece")
+    assert found.best["label"] == "scgpt · none" and found.to_rival().mean > 0 and found.to_rival().is_sure
+
+
+def test_a_choice_with_few_splits_is_not_ranked_and_takes_no_split_from_the_others():
+    frame = runs(FOUR)
+    late = (frame["model"] == "scgpt") & (frame["strategy"] == OVER) & (frame["split"].astype(int) > 1)
+    found = ranked(frame[~late])
+    assert found.unranked == {"scgpt · oversample": 2} and found.splits == 5
+    assert "scgpt · oversample" not in set(found.table["label"])
+
+
+def test_all_are_compared_on_the_splits_that_all_have():
+    frame = runs(FOUR, noise=0.001)
+    easy = frame["split"] == "4"
+    frame.loc[easy, METRIC] += 0.1  # one split is easier: who has it alone would gain 0.02
+    lacking = easy & (frame["strategy"] == NONE)
+    found = ranked(frame[~lacking])
+    assert found.splits == 4 and len(found.tied) == 1
+
+
+def test_nothing_is_ranked_where_no_split_is_whole():
+    rows = [run(model, NONE, split, 0.5) for model, splits in (("scgpt", (0, 1)), (LR, (2, 3))) for split in splits]
+    found = rankings(choices.unfolded(numbered(pd.DataFrame(rows))), METRIC, Designs(numbered(pd.DataFrame(rows))))[0]
+    assert found.best is None and found.table.empty
+
+
+def test_adjustments_after_training_are_rows_and_types_may_have_dots():
+    frame = runs({(LR, NONE): 0.5}).assign(
+        **{"test_macro_f1.logit_adjust": 0.7, "test_f1:CD4.T": 0.4, "test_f1.logit_adjust:CD4.T": 0.6}
+    )
+    found = choices.unfolded(frame)
+    assert not [name for name in found if name.partition(":")[0].count(".")]
+    assert found.groupby("posthoc")["test_f1:CD4.T"].mean().to_dict() == {"none": 0.4, "logit_adjust": 0.6}
+    assert ranked(frame).best["label"] == f"{LR} · logit_adjust"
+    assert ranked(frame).to_plain().mean == pytest.approx(0.7 - frame[METRIC].mean())
+
+
+def test_an_adjustment_without_a_number_is_not_given_the_plain_one():
+    frame = runs({(LR, NONE): 0.5}).assign(**{"test_macro_f1.logit_adjust": 0.7, "test_f1:DC": 0.4})
+    found = choices.unfolded(frame)
+    assert found.loc[found["posthoc"] == "logit_adjust", "test_f1:DC"].isna().all()
+    assert (found["test_cells"] == 20).all()
+
+
+def test_what_picking_is_worth_is_scored_on_the_split_left_out():
+    table = {"a": [0.9, 0.9, 0.0], "b": [0.5, 0.5, 0.8]}
+    rows = [run(LR, name, split, table[name][split]) for name in table for split in range(3)]
+    score, same, of = left_out_score(ranked(numbered(pd.DataFrame(rows))))
+    # left out 0: a .45, b .65 -> b .5; left out 1: likewise .5; left out 2: a .9 -> 0.0; the best of all is a (.6, .6)
+    assert score == pytest.approx((0.5 + 0.5 + 0.0) / 3) and of == 3 and same in (1, 2)
+
+
+def difference(mean: float, error: float, sd: float, n: int = 5) -> Difference:
+    index = pd.MultiIndex.from_product([["d"], [str(split) for split in range(n)]], names=["dataset", "split"])
+    estimate = Estimate(mean, n, sd, mean, mean, Error(error, n - 1.0), pd.Series(mean, index=index))
+    return Difference("a", "b", mean, mean - 3 * error, mean + 3 * error, 1, estimate)
+
+
+def test_more_splits_do_where_they_share_no_cells():
+    need = surer.needed(difference(0.05, 0.1 / math.sqrt(5), 0.1))
+    t = {17: 2.1199, 18: 2.1098}  # Student's, 97.5 %, 16 and 17 degrees of freedom
+    assert t[17] * 0.1 / math.sqrt(17) > 0.05 > t[18] * 0.1 / math.sqrt(18)
+    assert need == surer.Need(splits=18)
+
+
+def test_only_more_cells_do_where_splits_share_them():
+    shared = 0.1 * math.sqrt(1 / 5 + 1)  # so that 50 splits leave an error of 0.1, and 0.05 is never told
+    need = surer.needed(difference(0.15, shared, 0.1))
+    assert need.splits is None and need.cells == pytest.approx((2.7764 * shared / 0.15) ** 2, rel=1e-3)
+    assert surer.needed(difference(0.01, shared, 0.1)) == surer.Need()
