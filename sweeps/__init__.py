@@ -37,28 +37,23 @@ def run(
     retry_failed: bool = False,
     from_scratch: bool = False,
     move_tracking: bool = False,
+    max_failed: int | None = None,
 ) -> "Outcome":
     """Run the sweep of a file to its end, or go on with it: what is finished stays, what is missing is trained.
 
     storage: folder for shards, checkpoints and results, seen by every node. tracking_uri: an MLflow server; None: that
     of earlier runs, else MLFLOW_TRACKING_URI, else a store in `storage`. address: a running Ray cluster to join; None:
     a Ray of our own. The rest as in `cellskew run --help`. Returns what became of the trials; a failed one raises
-    nothing: see Outcome.failed. Progress goes to standard error. RequestError before anything expensive if the sweep
-    can't be run.
+    nothing (Outcome.failed), nor does a first Ctrl-C (Outcome.stopped). Progress goes to standard error. RequestError
+    before anything expensive if the sweep can't be run.
     """
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
     from sweeps.file import config
 
-    request = Request(
-        storage=Path(storage).absolute(),
-        tracking_uri=tracking_uri,
-        address=address,
-        max_concurrent=max_concurrent,
-        retry_failed=retry_failed,
-        from_scratch=from_scratch,
-        move_tracking=move_tracking,
-    )
+    given = {"address": address, "max_concurrent": max_concurrent, "retry_failed": retry_failed}
+    given |= {"from_scratch": from_scratch, "move_tracking": move_tracking, "max_failed": max_failed}
+    request = Request(Path(storage).absolute(), tracking_uri, **given)
     return converge(config.load(sweep), request, Progress(console()))
 
 

@@ -56,8 +56,11 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong request ends in its problems, one a line, and exit code 2; else 3."""
+    from sweeps.drive.stopping import one_signal
+
     try:
-        app()
+        with one_signal():
+            app()
     except RequestError as error:
         for problem in error.problems:
             print(f"cellskew: {problem}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Ray itself: a cluster to join, or one of our own that ends with this process. Nothing of Tune."""
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -33,15 +34,38 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
         return
     here = {"worker_process_setup_hook": sameness.pinning()}
     shared = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": here}
-    if address is None:
-        cpus = num_cpus if num_cpus is not None else own_cpus()
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **shared)
-    else:
-        _join(address, shared)
+    with _shielded():
+        if address is None:
+            cpus = num_cpus if num_cpus is not None else own_cpus()
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **shared)
+        else:
+            _join(address, shared)
     try:
         yield _nodes() + node_types()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Leave SIGTERM to us while Ray starts, which takes it for itself; processes that it starts don't heed it.
+
+    Whoever ends a job or a group of processes at once asks Ray's too, and without them no trial could save its epoch.
+    Ray shields them from Ctrl-C itself. A signal that comes meanwhile is heard afterwards.
+    """
+    heeds, answered = signal.getsignal(signal.SIGTERM), False
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    except SystemExit:  # Ray's answer to SIGTERM
+        answered = True
+        raise
+    finally:
+        with contextlib.suppress(ValueError, TypeError):  # not in the main thread, where Ray takes none
+            signal.signal(signal.SIGTERM, heeds)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if answered:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -21,6 +21,9 @@ Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: a
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
+MaxFailed = Annotated[
+    int | None, typer.Option(min=1, help="Stop once so many trials have failed; running ones save their epoch.")
+]
 Label = Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")]
 Donor = Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")]
 Move = Annotated[bool, typer.Option("--move-tracking", help="Go on in the store that --tracking-uri names.")]

@@ -13,6 +13,7 @@ from sweeps.commands.options import (
     Address,
     AsJson,
     Concurrent,
+    MaxFailed,
     Move,
     Name,
     Retry,
@@ -25,6 +26,9 @@ from sweeps.commands.options import (
 if TYPE_CHECKING:
     from sweeps.drive.outcome import Outcome
     from sweeps.file.config import SweepSpec
+
+
+AGAIN = "run the same command again to go on"
 
 
 def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> None:
@@ -47,6 +51,7 @@ def run(
     retry_failed: Retry = False,
     from_scratch: Scratch = False,
     move_tracking: Move = False,
+    max_failed: MaxFailed = None,
 ) -> None:
     """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
 
@@ -54,8 +59,8 @@ def run(
     """
     from sweeps.file import config
 
-    spec = config.load(sweep)
-    _converge(spec, storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch, move_tracking)
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed)
+    _converge(config.load(sweep), storage, tracking_uri, given)
 
 
 def resume(
@@ -67,6 +72,7 @@ def resume(
     retry_failed: Retry = False,
     from_scratch: Scratch = False,
     move_tracking: Move = False,
+    max_failed: MaxFailed = None,
 ) -> None:
     """Go on with a sweep by its name, as its file was when it last ran.
 
@@ -74,10 +80,8 @@ def resume(
     """
     from sweeps.file import config
 
-    path = _stored(storage, name)
-    _converge(
-        config.load(path), storage, tracking_uri, address, max_concurrent, retry_failed, from_scratch, move_tracking
-    )
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed)
+    _converge(config.load(_stored(storage, name)), storage, tracking_uri, given)
 
 
 def _stored(storage: Path, name: str) -> Path:
@@ -90,38 +94,29 @@ def _stored(storage: Path, name: str) -> Path:
     return path
 
 
-def _converge(
-    spec: "SweepSpec",
-    storage: Path,
-    uri: str | None,
-    address: str | None,
-    most: int | None,
-    retry: bool,
-    scratch: bool,
-    move: bool,
-) -> None:
+def _given(
+    address: str | None, most: int | None, retry: bool, scratch: bool, move: bool, max_failed: int | None
+) -> dict[str, Any]:
+    """Return the options that `run` and `resume` share, as converge.Request calls them."""
+    given = {"address": address, "max_concurrent": most, "retry_failed": retry, "from_scratch": scratch}
+    return given | {"move_tracking": move, "max_failed": max_failed}
+
+
+def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any]) -> None:
     _check_storage(storage)
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
-    from sweeps.drive.stopping import one_signal
 
-    request = Request(
-        storage=storage.absolute(),
-        tracking_uri=uri,
-        address=address,
-        max_concurrent=most,
-        retry_failed=retry,
-        from_scratch=scratch,
-        move_tracking=move,
-    )
-    screen = Progress(console())
+    request, screen = Request(storage=storage.absolute(), tracking_uri=uri, **given), Progress(console())
     try:
-        with one_signal():
-            outcome = converge(spec, request, screen)
-    except KeyboardInterrupt:  # before the training, which heeds Ctrl-C itself; typer would end without a word
-        print("cellskew: interrupted; run the same command again to go on", file=sys.stderr)
+        outcome = converge(spec, request, screen)
+    except KeyboardInterrupt:  # where converge heeds none; typer would end without a word
+        print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None
-    _conclude(spec.name, storage, uri, outcome, screen)
+    if outcome.has_begun:
+        _conclude(spec.name, storage, uri, outcome, screen)
+    else:
+        print(f"cellskew: {outcome.stopped}; {AGAIN}", file=sys.stderr)
     if not outcome.is_complete:
         raise typer.Exit(3 if outcome.is_broken else 1)
 

@@ -4,11 +4,9 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
@@ -18,7 +16,8 @@ from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
 from sweeps.drive.launching.job import Job
 from sweeps.drive.outcome import Outcome
-from sweeps.drive.stopping import Stop, heeding_signals
+from sweeps.drive.request import Parts, Request, Screen, real_parts
+from sweeps.drive.stopping import Interrupted, Signals, Stop
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
@@ -33,60 +32,25 @@ assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, r
 TAKEN = "another driver took this sweep over"
 
 
-@dataclass(frozen=True)
-class Request:
-    """How a sweep is to be run. tracking_uri None: see uris.choose; address None: a Ray of our own."""
-
-    storage: Path
-    tracking_uri: str | None = None
-    address: str | None = None
-    max_concurrent: int | None = None
-    num_cpus: int | None = None
-    retry_failed: bool = False
-    from_scratch: bool = False
-    move_tracking: bool = False
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
-
-    open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
-    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable], list[dict[str, Any]]]
-    run_trial: Callable[..., dict[str, Any]]
-    measure: Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class Screen(Protocol):
-    """Who is told what happens."""
-
-    def say(self, text: str) -> None: ...
-
-    def count(self, what: str, done: int, total: int) -> None: ...
-
-    def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable) -> None: ...
-
-    def event(self, what: str, key: str, numbers: dict[str, Any]) -> None: ...
-
-    def end(self) -> None: ...
-
-
-def real_parts() -> Parts:
-    """Return the parts of real trials: opened files, encoded shards, networks."""
-    from sweeps.drive.preparing.prepare import open_datasets, prepare
-    from trainables.trial.profile import peak_memory
-    from trainables.trial.trial import run_trial
-
-    return Parts(open_datasets, prepare, run_trial, peak_memory)
-
-
 def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
-    """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive."""
+    """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive.
+
+    A first Ctrl-C or SIGTERM brings what runs to a safe point: the outcome says so. A second one ends the process.
+    """
     sameness.check_here()
-    parts = real_parts() if parts is None else parts
+    parts, trials = real_parts() if parts is None else parts, spec.trials()
+    stop = Stop(request.storage.absolute() / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
+    with Signals(stop, screen.say):
+        try:
+            return _converge(spec, trials, request, screen, parts, stop)
+        except Interrupted:  # before anything of this launch was written down
+            return Outcome(len(trials), stopped=stop.why, has_begun=False)
+
+
+def _converge(
+    spec: SweepSpec, trials: list[Trial], request: Request, screen: Screen, parts: Parts, stop: Stop
+) -> Outcome:
     storage = request.storage.absolute()
-    stop = Stop(storage / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
-    trials = spec.trials()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     _check_writable(storage)
@@ -145,23 +109,29 @@ class _Drive:
         screen.say(f"tracking: {shown_uri(uri)}" + (f" ({why})" if why else ""))
         if request.move_tracking:
             check_nothing_waits(self.storage, spec.name)
-        self.tracker = Tracker(uri, spec.name, self.storage, on_loss=partial(stop.ask, TAKEN), on_wait=screen.say)
+        self.tracker = Tracker(uri, spec.name, self.storage, on_loss=partial(self.stop.ask, TAKEN), on_wait=screen.say)
 
     def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
         begin, outcome, self.costs = time.monotonic(), Outcome(len(trials)), costs
         try:
             self._train(trials, cells, outcome)
+        except Interrupted:
+            pass  # stop.why says it
         finally:
-            self.screen.end()
-            outbox = self.tracker.outbox
-            if len(outbox) > 50 or outbox.away_since is not None:
-                self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
-            if not self.tracker.close():
-                outcome.undelivered, outcome.refused = len(outbox), dict(outbox.aside)
-                if outbox.trouble is not None:
-                    self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
-            outcome.seconds = time.monotonic() - begin
+            with self.stop.waiting():
+                self._close(outcome)
+        outcome.stopped, outcome.seconds = self.stop.why, time.monotonic() - begin
         return outcome
+
+    def _close(self, outcome: Outcome) -> None:
+        self.screen.end()
+        outbox = self.tracker.outbox
+        if len(outbox) > 50 or outbox.away_since is not None:
+            self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
+        if not self.tracker.close():
+            outcome.undelivered, outcome.refused = len(outbox), dict(outbox.aside)
+            if outbox.trouble is not None:
+                self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
 
     def _train(self, trials: list[Trial], cells: dict[str, Any], outcome: Outcome) -> None:
         known = self.tracker.runs()
@@ -245,9 +215,11 @@ class _Drive:
             self.screen.begin(
                 todo, outcome.before, {trial.key: self.costs[trial.key] for trial in todo}, lambda: self.tracker.outbox
             )
-            settings = launch.Settings(self.parts.run_trial, self.request.max_concurrent, self.spec.max_failures)
+            settings = launch.Settings(
+                self.parts.run_trial, self.request.max_concurrent, self.spec.max_failures, self.request.max_failed
+            )
             begin = time.monotonic()
-            with heeding_signals(self.stop, self._on_first, self._on_second):
+            with self.stop.waiting():
                 tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
             self._note(tally, outcome, time.monotonic() - begin)
 
@@ -269,7 +241,6 @@ class _Drive:
         outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
         outcome.failed |= tally.failed
         outcome.lacking |= tally.lacking
-        outcome.stopped = self.stop.why
         if tally.slots:
             outcome.utilisation = tally.busy / (tally.slots * seconds)
 
@@ -313,9 +284,3 @@ class _Drive:
                 f"no node of the cluster has a GPU now, so these train on CPUs: {', '.join(sorted(unsaid))}. If it "
                 "brings GPUs when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
             )
-
-    def _on_first(self) -> None:
-        self.screen.say("stopping: running trials finish and save their epoch; press Ctrl-C again to stop at once")
-
-    def _on_second(self) -> None:
-        self.screen.say("stopped at once; run the same command again to go on from the last checkpoints")

@@ -21,6 +21,7 @@ class Outcome:
     undelivered: int = 0
     refused: dict[str, str] = field(default_factory=dict)  # runs whose news MLflow refused time and again, and why
     stopped: str = ""
+    has_begun: bool = True  # False: stopped before this launch wrote anything down
     seconds: float = 0.0
     utilisation: float | None = None
 

@@ -1,4 +1,4 @@
-"""How a launch ends early: once asked, epochs in progress are finished; asked twice, it ends at once."""
+"""How a launch ends early: asked once, what runs comes to a safe point; asked twice, it ends at once."""
 
 import contextlib
 import os
@@ -6,20 +6,30 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end where whatever is being done can be dropped: the next run does it again."""
 
 
 @dataclass
 class Stop:
     """Whether the user, or a lost lock, asked for the end: trials in progress finish their epoch, no other starts.
 
-    mark: a file that exists once the end was asked for, so that workers save the epoch they are in.
+    mark: a file that exists once the end was asked for, so that workers save the epoch they are in. longest: seconds
+    of the longest epoch so far. waits: whether what is being done now comes to a safe point of its own.
     """
 
     mark: Path
     asked: bool = False
     why: str = ""
+    longest: float | None = None
+    waits: bool = False
 
     def ask(self, why: str) -> None:
         """Ask, keeping the first reason."""
@@ -27,6 +37,19 @@ class Stop:
             self.asked, self.why = True, why
             with contextlib.suppress(OSError):  # a full disk: trials end where their next checkpoint is due
                 self.mark.touch()
+
+    def took(self, seconds: float) -> None:
+        """Note how long an epoch took."""
+        self.longest = max(self.longest or 0.0, seconds)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let a first signal ask alone while it lasts: what is done now must come to its own end."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
 
     @contextmanager
     def unmarked(self) -> Iterator[None]:
@@ -56,22 +79,38 @@ def one_signal() -> Iterator[None]:
             signal.signal(signal.SIGTERM, old)
 
 
-@contextmanager
-def heeding_signals(stop: Stop, on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C (or SIGTERM) ask for the end after the running epochs; a second one ends the process at once."""
+class Signals:
+    """Lets Ctrl-C or SIGTERM ask for the end while `with` lasts; a second one ends the process at once."""
 
-    def heed(number: int, frame: Any) -> None:
-        if stop.asked and stop.why.startswith("stopped"):
-            on_second()
-            os._exit(130)
-        stop.ask(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
-        on_first()
+    def __init__(self, stop: Stop, say: Callable[[str], None]) -> None:
+        self.stop, self.say = stop, say
+        self.heard = 0
+        self._old: dict[int, Any] = {}
 
-    old = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: nobody to press keys
-        old = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
+    def __enter__(self) -> "Signals":
+        with contextlib.suppress(ValueError):  # not in the main thread: nobody to press keys
+            self._old = {number: signal.signal(number, self._heed) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._old.items():
             signal.signal(number, handler)
+
+    def _heed(self, number: int, frame: Any) -> None:
+        self.heard += 1
+        if self.heard > 1:
+            self.say("stopped at once; run the same command again to go on from the last checkpoints")
+            os._exit(130)
+        self.stop.ask(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+        self.say(f"stopping: {self._how_long()}; press Ctrl-C again to stop at once")
+        if not self.stop.waits:
+            raise Interrupted
+
+    def _how_long(self) -> str:
+        if not self.stop.waits:
+            return "what isn't whole yet is left to the next run; within seconds"
+        known = self.stop.longest
+        epoch = "none has ended yet, so it can't be said how long that takes"
+        if known is not None:
+            epoch = f"up to {timedelta(seconds=max(1, round(known)))}, the longest epoch so far"
+        return f"running trials finish and save their epoch ({epoch})"

@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ class Tracker:
         """
         known = dict(known)
         missing = [trial for trial in trials if trial.key not in known]
-        common = {"mlflow.source.name": "cellskew", "mlflow.user": getpass.getuser(), "cellskew.sweep": self.sweep}
+        common = {"mlflow.source.name": "cellskew", "mlflow.user": _user(), "cellskew.sweep": self.sweep}
         size = joint.MOST if self.is_joint else 1
         for start in range(0, len(missing), size):
             for run in self._create(missing[start : start + size], common):
@@ -240,6 +241,14 @@ def _points(metrics: dict[str, Any]) -> dict[str, Any]:
         if key not in CONTROL and isinstance(value, int | float) and not isinstance(value, bool)
     }
     return {"metrics": points, "step": int(metrics.get("epoch", 0))}
+
+
+def _user() -> str:
+    """Return who runs this; in a container it may be a number that nobody has named."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _params(trial: Trial) -> dict[str, str]:

@@ -27,7 +27,10 @@ def driver_of(storage: Path, output: Path) -> Iterator[subprocess.Popen]:
         "print(o.finished, o.interrupted, o.stopped, flush=True); sys.exit(0 if o.is_complete else 1)"
     )
     command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    with output.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver:
+    with (
+        output.open("w") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True) as driver,
+    ):
         try:
             yield driver
         finally:
@@ -73,18 +76,30 @@ def test_a_killed_driver_is_succeeded_and_all_runs_are_whole(tmp_path):
     )  # two trials were running, each at most two epochs after its last checkpoint
 
 
+def to_driver(driver: subprocess.Popen) -> str:
+    driver.send_signal(signal.SIGINT)
+    return "Ctrl-C"
+
+
+def to_all(driver: subprocess.Popen) -> str:
+    """As `timeout`, Slurm and systemd do: Ray's processes are asked too."""
+    os.killpg(driver.pid, signal.SIGTERM)
+    return "SIGTERM"
+
+
 @pytest.mark.faults
-def test_ctrl_c_finishes_the_epoch_and_says_what_is_left(tmp_path):
+@pytest.mark.parametrize("ask", [to_driver, to_all])
+def test_a_first_signal_finishes_the_epoch_and_says_what_is_left(ask, tmp_path):
     faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:
         wait_for_epochs(tmp_path, 3)
-        driver.send_signal(signal.SIGINT)
+        by = ask(driver)
         assert driver.wait(timeout=PATIENCE) == 1
     assert not list(tmp_path.glob("sweeps/*.stop-*"))
-    assert re.search(r"\d [12] stopped by Ctrl-C", (tmp_path / "said.txt").read_text())
+    assert re.search(rf"\d [12] stopped by {by}", (tmp_path / "said.txt").read_text())
     interrupted = [tags for status, _, tags in runs(tmp_path).values() if status == "KILLED"]
     assert 1 <= len(interrupted) <= 2
-    assert all(re.match(r"stopped by Ctrl-C after epoch \d of 3", tags["cellskew.reason"]) for tags in interrupted)
+    assert all(re.match(rf"stopped by {by} after epoch \d of 3", tags["cellskew.reason"]) for tags in interrupted)
     assert sum(status == "SCHEDULED" for status, _, _ in runs(tmp_path).values()) >= 4
     faults(tmp_path)
     run_to_the_end(tmp_path)

@@ -1,18 +1,28 @@
 """How a sweep ends: by a signal, by a lost cluster, by a full disk; each in a sentence, with its own exit code."""
 
+import contextlib
+import dataclasses
 import errno
 import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from fake_trials import drive, faults, parts, spec
+from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
+from sweeps.cluster import nodes
+from sweeps.drive import converge
 from sweeps.drive.launching import launch
+from sweeps.drive.launching.news import _too_many
 from sweeps.drive.outcome import Outcome
-from sweeps.drive.stopping import Stop, one_signal
+from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
+from sweeps.tracking import store
 
 
 def test_sigterm_ends_the_preparation_as_ctrl_c_does_and_is_given_back():
@@ -20,6 +30,113 @@ def test_sigterm_ends_the_preparation_as_ctrl_c_does_and_is_given_back():
     with pytest.raises(KeyboardInterrupt), one_signal():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.fixture
+def stop(tmp_path: Path) -> Stop:
+    return Stop(tmp_path / "stop")
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_first_signal_drops_what_can_be_dropped(stop, number, why):
+    said: list[str] = []
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted), Signals(stop, said.append):
+        os.kill(os.getpid(), number)
+    assert stop.why == f"stopped by {why}" and stop.mark.exists()
+    assert said == [
+        "stopping: what isn't whole yet is left to the next run; within seconds; press Ctrl-C again to stop at once"
+    ]
+    assert signal.getsignal(number) is before
+
+
+def test_a_first_signal_waits_for_what_is_trained_and_says_how_long(tmp_path):
+    said: list[str] = []
+    for took in ((), (3.2, 754.0, 12.0)):
+        stop = Stop(tmp_path / "stop")
+        with Signals(stop, said.append), stop.waiting():
+            for seconds in took:
+                stop.took(seconds)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert "finish and save their epoch (none has ended yet, so it can't be said how long" in said[0]
+    assert "finish and save their epoch (up to 0:12:34, the longest epoch so far)" in said[1]
+
+
+def test_a_second_signal_ends_at_once(stop, monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with Signals(stop, lambda said: None), stop.waiting():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert ended == [130]
+
+
+def test_ray_leaves_sigterm_to_us_and_its_processes_do_not_heed_it(monkeypatch):
+    """Ray takes SIGTERM as it starts; one that comes meanwhile must be heard by whoever had it before."""
+    heard: list[str] = []
+    masks: list[set] = []
+
+    def init(*about: object, **how: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *given: sys.exit(15))
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # processes started now inherit it
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(nodes.ray, "init", init)
+    monkeypatch.setattr(nodes.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(nodes.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(nodes, "_nodes", lambda: [])
+    monkeypatch.setattr(nodes, "node_types", lambda: [])
+    old = signal.signal(signal.SIGTERM, lambda *given: heard.append("ours"))
+    try:
+        with contextlib.suppress(SystemExit), nodes.running_ray(None):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert heard == ["ours"] and signal.SIGTERM in masks[0]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("open_datasets", "cellskew: stopped by SIGTERM; run the same command again to go on"),
+        ("prepare", "stopped by SIGTERM; go on: cellskew resume small"),
+    ],
+)
+def test_a_signal_in_the_preparation_is_an_end_in_words_and_exit_code_1(stage, said, ray_here, tmp_path, monkeypatch):
+    def asked(*given: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(converge, "real_parts", lambda: dataclasses.replace(parts(), **{stage: asked}))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec().given))
+    found = CliRunner().invoke(cli.app, ["run", str(tmp_path / "small.yaml"), "--storage", str(tmp_path)])
+    assert found.exit_code == 1, found.output
+    assert said in found.output and "stopping: " in found.output
+    assert not list(tmp_path.glob("sweeps/*.stop-*")) and not (tmp_path / "sweeps" / "small.lock").exists()
+
+
+def test_a_sweep_that_goes_wrong_is_stopped_and_says_which_reason_repeats(ray_here, tmp_path):
+    faults(tmp_path, {"run": "scgpt", "epoch": 2, "kind": "raise"})
+    outcome = drive(tmp_path, spec(splits="[0, 1, 2]"), max_failed=2, max_concurrent=1)
+    assert len(outcome.failed) == 2 and not outcome.is_complete and not outcome.is_broken
+    assert outcome.finished + outcome.interrupted <= 1, "no other was begun"
+    why = "stopped: 2 trials failed (--max-failed 2), 2 for one reason: ValueError: loss is not finite in epoch 2"
+    assert outcome.stopped == why
+
+
+def test_reasons_that_differ_in_numbers_are_one():
+    reasons = ["OSError: no room", "ValueError: loss in epoch 3\nrows 1", "ValueError: loss in epoch 12", ""]
+    assert _too_many(reasons, 4).endswith(", 2 for one reason: ValueError: loss in epoch 3")
+    assert "each for a reason of its own, the first: a" in _too_many(["a", "b"], 2)
+
+
+def test_a_number_that_nobody_has_named_may_run_a_sweep(monkeypatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(store.getpass, "getuser", nobody)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    assert store._user() == "uid 4711"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +180,7 @@ def test_the_last_node_lost_is_a_value_and_its_code_says_run_again(monkeypatch, 
         raise RuntimeError(stop.why)
 
     monkeypatch.setattr(launch, "_fit", fit)
+    monkeypatch.setattr(launch, "cluster_is_gone", lambda: True)
     job = SimpleNamespace(key="k")
     settings = launch.Settings(lambda *about: {})
     tally = launch.train([job], SimpleNamespace(sweep="small"), lambda *about: None, stop, tmp_path, settings)

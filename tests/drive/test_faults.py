@@ -24,6 +24,7 @@ ON_WORKERS = ("preparation", "first_epoch", "checkpoint", "report", "last_epoch"
 MATRIX = [(whom, stage) for stage in ON_WORKERS for whom in ("driver", "worker", "raylet", "machine")]
 IN_DRIVER = ("database", "registration", "noted", "delivered", "closing")
 MATRIX += [(whom, stage) for stage in IN_DRIVER for whom in ("driver", "machine")]
+ENDS = {"driver": -9, "machine": -9, "worker": 0, "raylet": 3}  # of the driver, by what was killed
 SAMPLE = {  # of each process one; the others are slow
     ("worker", "checkpoint"),
     ("raylet", "first_epoch"),
@@ -81,8 +82,7 @@ def disturb(storage: Path, whom: str, stage: str) -> None:
     try:
         waiting = driver.wait_for_gate()
         driver.kill(whom, waiting)
-        code = driver.wait()
-        assert (code == 0) if whom == "worker" else (code != 0), driver.said()
+        assert driver.wait() == ENDS[whom], driver.said()
     finally:
         if whom != "driver":
             driver.end()
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_is_named_and_costs_nothing_once_there_is_room(stag
         waiting = driver.wait_for_gate()
         with full(small_disk.parent):
             driver.kill("worker", waiting)
-            assert driver.wait() != 0
+            assert driver.wait() in (1, 3), "trials are left over, or the driver itself had no room"
     finally:
         driver.end()
     assert "No space left on device" in driver.said() or "disk is full" in driver.said()

@@ -170,6 +170,7 @@ class Settings:
     run_trial: Trainable
     max_concurrent: int | None = None
     max_failures: int = 3
+    max_failed: int | None = None  # failed trials that stop the launch
     pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
 
 
@@ -179,14 +180,15 @@ def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: 
     A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
     workers), the trials that are not over are launched again, each at most `max_failures` times.
     """
-    news = News(tracker, watch, stop)
+    news = News(tracker, watch, stop, settings.max_failed)
     strikes: Counter[str] = Counter()
     while jobs and not stop.asked:
         try:
             _fit(jobs, news, stop, storage, settings)
             break
         except (RuntimeError, ray.exceptions.RayError) as error:
-            if stop.why == LOST:
+            if cluster_is_gone():
+                stop.ask(LOST)
                 break
             if not isinstance(error, ray.exceptions.RayError) and not isinstance(
                 error.__cause__, ray.exceptions.RayError

@@ -1,7 +1,9 @@
 """What is heard of a sweep's trials, passed on: to MLflow, to whoever watches, and into a tally."""
 
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,8 +45,9 @@ class Tally:
 class News:
     """Passes on what is heard of the trials. Knows nothing of Tune."""
 
-    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop) -> None:
-        self.tracker, self.watch, self.stop = tracker, watch, stop
+    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop, max_failed: int | None = None) -> None:
+        self.tracker, self.watch, self.stop, self.max_failed = tracker, watch, stop, max_failed
+        self.heard: dict[str, float] = {}  # key -> time.monotonic() of its start or its last epoch
         self.tally = Tally()
         self.epochs: dict[str, str] = {}
         self.troubles: dict[str, str] = {}  # key -> what went wrong last with a trial that went on
@@ -52,6 +55,7 @@ class News:
     def started(self, job: Job) -> None:
         """Note that a trial has its worker."""
         self.tally.begin(job.key)
+        self.heard[job.key] = time.monotonic()
         self.tracker.start(job.run_id, job.tags, job.data)
         self.watch("started", job.key, {})
 
@@ -100,6 +104,10 @@ class News:
                 self._failed(job, f"its worker was lost too often, last: {why}", "outside", "", {})
 
     def _epoch(self, job: Job, numbers: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if "replayed" not in numbers:
+            self.stop.took(now - self.heard.get(job.key, now))
+        self.heard[job.key] = now
         self.epochs[job.key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
         self.tracker.report(job.run_id, numbers)
         wanted = job.config["recipe"].get("batch_size", 0)
@@ -121,6 +129,17 @@ class News:
         self.tracker.finish(job.run_id, "FAILED", tags)
         self.tally.failed[job.key] = why
         self.watch("failed", job.key, {"reason": why})
+        if self.max_failed is not None and len(self.tally.failed) >= self.max_failed:
+            self.stop.ask(f"stopped: {_too_many(list(self.tally.failed.values()), self.max_failed)}")
+
+
+def _too_many(reasons: list[str], most: int) -> str:
+    """Say how many trials failed, and which reason repeats; reasons that differ in numbers alone are one."""
+    firsts = [reason.splitlines()[0] if reason else "no reason given" for reason in reasons]
+    kinds = [re.sub(r"\d+", "#", first) for first in firsts]
+    commonest, times = Counter(kinds).most_common(1)[0]
+    each = f"{times} for one reason" if times > 1 else "each for a reason of its own, the first"
+    return f"{len(reasons)} trials failed (--max-failed {most}), {each}: {firsts[kinds.index(commonest)][:300]}"
 
 
 def _where_tags(where: dict[str, str]) -> dict[str, str]:

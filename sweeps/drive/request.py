@@ -1,0 +1,58 @@
+"""What a drive is asked for, what its trials are made of, and who is told what happens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweeps.file.config import SweepSpec
+from sweeps.file.trials import Trial
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a sweep is to be run. tracking_uri None: see uris.choose; address None: a Ray of our own; max_failed: so many
+    trials that fail in this launch stop it."""
+
+    storage: Path
+    tracking_uri: str | None = None
+    address: str | None = None
+    max_concurrent: int | None = None
+    num_cpus: int | None = None
+    retry_failed: bool = False
+    from_scratch: bool = False
+    move_tracking: bool = False
+    max_failed: int | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
+
+    open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
+    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable], list[dict[str, Any]]]
+    run_trial: Callable[..., dict[str, Any]]
+    measure: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Screen(Protocol):
+    """Who is told what happens."""
+
+    def say(self, text: str) -> None: ...
+
+    def count(self, what: str, done: int, total: int) -> None: ...
+
+    def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable) -> None: ...
+
+    def event(self, what: str, key: str, numbers: dict[str, Any]) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def real_parts() -> Parts:
+    """Return the parts of real trials: opened files, encoded shards, networks."""
+    from sweeps.drive.preparing.prepare import open_datasets, prepare
+    from trainables.trial.profile import peak_memory
+    from trainables.trial.trial import run_trial
+
+    return Parts(open_datasets, prepare, run_trial, peak_memory)
