@@ -55,7 +55,7 @@ def parts(digest: str = "d0") -> Parts:
 
 def cells(digest: str) -> Any:
     labels = np.repeat(np.arange(4), [100, 60, 40, 20])
-    known = {"classes": ["a", "b", "c", "d"], "donors": None, "fixed_test": None, "num_genes": 5000}
+    known = {"classes": ["a", "b", "c", "d"], "donors": None, "fixed_test": None, "twins": None, "num_genes": 5000}
     return SimpleNamespace(digest=digest, labels=labels, **known)
 
 
