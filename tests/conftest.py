@@ -110,6 +110,16 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A storage folder with a sweep of fault_tools.py on which nothing went wrong, and its state."""
+    from fault_tools import finish, start, state
+
+    storage = tmp_path_factory.mktemp("undisturbed") / "storage"
+    finish(start(storage))
+    return storage, state(storage)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_ray_left_behind():
     yield

@@ -1,13 +1,9 @@
 """`cellskew run` of tiny real trials in a process of its own, which waits at a named stage so that a test can kill it.
 
-A gate is a stage and a file: the first process that reaches the stage creates the file, with its pid, and sleeps. Later
-ones find the file and pass. Run as a program, this file is the command line with the gates in place.
+The program is gates.py. Beside it: what a sweep has come to, and whether two have come to the same.
 """
 
 import contextlib
-import dataclasses
-import faulthandler
-import functools
 import hashlib
 import os
 import signal
@@ -19,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gates import GATE
+
 HERE = Path(__file__).resolve().parent
-GATE, CLOCK = "CELLSKEW_TEST_GATE", "CELLSKEW_TEST_CLOCK"
 STAGES = {  # what is going on when a process is stopped there
     "database": "the tables of the embedded MLflow database are half made",
     "registration": "a run was created in MLflow, its parameters were not sent yet",
@@ -47,165 +44,6 @@ checkpoint_every: 1
 """
 ARTIFACTS = (".safetensors", ".parquet", ".csv", ".png")
 TIMED = ("second", "per_second", "peak_memory", "checkpoint")  # parts of the names of metrics that no run repeats
-
-
-# inside the driver and its workers
-
-
-def wait_at(stage: str) -> None:
-    """Sleep until killed if this process is the first to reach the stage that a test waits for."""
-    wanted, _, path = os.environ.get(GATE, "").partition("@")
-    if wanted != stage:
-        return
-    with contextlib.suppress(FileExistsError):
-        handle = os.open(f"{path}.part-{os.getpid()}", os.O_CREAT | os.O_WRONLY)
-        os.write(handle, str(os.getpid()).encode())
-        os.close(handle)
-        os.link(f"{path}.part-{os.getpid()}", path)
-        deadline = time.monotonic() + 600
-        while Path(path).read_text() != "open" and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def before(owner: Any, name: str, stage: str, when: Callable[..., bool] = lambda *a, **k: True) -> None:
-    """Have `owner.name` wait at a stage before it does its work."""
-    work = getattr(owner, name)
-
-    def gated(*args: Any, **named: Any) -> Any:
-        if when(*args, **named):
-            wait_at(stage)
-        return work(*args, **named)
-
-    setattr(owner, name, gated)
-
-
-def after(owner: Any, name: str, stage: str, when: Callable[..., bool] = lambda *a, **k: True) -> None:
-    """Have `owner.name` wait at a stage when its work is done."""
-    work = getattr(owner, name)
-
-    def gated(*args: Any, **named: Any) -> Any:
-        result = work(*args, **named)
-        if when(*args, **named):
-            wait_at(stage)
-        return result
-
-    setattr(owner, name, gated)
-
-
-def gated_work(work: Callable[..., None], *block: Any) -> None:
-    """What encodes a block of cells on a worker, behind its gate."""
-    wait_at("preparation")
-    work(*block)
-
-
-ORIGINAL: dict[str, Any] = {}
-
-
-def trial(config: dict[str, Any], report: Callable, checkpoint: Path | None) -> dict[str, Any]:
-    """run_trial behind the gates of a worker."""
-    from trainables.trial.trial import run_trial
-
-    if not ORIGINAL.get("worker"):
-        ORIGINAL["worker"] = True
-        _gate_worker()
-
-    def gated_report(metrics: dict[str, Any], path: Path | None) -> None:
-        if metrics.get("epoch") == 2 and not metrics.get("replayed") and not metrics.get("final"):
-            wait_at("report")
-        if path is not None:
-            _keep_weights(path)
-        report(metrics, path)
-
-    return run_trial(config, gated_report, checkpoint)
-
-
-def _keep_weights(checkpoint: Path) -> None:
-    """Keep the newest state of a trial, which gives its checkpoints up at its end, to be compared."""
-    for name in ("weights.safetensors", "optimizer.safetensors"):
-        kept = checkpoint.parent / f"last-{name}"
-        kept.unlink(missing_ok=True)
-        kept.hardlink_to(checkpoint / name)
-
-
-def _gate_worker() -> None:
-    from sweeps.drive.launching import worker
-    from sweeps.tracking import artifacts
-    from trainables.training import checkpoint
-    from trainables.training.loop import Trainer
-
-    def is_step(epoch: int) -> Callable[..., bool]:
-        seen: list[int] = []
-
-        def second(trainer: Any, batches: list, rate: float, at: int) -> bool:
-            seen.extend([at] if at == epoch else [])
-            return at == epoch and len(seen) > 2
-
-        return second
-
-    worker.TRAIN_PAUSES = (0.1, 0.1, 0.1)
-    worker.UPLOAD_PAUSES = (1, 2, 5, 10)  # a minute and more of waiting less, where a disk stays full
-    before(Trainer, "_step", "first_epoch", is_step(0))
-    before(Trainer, "_step", "last_epoch", is_step(2))
-    before(checkpoint, "write_tensors", "checkpoint", lambda path, content: path.match("*epoch-0002*/best*"))
-    copy = artifacts._copy
-
-    def half_copied(files: list[Path], folder: Path | None, target: Path) -> None:
-        target.mkdir(parents=True, exist_ok=True)
-        data = files[-1].read_bytes()
-        if not (target / files[-1].name).exists():
-            (target / files[-1].name).write_bytes(data[: len(data) // 2])
-        if (folder is not None) or len(files) > 1:
-            wait_at("upload")
-        copy(files, folder, target)
-
-    artifacts._copy = half_copied
-
-
-def _gate_driver() -> None:
-    from alembic.operations import Operations
-    from mlflow import MlflowClient
-
-    from data_pipeline.shards import datasource
-    from sweeps.drive import converge
-    from sweeps.tracking.delivery import Delivery
-    from sweeps.tracking.store import Tracker
-
-    for_each = datasource.for_each_block
-    datasource.for_each_block = lambda *given: for_each(*given[:-1], functools.partial(gated_work, given[-1]))
-    before(Operations, "create_index", "database")
-    created: list[Any] = []
-    after(MlflowClient, "create_run", "registration", lambda *a, **k: created.append(1) or len(created) == 2)
-    second = "epoch"
-    before(Tracker, "report", "noted", lambda tracker, run_id, numbers: numbers.get(second) == 2)
-    before(Tracker, "finish", "closing", lambda tracker, run_id, status, *more: status == "FINISHED")
-    after(Delivery, "deliver", "delivered", lambda delivery, records: any(one.get("step") == 2 for one in records))
-    if os.environ.get(CLOCK):
-        before(Tracker, "report", "", lambda *a: bool(turn_clock(float(os.environ[CLOCK]))))
-    parts = dataclasses.replace(converge.real_parts(), run_trial=trial)
-    converge.real_parts = lambda: parts
-
-
-def turn_clock(seconds: float) -> None:
-    """Make this process believe that it is so many seconds later (earlier, below 0), from now on."""
-    if "clock" not in ORIGINAL:
-        ORIGINAL["clock"] = clock = time.time
-        time.time = lambda: clock() + seconds
-
-
-def main() -> None:
-    """The command line, gated."""
-    import sweeps.cluster.environment  # noqa: F401
-    from sweeps.cli import main as cli
-
-    faulthandler.register(signal.SIGUSR2)  # Tune takes SIGUSR1 as a wish to stop
-    sys.modules["fault_tools"] = sys.modules["__main__"]
-    for thing in (trial, gated_work):
-        thing.__module__ = "fault_tools"  # workers import it by this name
-    _gate_driver()
-    cli()
-
-
-# outside: what a test holds
 
 
 @dataclass
@@ -289,10 +127,20 @@ def start(storage: Path, stage: str = "", sweep: str = SWEEP, options: tuple[str
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     given = os.environ | {"PYTHONPATH": path, GATE: f"{stage}@{gate}" if stage else ""} | environment
     given["RAY_worker_niceness"] = "0"  # Ray's 15 would starve the trials beside anything else on the machine
-    command = [sys.executable, str(HERE / "fault_tools.py"), "run", str(file), "--storage", str(storage), *options]
+    command = [sys.executable, str(HERE / "gates.py"), "run", str(file), "--storage", str(storage), *options]
     with log.open("w") as out:
         process = subprocess.Popen(command, env=given, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     return Driver(storage, process, gate, log)
+
+
+def finish(driver: Driver, expected: int = 0, seconds: float = 600) -> str:
+    """Wait until the driver ends with the expected code and without a traceback; returns what was said."""
+    try:
+        assert driver.wait(seconds) == expected, driver.said()
+    finally:
+        driver.end()
+    assert "Traceback" not in driver.said()
+    return driver.said()
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, said: Callable[[], str] = str) -> None:
@@ -341,7 +189,7 @@ def _kill(pid: int, birth: str) -> None:
 
 
 def histories(uri: str, sweep: str = "small") -> dict[str, Any]:
-    """Return run name -> {status, params, metrics {name: [(step, value)]}} as MLflow has them; one run per trial.
+    """Return run name -> {id, key, status, params, metrics {name: [(step, value)]}} in MLflow; one run per trial.
 
     Of metrics that no two runs share (times, memory) only the steps are kept.
     """
@@ -353,7 +201,8 @@ def histories(uri: str, sweep: str = "small") -> dict[str, Any]:
         name = run.info.run_name
         assert name not in found, f"two runs of {name}"
         metrics = {key: _points(client.get_metric_history(run.info.run_id, key)) for key in sorted(run.data.metrics)}
-        found[name] = {"status": run.info.status, "params": run.data.params, "metrics": metrics}
+        found[name] = {"id": run.info.run_id, "key": run.data.tags["cellskew.trial"], "status": run.info.status}
+        found[name] |= {"params": run.data.params, "metrics": metrics}
     return dict(sorted(found.items()))
 
 
@@ -368,16 +217,30 @@ def files(storage: Path) -> dict[str, str]:
     return {str(p.relative_to(storage / "trials")): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(paths)}
 
 
-def artifacts(storage: Path) -> list[str]:
-    """Return name and sha256 of all weights, tables and predictions in the embedded artifact store, sorted."""
-    paths = [path for path in storage.glob("artifacts/**/*") if path.suffix in ARTIFACTS]
-    return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
+def artifacts(storage: Path) -> dict[str, list[str]]:
+    """Return run id -> name and sha256 of its weights, tables and predictions in the embedded store, sorted."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(storage.glob("artifacts/**/*")):
+        if path.suffix in ARTIFACTS:
+            run_id = path.relative_to(storage / "artifacts").parts[1]
+            found.setdefault(run_id, []).append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return {run_id: sorted(listed) for run_id, listed in found.items()}
 
 
 def state(storage: Path) -> dict[str, Any]:
     """Return everything about a sweep that must not depend on what happened to it on the way."""
-    uri = f"sqlite:///{storage}/mlflow.db"
-    return {"runs": histories(uri), "files": files(storage), "artifacts": artifacts(storage)}
+    runs, there = histories(f"sqlite:///{storage}/mlflow.db"), artifacts(storage)
+    found = {name: there.pop(run["id"], []) for name, run in runs.items()}
+    assert not there, f"artifacts of no run: {there}"
+    return {"runs": runs, "files": files(storage), "artifacts": found}
+
+
+def part_of(whole: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the state of those trials of a sweep whose names contain something."""
+    runs = {one: run for one, run in whole["runs"].items() if name in one}
+    keys = {run["key"] for run in runs.values()}
+    kept = {path: digest for path, digest in whole["files"].items() if path.split("/")[0] in keys}
+    return {"runs": runs, "files": kept, "artifacts": {one: whole["artifacts"][one] for one in runs}}
 
 
 def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -391,7 +254,3 @@ def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert set(found["runs"][name]["metrics"]) == set(run["metrics"])
     for kind in ("files", "artifacts"):
         assert found[kind] == expected[kind], kind
-
-
-if __name__ == "__main__":
-    main()

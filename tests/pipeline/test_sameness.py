@@ -11,7 +11,7 @@ import pytest
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWEEP = """
 name: small
 datasets: [pbmc68k_reduced]
