@@ -14,11 +14,9 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps import tables
-from sweeps.answers import celltypes
 from sweeps.answers.designs import Designs, indexed, per_split
 from sweeps.answers.runs.results import AXES, check_alone, check_columns
-from sweeps.answers.summary import explained_intervals, pooled, title
+from sweeps.answers.summary import title
 from sweeps.file.plugins import unknown
 from sweeps.statistics import families, intervals
 
@@ -222,79 +220,3 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
 
 def _mean(runs: pd.DataFrame, metric: str) -> float:
     return float(per_split(indexed(runs)[metric]).groupby(level="dataset").mean().mean())
-
-
-def as_text(found: Comparison) -> pd.DataFrame:
-    """Return a comparison as a table of text for people."""
-    table = found.table
-    text = table[
-        [*found.within, *(["dataset"] if "dataset" in table and "dataset" not in found.within else [])]
-    ].astype(str)
-    text[found.between] = table["level"]
-    text[title(found.metric)] = [f"{mean:.3f}" for mean in table["mean"]]
-    text[f"- {found.against}"] = [
-        f"{row.difference:+.3f}" + ("" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]")
-        for row in table.itertuples()
-    ]
-    text["wins/ties/losses"] = [f"{row.wins}/{row.ties}/{row.losses}" for row in table.itertuples()]
-    text["n"] = table["n"].astype(str)
-    text["p"] = [_or_dash(value, ".3g") for value in table["p"]]
-    text["p, Holm"] = [_or_dash(value, ".3g") for value in table["p_holm"]]
-    return text
-
-
-def _or_dash(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else format(value, form)
-
-
-def explained(found: Comparison) -> list[str]:
-    """Return the sentences under such a table: its columns, the tests that make up the family, what is left out."""
-    table, against = found.table, f"{found.between} {found.against}"
-    seeds, several = int(table["seeds"].max()), ALL in set(table.get("dataset", ()))
-    of_seeds = f" ({seeds} trial seeds in each, averaged first)" if seeds > 1 else ""
-    pairs = "wins, ties and losses: pairs of trials"
-    said = [f"differences to {against} on the same cells, over n splits{of_seeds}; {pairs}"]
-    said.append(pooled(found.compared, [*found.within, found.between, *(["dataset"] if several else [])]))
-    said += celltypes.tested(found.compared, [found.metric])
-    if number := int(table["p"].notna().sum()):
-        said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
-        rows = 'the rows "all"' if several else "the rows of this table"
-        said.append(f"p, Holm: corrected for {number} tests, {rows} and no others; another table is another family")
-    said += _few(table["n"])
-    if several:
-        said.append(_scope(len(_datasets(found))))
-    return said + [f"left out: {one}" for one in found.left_out] + found.designs.notes
-
-
-def _few(n: pd.Series) -> list[str]:
-    """Return what must be said of few splits."""
-    least = intervals.LEAST
-    if (n == 1).all():
-        return [f"one split: trial seeds tell of these cells alone, so no interval and no p; {least} splits are needed"]
-    if (n < least).any():
-        return [f"under {least} splits there is no interval and no p: add splits: seeds"]
-    if (n < intervals.FEW).any():
-        return [f"WARNING: under {intervals.FEW} splits tests find little and intervals rest on little"]
-    return []
-
-
-def _scope(datasets: int) -> str:
-    if datasets < families.DATASETS:
-        units = f"{families.DATASETS} would make them units"
-        return f"all: mean over these {datasets} datasets, which says nothing of others ({units})"
-    return f"all: over {datasets} datasets as units: t interval, p by Wilcoxon's signed-rank test"
-
-
-def _datasets(found: Comparison) -> list[str]:
-    if "dataset" in found.table:
-        return [name for name in dict.fromkeys(found.table["dataset"]) if name != ALL]
-    return found.designs.datasets
-
-
-def show(found: Comparison, form: str, warning: str | None) -> None:
-    """Print a comparison as a table, CSV or JSON."""
-    if tables.for_programs(found.table, form, warning):
-        return
-    text = as_text(found)
-    tables.draw(text, left=list(text.columns).index(title(found.metric)))
-    tables.say(*explained(found))

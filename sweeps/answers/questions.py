@@ -4,7 +4,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
-from sweeps.answers import celltypes, comparison
+from sweeps.answers import celltypes, comparison, differences
 from sweeps.answers.comparison import Comparison
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
@@ -47,9 +47,9 @@ def show(questions: list[Question], found: list[Comparison], form: str, warning:
     tests = sum(int(one.table["p"].notna().sum()) for one in found)
     for question, one in zip(questions, found, strict=True):
         print(f"{question}?")
-        text = comparison.as_text(one)
+        text = differences.as_text(one)
         tables.draw(text, left=list(text.columns).index(comparison.title(one.metric)))
         family = f"p, Holm: corrected for the {tests} tests of all {len(found)} questions of the sweep's file"
-        said = [family if sentence.startswith("p, Holm:") else sentence for sentence in comparison.explained(one)]
+        said = [family if sentence.startswith("p, Holm:") else sentence for sentence in differences.explained(one)]
         tables.say(*said)
         print()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import celltypes, comparison, summary, verdict
+from sweeps.answers import celltypes, comparison, differences, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.answers.summary import title
@@ -187,8 +187,8 @@ def _comparisons(finished: pd.DataFrame, metric: str, designs: Designs) -> Itera
         except RequestError:  # one level only, or no pairs
             continue
         yield f"<h2>What {between} changes</h2>"
-        yield _html(comparison.as_text(found))
-        yield _notes(comparison.explained(found))
+        yield _html(differences.as_text(found))
+        yield _notes(differences.explained(found))
 
 
 def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:

@@ -105,7 +105,7 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
-    from sweeps.answers import comparison
+    from sweeps.answers import comparison, differences
     from sweeps.answers.runs import results
 
     if (between is None) != questions:
@@ -116,7 +116,8 @@ def compare(
         return
     full = results.full_name(metric, asked.runs, type)
     by = comparison.per_skew(asked.runs, between, words(within))
-    comparison.show(comparison.compare(asked.runs, between, by, full, against, tie, asked.designs), form, asked.warning)
+    found = comparison.compare(asked.runs, between, by, full, against, tie, asked.designs)
+    differences.show(found, form, asked.warning)
 
 
 def _answer(asked: "_Asked", tie: float, form: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import comparison
+from sweeps.answers import comparison, differences
 
 METRIC = "test_macro_f1"
 GAINS = (0.05, 0.02, 0.06, 0.01, 0.04)
@@ -39,7 +39,7 @@ def only(found: comparison.Comparison | pd.DataFrame, **where: str) -> pd.Series
 
 
 def printed(found: comparison.Comparison, capsys) -> str:
-    comparison.show(found, "table", None)
+    differences.show(found, "table", None)
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -141,7 +141,7 @@ def test_every_dataset_has_a_row_and_the_family_is_that_of_the_rows_over_all(run
     assert mine.loc["all", "p"] == pytest.approx(2 * stats.t.sf((gain + 0.05) / error, freedom))
     assert mine.loc[["d", "e"], ["p", "p_holm"]].isna().all(axis=None) and mine["low"].notna().all()
     said = printed(found, capsys)
-    assert 'tests, the rows "all" and no others' in said and "these 2 datasets, which says nothing of others" in said
+    assert 'one test, the rows "all" and no others' in said and "these 2 datasets, which says nothing of others" in said
 
 
 def test_six_datasets_are_units_themselves(runs, capsys):
@@ -169,7 +169,7 @@ def test_a_fixed_test_set_makes_no_replicates_of_splits(runs, tmp_path):
     assert rows[0]["difference"] == rows[1]["difference"]
     assert rows[0]["high"] - rows[0]["low"] > 1.5 * (rows[1]["high"] - rows[1]["low"])
     unread = comparison.compare(fixed.assign(artifact_uri=""), "model", [], "test_accuracy", "majority")
-    assert np.isnan(only(unread, level="scgpt")["p"]) and "no interval or p" in " ".join(comparison.explained(unread))
+    assert np.isnan(only(unread, level="scgpt")["p"]) and "no interval or p" in " ".join(differences.explained(unread))
 
 
 def test_adjusted_predictions_are_drawn_again_where_they_are_stored(runs, tmp_path):
@@ -188,7 +188,7 @@ def test_adjusted_predictions_are_drawn_again_where_they_are_stored(runs, tmp_pa
         table.drop(columns="prediction.logit_adjust").to_parquet(f"{place}/predictions.parquet")
     found = comparison.compare(fixed, "posthoc", [], "test_accuracy")
     assert np.isnan(only(found, level="logit_adjust")["p"]) and "no interval or p" in " ".join(
-        comparison.explained(found)
+        differences.explained(found)
     )
 
 
@@ -250,7 +250,7 @@ def test_runs_without_partners_are_refused(runs):
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_every_format_has_every_row_and_the_warning(runs, form, capsys):
     found = comparison.compare(runs, "strategy", ["model"], METRIC)
-    comparison.show(found, form, "WARNING: known defects")
+    differences.show(found, form, "WARNING: known defects")
     printed = capsys.readouterr()
     said = printed.out
     assert "WARNING: known defects" in (printed.err if form == "csv" else said)
@@ -260,4 +260,4 @@ def test_every_format_has_every_row_and_the_warning(runs, form, capsys):
     elif form == "csv":
         assert len(said.splitlines()) == 5
     else:
-        assert "+0.036 [" in said and "10/0/0" in said and "corrected for 1 tests, the rows of this table" in said
+        assert "+0.036 [" in said and "10/0/0" in said and "p, Holm: one test, the rows of this table" in said

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import celltypes, comparison, summary, verdict
+from sweeps.answers import celltypes, comparison, differences, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals
@@ -295,7 +295,7 @@ def test_numbers_of_the_rarefied_type_say_on_how_many_test_cells_they_rest(capsy
         thinned, ["model"], ["test_f1_rarefied"], capsys
     )
     found = comparison.compare(thinned, "strategy", ["model"], "test_f1_rarefied")
-    assert "test cells of the rarefied type in a split: 15 to 17" in comparison.explained(found)
+    assert "test cells of the rarefied type in a split: 15 to 17" in differences.explained(found)
     assert "test cells" not in printed(thinned, ["model"], [METRIC], capsys).replace("the test cells' numbers", "")
 
 
