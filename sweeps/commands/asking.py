@@ -112,12 +112,11 @@ def compare(
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
     asked, form = _asked(name, storage, tracking_uri, where, all, type), "json" if as_json else format.value
     if questions:
-        _answer(asked, tie, form)
-        return
+        return _answer(asked, tie, form)
     full = results.full_name(metric, asked.runs, type)
     by = comparison.per_skew(asked.runs, between, words(within))
     found = comparison.compare(asked.runs, between, by, full, against, tie, asked.designs)
-    differences.show(found, form, asked.warning)
+    return differences.show(found, form, asked.warning)
 
 
 def _answer(asked: "_Asked", tie: float, form: str) -> None:
