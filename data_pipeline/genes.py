@@ -66,13 +66,20 @@ def numbered(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers, there[order]
 
 
-def columns_of(wanted: Sequence[str], genes: Sequence[str]) -> np.ndarray:
-    """Return the column of each wanted gene among `genes`, int64 [len(wanted)], -1 where it isn't; the first counts.
+def chooser(wanted: Sequence[str], genes: Sequence[str]) -> sparse.csr_matrix:
+    """Return the matrix [len(genes), len(wanted)] that brings counts to the genes wanted; those not there stay 0.
 
-    Ensembl ids are the same whatever their version.
+    Ensembl ids are the same whatever their version: where the very name isn't there, columns of one id are added up.
     """
-    column = {strip_version(gene): number for number, gene in reversed(list(enumerate(genes)))}
-    return np.array([column.get(strip_version(gene), -1) for gene in wanted], dtype=np.int64)
+    exact: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
+    for column, gene in enumerate(genes):
+        exact.setdefault(gene, []).append(column)
+        alike.setdefault(strip_version(gene), []).append(column)
+    found = [exact.get(gene) or alike.get(strip_version(gene), []) for gene in wanted]
+    places = np.repeat(np.arange(len(wanted)), [len(columns) for columns in found])
+    columns = np.array([column for columns in found for column in columns], dtype=np.int64)
+    return sparse.csr_matrix((np.ones(len(columns), np.float32), (columns, places)), shape=(len(genes), len(wanted)))
 
 
 Blocks = Callable[[], Iterable[sparse.csr_matrix]]

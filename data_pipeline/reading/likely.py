@@ -72,10 +72,13 @@ def _layer(file: "h5py.Group") -> str | None:
 
 
 def _is_whole(element: "hdf5.Element") -> bool:
-    """Tell whether the first numbers of a matrix, in whatever order it holds them, are whole and none is negative."""
+    """Tell whether the first numbers of a matrix, in whatever order it holds them, are whole and none is negative.
+
+    Numbers that are all 0 or 1 say whether a gene is there, and are no counts.
+    """
     is_dense = hasattr(element, "dtype")
     first = element[: max(1, NUMBERS // element.shape[1])] if is_dense else element["data"][:NUMBERS]
-    return bool(np.all(first >= 0) and np.all(first == np.rint(first)))
+    return bool(np.all(first >= 0) and np.all(first == np.rint(first)) and (not np.any(first) or np.any(first > 1)))
 
 
 def _is_named(column: str, words: tuple[str, ...]) -> bool:

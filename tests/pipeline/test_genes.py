@@ -8,6 +8,7 @@ from scipy import sparse
 from data_pipeline import genes
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import (
+    chooser,
     coverage,
     looks_ensembl,
     per_smallest,
@@ -38,6 +39,13 @@ def test_coverage_counts_what_is_known_and_names_what_is_not():
 def test_a_list_of_which_nothing_is_known_is_refused_whatever_is_asked_for(names, known, least):
     with pytest.raises(RequestError, match=f"only 0 of {len(names)} genes .* are in the list, 0% are needed"):
         coverage(names, np.array(known, np.int64), least, "the list")
+
+
+def test_ensembl_ids_match_whatever_their_version_and_columns_of_one_id_are_added_up():
+    genes = ["ENSG00000000003.15", "CD3E", "ENSG00000000003.9", "ENSG00000000005", "MT"]
+    wanted = ["CD3E", "ENSG00000000005.2", "ENSG00000000003", "CD4", "ENSG00000000003.9"]
+    counts = sparse.csr_matrix([[1.0, 2.0, 4.0, 8.0, 16.0]])
+    assert (counts @ chooser(wanted, genes)).toarray().tolist() == [[2.0, 8.0, 5.0, 0.0, 4.0]]
 
 
 def blocks_of(counts: sparse.csr_matrix, size: int):

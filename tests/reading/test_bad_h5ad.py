@@ -239,12 +239,14 @@ def test_other_transformations_are_named(tmp_path):
     scaled = sparse.csr_matrix(COUNTS.multiply(1e4 / COUNTS.sum(axis=1)), dtype=np.float32)
     assert "counts scaled to 10,000 per cell without a logarithm" in refusal(source(write(tmp_path / "a.h5ad", scaled)))
     said = refusal(source(write(tmp_path / "b.h5ad", COUNTS.log1p())))
-    assert "log1p base e of raw counts, never scaled; undo it: adata.X.data = (np.expm1(adata.X.data)).round()" in said
+    assert "log1p base e of raw counts, never scaled; undo it: X = scipy.sparse.csr_matrix(adata.X); " in said
+    assert "X.data = np.rint(np.expm1(X.data)); adata.X = X" in said
     centred = COUNTS.toarray() - COUNTS.toarray().mean(axis=0)
     assert "negative values" in refusal(source(write(tmp_path / "c.h5ad", centred)))
     odd = COUNTS.astype(np.float32)
     odd.data = odd.data + np.random.default_rng(0).random(odd.nnz).astype(np.float32)
-    assert "Expected counts (RSEM, kallisto) can be rounded" in refusal(source(write(tmp_path / "d.h5ad", odd)))
+    said = refusal(source(write(tmp_path / "d.h5ad", odd)))
+    assert "No layer of the file holds counts: get the file with raw counts" in said and "round" not in said
 
 
 @pytest.mark.parametrize(

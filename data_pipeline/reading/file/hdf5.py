@@ -3,6 +3,7 @@
 Understands files of every anndata version, the compound tables of 0.6 and older included. X is never read here.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,42 @@ def layers(file: "h5py.Group") -> list[str | None]:
     found = [None] if "X" in file else []
     found += ["raw"] if find_matrix(file, "raw") is not None else []
     return found + (list(file["layers"]) if "layers" in file else [])
+
+
+FILTERS = {  # registered with the HDF Group, not built into HDF5
+    307: "bzip2",
+    32000: "LZF",
+    32001: "blosc",
+    32004: "LZ4",
+    32008: "bitshuffle",
+    32013: "ZFP",
+    32015: "zstd",
+    32026: "blosc2",
+}
+READS_THEM = "hdf5plugin"  # the package that brings them
+
+
+def lacking_filters(elements: "Iterable[Element | None]") -> dict[str, str]:
+    """Return filter -> the first dataset compressed by it, of those that HDF5 can't undo here: {} if it can all."""
+    found: dict[str, str] = {}
+    for element in filter(None, elements):
+        for dataset in [element] if hasattr(element, "dtype") else _datasets(element):
+            found.update({known: dataset.name for known in _unknown_to_us(dataset) if known not in found})
+    return found
+
+
+def _datasets(group: "h5py.Group") -> "list[h5py.Dataset]":
+    found: list[h5py.Dataset] = []
+    group.visititems(lambda name, inner: found.append(inner) if hasattr(inner, "dtype") else None)
+    return found
+
+
+def _unknown_to_us(dataset: "h5py.Dataset") -> list[str]:
+    import h5py
+
+    steps = dataset.id.get_create_plist()
+    numbers = [steps.get_filter(step)[0] for step in range(steps.get_nfilters())]
+    return [FILTERS.get(number, f"filter {number}") for number in numbers if not h5py.h5z.filter_avail(number)]
 
 
 def column_names(table: "Element") -> list[str]:

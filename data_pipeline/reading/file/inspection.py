@@ -12,6 +12,7 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading.file import features, hdf5, matrix, places
+from data_pipeline.reading.file.recognition import doubt
 from data_pipeline.reading.labels import NO_LABEL, cleaned
 from data_pipeline.reading.source import Source
 
@@ -46,6 +47,7 @@ def inspect(path: str, source: Source) -> Table:
     with places.open_hdf5(path) as file:
         try:
             _check_layout(path, file, source.layer)
+            _check_filters(path, file, source.layer)
             return _read_tables(path, file, source)
         except DAMAGE as error:
             raise RequestError(
@@ -82,6 +84,18 @@ def _copies(table: Table, obs: "hdf5.Element") -> list[str]:
         f"{table.path}: obs[{PRIMARY!r}] is False for {copies:,} of {len(table.cells):,} cells: CELLxGENE has them in "
         "another data set as well, so training on one and testing on the other would meet the same cells twice"
     ]
+
+
+def _check_filters(path: str, file: "h5py.Group", layer: str | None) -> None:
+    needed = (file["obs"], hdf5.find_var(file, layer), hdf5.find_matrix(file, layer))
+    lacking = hdf5.lacking_filters(needed)
+    if lacking:
+        named = " and ".join(f"{name} ({where})" for name, where in lacking.items())
+        raise RequestError(
+            f"{path}: is compressed with {named}, which HDF5 reads with a plug-in only. Install it on every machine "
+            f"that reads the file (pip install {hdf5.READS_THEM}), or write the file anew where it can be read: "
+            "adata.write_h5ad('cells.h5ad', compression='gzip')."
+        )
 
 
 def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
@@ -155,7 +169,7 @@ def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
 
 
 def count_layers(path: str, layer: str | None) -> list[str | None]:
-    """Return the matrices other than `layer` (None: X) whose first cells hold whole numbers: likely raw counts."""
+    """Return the matrices other than `layer` (None: X) whose first cells hold whole numbers that may be counts."""
     found = []
     with places.open_hdf5(path) as file:
         for name in hdf5.layers(file):
@@ -163,9 +177,10 @@ def count_layers(path: str, layer: str | None) -> list[str | None]:
             if name == layer or matrix.layout(element) == "csc":
                 continue
             rows = matrix.Rows(element)
-            data = rows.read(0, min(FIRST_CELLS, rows.shape[0])).data
-            if len(data) and np.all(data >= 0) and np.all(data == np.rint(data)):
-                found.append(name)
+            block = rows.read(0, min(FIRST_CELLS, rows.shape[0]))
+            if len(block.data) and np.all(block.data >= 0) and np.all(block.data == np.rint(block.data)):
+                full, names = np.flatnonzero(np.diff(block.indptr)), hdf5.index(hdf5.find_var(file, name))
+                found += [name] if doubt(block[full], names) is None else []
     return found
 
 

@@ -1,5 +1,7 @@
 """Where a file lies: a path on this machine, or a URI (s3://..., gs://..., memory://...) that fsspec opens."""
 
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from data_pipeline.errors import RequestError
@@ -40,6 +42,7 @@ def open_hdf5(path: str):
     """Return the h5py.File; RequestError says why it is none and what to do."""
     import h5py
 
+    _plug_in()
     if is_uri(path):
         return _open_remote(path)
     where = Path(path)
@@ -55,6 +58,13 @@ def open_hdf5(path: str):
         with where.open("rb") as file:
             head = file.read(8)
         raise RequestError(_why_not_hdf5(path, head, where.stat().st_size, error)) from error
+
+
+@cache
+def _plug_in() -> None:
+    """Let HDF5 read what zstd, blosc and others have compressed, where the package that does is installed."""
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401
 
 
 def _folder_hint(folder: Path) -> str:

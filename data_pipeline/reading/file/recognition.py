@@ -15,15 +15,30 @@ from data_pipeline.reading.source import Values
 BASES = ("e", 2, 10)
 SUM_TOLERANCE = 0.01  # relative: rounding of stored values
 LARGEST_LOG = 25.0  # no logarithm of counts is larger
+FITS = 0.8  # share of small values that must be multiples of a cell's smallest one
+NO_MULTIPLES = (
+    "they are no multiples of a smallest one, as scaled counts would be: normalised twice, corrected for batches or "
+    "ambient RNA, or scaled by the length of genes (TPM)"
+)
+TWICE = "log1p taken twice"
+LEAST = 100  # numbers (and counts per cell) below which whole numbers are not doubted
+CELLS = 50  # likewise cells: fewer don't show how a gene varies
+EVEN = 0.05  # share of the common genes that may vary too little
+WITHOUT_ONES = 0.1  # share of cells in which the smallest number may be above 1
+SMALL, MANY = 12, 1000  # with so many genes expressed, the commonest one is counted more often
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What the numbers look like, in words; values: what to declare, None if it can't be; constant: told by sums."""
+    """What the numbers look like, in words; values: what to declare, None if it can't be; constant: told by sums.
+
+    undo: Python that turns the stored numbers X.data back into counts, None if nothing does.
+    """
 
     words: str
     values: Values | None
     constant: bool = False
+    undo: str | None = None
 
 
 def recognise(sample: sparse.csr_matrix) -> Guess | None:
@@ -35,24 +50,41 @@ def recognise(sample: sparse.csr_matrix) -> Guess | None:
         total = _round(np.median(stored))
         words = f"counts scaled to {total:,.0f} per cell without a logarithm (log1p of them could be declared)"
         return Guess(words, None, constant=True)
+    if _are_counts(squared := sample.data.astype(np.float64) ** 2):
+        return Guess("square roots of counts", None, undo="np.rint(X.data ** 2)")
+    if is_constant(np.add.reduceat(squared, sample.indptr[:-1])):
+        return Guess("square roots of scaled counts", None)
     if sample.data.max() > LARGEST_LOG:
         return None
+    return _by_sums(sample) or _by_multiples(sample)
+
+
+def _by_sums(sample: sparse.csr_matrix) -> Guess | None:
+    """Return the logarithm whose undone numbers add up to one total in every cell."""
     for base in BASES:
-        sums = _sums(_undone(sample, base))
-        if is_constant(sums):
-            total = _round(np.median(sums))
-            return Guess(f"log1p base {base} of counts per {total:,.0f}", Values("log1p", base, total), constant=True)
-    return _by_multiples(sample)
+        undone = _undone(sample, base)
+        if not is_constant(_sums(undone)):
+            continue
+        total = _round(np.median(_sums(undone)))
+        values = Values("log1p", base, total)
+        if fit(sample, values) < FITS:
+            return Guess(f"log1p base {base} of numbers scaled to {total:,.0f} per cell; {NO_MULTIPLES}", values, True)
+        return Guess(f"log1p base {base} of counts per {total:,.0f}", values, True)
+    if sample.data.max() < math.log(LARGEST_LOG) and is_constant(_sums(_undone(_undone(sample, "e"), "e"))):
+        return Guess(TWICE, None, constant=True)
+    return None
 
 
 def _by_multiples(sample: sparse.csr_matrix) -> Guess | None:
     for base in BASES:
         if _are_counts(_undone(sample, base).data):
-            return Guess(f"log1p base {base} of raw counts, never scaled; undo it: {_code(base)}", None)
+            return Guess(f"log1p base {base} of raw counts, never scaled", None, undo=_power(base))
     scores = {base: fit(sample, Values("log1p", base)) for base in BASES}
     best = max(scores, key=scores.get)
-    if scores[best] < 0.8:
+    if scores[best] < FITS:
         return None
+    if sample.data.max() < math.log(LARGEST_LOG) and fit(_undone(sample, "e"), Values("log1p")) > scores[best]:
+        return Guess(TWICE, None)
     return Guess(f"log1p base {best} of counts per 10,000", Values("log1p", best))
 
 
@@ -63,9 +95,68 @@ def _are_counts(undone: np.ndarray) -> bool:
     return bool(np.any(whole == 2)) and bool(np.all(np.abs(small - whole) < 0.01))
 
 
-def _code(base: float | str) -> str:
-    power = "np.expm1(adata.X.data)" if base == "e" else f"{base} ** adata.X.data - 1"
-    return f"adata.X.data = ({power}).round()"
+def _power(base: float | str) -> str:
+    return "np.rint(np.expm1(X.data))" if base == "e" else f"np.rint({base} ** X.data - 1)"
+
+
+def doubt(sample: sparse.csr_matrix, names: np.ndarray) -> str | None:
+    """Return why whole numbers (rows of some cells, none of them empty) may be no counts, or None.
+
+    Counting scatters by at least the square root of the mean (Poisson), logarithms and roots made whole do not. names:
+    of the genes.
+    """
+    if sample.nnz < LEAST or not np.all(np.isfinite(sample.data)):
+        return None
+    if np.ptp(sample.data) == 0:
+        return f"every number that isn't 0 is {sample.data[0]:g}: this says whether a gene is there, not how often"
+    if sample.shape[0] < CELLS:
+        return None
+    return _too_even(sample, names) or _too_small(sample) or _of_one_size(sample) or _without_ones(sample)
+
+
+def _of_one_size(sample: sparse.csr_matrix) -> str | None:
+    total = float(np.median(_sums(sample)))
+    if total < LEAST or not is_constant(_sums(sample)):
+        return None
+    return (
+        f"all cells add up to about {_round(total):,.0f}: scaled numbers made whole, unless cells were sampled to one "
+        "depth"
+    )
+
+
+def _without_ones(sample: sparse.csr_matrix) -> str | None:
+    least = np.minimum.reduceat(sample.data, sample.indptr[:-1])[np.diff(sample.indptr) >= LEAST]
+    without = int(np.count_nonzero(least > 1))
+    if len(least) < CELLS or without < WITHOUT_ONES * len(least):
+        return None
+    return (
+        f"in {without:,} of {len(least):,} cells no gene was counted once, the smallest number is up to "
+        f"{least.max():g}: scaled numbers made whole look like this"
+    )
+
+
+def _too_even(sample: sparse.csr_matrix, names: np.ndarray) -> str | None:
+    means = np.asarray(sample.mean(axis=0, dtype=np.float64)).ravel()
+    spreads = np.asarray(sample.multiply(sample).mean(axis=0, dtype=np.float64)).ravel() - means**2
+    common = np.flatnonzero(means >= 1)
+    even = common[spreads[common] < means[common] / 2]
+    if len(even) < 3 or len(even) < EVEN * len(common):
+        return None
+    most = even[np.argmax(means[even])]
+    return (
+        f"{len(even):,} of {len(common):,} common genes vary less than counts can ({names[most]!r}: mean "
+        f"{means[most]:.1f}, variance {spreads[most]:.2f}): logarithms or roots made whole look like this"
+    )
+
+
+def _too_small(sample: sparse.csr_matrix) -> str | None:
+    genes = float(np.median(np.diff(sample.indptr)))
+    if sample.data.max() > SMALL or genes < MANY:
+        return None
+    return (
+        f"no number is larger than {sample.data.max():g}, though a cell expresses {genes:,.0f} genes: logarithms made "
+        "whole look like this"
+    )
 
 
 def fit(sample: sparse.csr_matrix, values: Values) -> float:

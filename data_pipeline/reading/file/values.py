@@ -6,11 +6,20 @@ import numpy as np
 from scipy import sparse
 
 from data_pipeline.reading.file.inspection import Table, count_layers
-from data_pipeline.reading.file.recognition import SUM_TOLERANCE, Guess, fit, is_constant, recognise
+from data_pipeline.reading.file.recognition import (
+    FITS,
+    NO_MULTIPLES,
+    SUM_TOLERANCE,
+    Guess,
+    doubt,
+    fit,
+    is_constant,
+    recognise,
+)
 from data_pipeline.reading.source import Values
 
 SAMPLE = 200  # cells per file looked at closely when log values are recognised or verified
-FITS = 0.8  # share of small values that must be multiples of a cell's smallest one
+NEARLY = 1e-3  # from a whole number: rounding errors of a count
 
 
 def undo(block: sparse.csr_matrix, values: Values) -> sparse.csr_matrix:
@@ -29,6 +38,7 @@ class Scan:
         self.values, self.table = values, table
         self.found = {"negative": 0, "non-finite": 0, "non-integer": 0}
         self.first: dict[str, str] = {}
+        self.off = 0.0  # furthest from a whole number
         self.largest, self.largest_sum, self.smallest_sum = 0.0, 0.0, math.inf
         self.sample: list[sparse.csr_matrix] = []
 
@@ -42,6 +52,8 @@ class Scan:
         bad = {"non-finite": ~finite, "negative": data < 0, "non-integer": finite & (data != np.rint(data))}
         for kind, where in bad.items():
             self._note(kind, where, start, block)
+        if self.found["non-integer"]:
+            self.off = max(self.off, float(np.abs(data - np.rint(data)).max(initial=0.0, where=finite)))
         self.largest = max(self.largest, float(data.max(initial=0.0, where=finite)))
         present = sums[sums > 0]
         self.largest_sum = max(self.largest_sum, float(sums.max(initial=0.0)))
@@ -92,13 +104,16 @@ class Scan:
         return f"Counts are in the same file: {first}."
 
     def _kind(self, sample: sparse.csr_matrix, layer: str | None) -> str:
-        guess = recognise(sample)
         elsewhere = self._elsewhere(layer)
-        if guess is not None and guess.values is None:
-            return f"They look like {guess.words}. {elsewhere}"
-        if guess is not None:
-            return f"They look like {guess.words}; declare `values: {guess.values}`. {elsewhere}"
-        return f"{elsewhere} Expected counts (RSEM, kallisto) can be rounded: adata.X.data = adata.X.data.round()."
+        if self.off <= NEARLY:
+            return f"They are within {NEARLY} of whole numbers; round them: {mended('np.rint(X.data)', layer)}"
+        guess = recognise(sample)
+        if guess is None:
+            return elsewhere
+        if guess.undo is not None:
+            return f"They look like {guess.words}; undo it: {mended(guess.undo, layer)} . {elsewhere}"
+        declare = "" if guess.values is None else f"; declare `values: {guess.values}`"
+        return f"They look like {guess.words}{declare}. {elsewhere}"
 
     def _log_problem(self, sample: sparse.csr_matrix) -> str | None:
         values = self.values
@@ -123,15 +138,27 @@ class Scan:
 
     def warnings(self) -> list[str]:
         """Return doubts that are no reason to refuse."""
-        if self.values.kind == "counts" or not self.sample or not math.isfinite(self.smallest_sum):
+        if not self.sample or not math.isfinite(self.smallest_sum):
             return []
-        sums = np.array([self.smallest_sum, self.largest_sum])
-        if is_constant(sums) or fit(sparse.vstack(self.sample, format="csr"), self.values) >= FITS:
+        sample = sparse.vstack(self.sample, format="csr")
+        if self.values.kind == "counts":
+            why = doubt(sample, self.table.genes)
+            return [] if why is None else [f"{self.table.path}: these whole numbers may be no counts: {why}"]
+        if fit(sample, self.values) >= FITS:
             return []
+        if is_constant(np.array([self.smallest_sum, self.largest_sum])):
+            return [f"{self.table.path}: cells add up to {self.values.target_sum:,.0f} as declared, but {NO_MULTIPLES}"]
         return [
             f"{self.table.path}: `values: {self.values}` can't be verified: cells don't add up to one total, and their "
             "values are no multiples of a smallest one"
         ]
+
+
+def mended(numbers: str, layer: str | None) -> str:
+    """Return a line of Python that replaces the stored numbers, for dense and sparse matrices alike."""
+    place = {None: "adata.X", "raw": "adata.X"}.get(layer, f"adata.layers[{layer!r}]")
+    first = "adata = adata.raw.to_adata(); " if layer == "raw" else ""
+    return f"{first}X = scipy.sparse.csr_matrix({place}); X.data = {numbers}; {place} = X"
 
 
 def _same(guessed: Values, declared: Values) -> bool:

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
-from data_pipeline.genes import columns_of, looks_ensembl
+from data_pipeline.genes import chooser, looks_ensembl
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import places
 from data_pipeline.reading.h5ad import open_cells
@@ -59,13 +59,13 @@ def predict(
     cells = _open(data, options)
     if annotator.spec.needs_totals and "totals" not in options:
         _check_totals(annotator.described["encoding"]["totals"], cells)
-    columns = columns_of(annotator.genes, cells.genes)
-    _check_genes(annotator.genes, cells, columns, least)
-    chooser = _chooser(columns, cells.num_genes)
+    picks = chooser(annotator.genes, cells.genes)
+    known = int(np.count_nonzero(picks.getnnz(axis=0)))
+    _check_genes(annotator.genes, cells, known, least)
     parts = []
     for start, counts in cells.blocks(BLOCK):
         stop = start + counts.shape[0]
-        chosen = sparse.csr_matrix(counts @ chooser)
+        chosen = sparse.csr_matrix(counts @ picks)
         chosen.sort_indices()
         parts.append(annotator.predict(chosen, cells.totals[start:stop]).astype(np.float32))
         progress(stop, cells.num_cells)
@@ -74,7 +74,7 @@ def predict(
     _write(table, out)
     types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
     types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
-    return Predicted(out, len(table), types, len(columns), int((columns >= 0).sum()))
+    return Predicted(out, len(table), types, len(annotator.genes), known)
 
 
 def _open(data: str, options: dict[str, Any]) -> Cells:
@@ -97,8 +97,7 @@ def _check_totals(trained: dict[str, Any], cells: Cells) -> None:
     )
 
 
-def _check_genes(wanted: list[str], cells: Cells, columns: np.ndarray, least: float) -> None:
-    known = int((columns >= 0).sum())
+def _check_genes(wanted: list[str], cells: Cells, known: int, least: float) -> None:
     if known >= least * len(wanted) and known:
         return
     kinds = {True: "Ensembl ids", False: "symbols"}
@@ -110,13 +109,6 @@ def _check_genes(wanted: list[str], cells: Cells, columns: np.ndarray, least: fl
         f"{names}. Name the column of var that has them with --gene-names, or lower --min-genes: genes that are not "
         "there count as not expressed."
     )
-
-
-def _chooser(columns: np.ndarray, num_genes: int) -> sparse.csr_matrix:
-    """Return the matrix [G, model genes] that picks the model's genes; those that the file lacks stay 0."""
-    there = np.flatnonzero(columns >= 0)
-    picks = (np.ones(len(there), np.float32), (columns[there], there))
-    return sparse.csr_matrix(picks, shape=(num_genes, len(columns)))
 
 
 def _table(cell_ids: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:

@@ -15,7 +15,6 @@ from test_promote import Sweep
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
-from data_pipeline.genes import columns_of
 from sweeps import cli
 from sweeps.answers.networks import predicting
 from sweeps.drive.preparing.prepare import open_datasets, prepare
@@ -181,12 +180,6 @@ def test_names_of_another_kind_are_told(trials, new_cells, tmp_path):
     cells.write_h5ad(tmp_path / "ids.h5ad")
     with pytest.raises(RequestError, match="the model knows symbols, the file has Ensembl ids.*--gene-names"):
         annotate(trials["scgpt"], tmp_path / "ids.h5ad", tmp_path / "out.csv", least=0.0)
-
-
-def test_ensembl_ids_match_whatever_their_version_and_the_first_of_two_columns_counts():
-    genes = ["ENSG00000000003.15", "CD3E", "CD3E", "ENSG00000000005"]
-    wanted = ["CD3E", "ENSG00000000005.2", "ENSG00000000003", "CD4"]
-    assert columns_of(wanted, genes).tolist() == [1, 3, 0, -1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,172 @@
+"""Numbers that look like counts and are none, and numbers that can be made counts again: said with the evidence."""
+
+import re
+
+import anndata
+import numpy as np
+import pytest
+import scipy
+from h5ad_files import COUNTS, TYPES, log1p, source, write
+from scipy import sparse
+
+from data_pipeline.errors import RequestError
+from data_pipeline.reading.file.recognition import doubt, recognise
+from data_pipeline.reading.h5ad import open_cells
+from data_pipeline.reading.likely import look
+
+RNG = np.random.default_rng(1)
+DEEP = sparse.csr_matrix(RNG.poisson(RNG.gamma(0.4, 2.0, 2000) * RNG.lognormal(0, 0.3, (90, 1))).astype(np.float32))
+OBS = {"celltype": np.tile(["A", "B", "C"], 30)}
+GENES = [f"GENE{i}" for i in range(2000)]
+
+
+def changed(numbers: np.ndarray) -> sparse.csr_matrix:
+    made = DEEP.copy()
+    made.data = np.asarray(numbers, dtype=np.float32)
+    made.eliminate_zeros()
+    return made
+
+
+LOGS = log1p(DEEP).data
+CP10K = np.expm1(LOGS.astype(np.float64))
+
+
+def test_counts_of_any_depth_are_not_doubted():
+    for share in (1.0, 0.3, 0.05):
+        thinned = changed(np.random.default_rng(0).binomial(DEEP.data.astype(int), share))
+        thinned = thinned[np.flatnonzero(np.diff(thinned.indptr))]
+        assert doubt(thinned, np.array(GENES)) is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (np.floor(LOGS), "vary less than counts can"),
+        (np.rint(LOGS), "vary less than counts can"),
+        (np.rint(np.sqrt(DEEP.data * 16)), "no gene was counted once"),
+        (np.ones(DEEP.nnz), "every number that isn't 0 is 1: this says whether a gene is there"),
+        (np.rint(CP10K * 100), "all cells add up to about 1,000,000"),
+        (np.rint(DEEP.data * 3), "no gene was counted once"),
+    ],
+)
+def test_whole_numbers_that_are_no_counts_are_doubted_with_the_evidence(tmp_path, numbers, words):
+    cells = open_cells(source(write(tmp_path / "a.h5ad", changed(numbers), OBS, GENES)))
+    said = [one for one in cells.facts["warnings"] if "may be no counts" in one]
+    assert len(said) == 1 and words in said[0] and str(tmp_path / "a.h5ad") in said[0]
+
+
+def test_real_counts_are_not_doubted_and_their_logs_are(baron, zheng11):
+    for path in (baron, zheng11):
+        made = anndata.read_h5ad(path)[:200]
+        counts = sparse.csr_matrix(made.X, dtype=np.float32)
+        assert doubt(counts, made.var_names.to_numpy()) is None
+        logs = log1p(counts)
+        logs.data = np.floor(logs.data)
+        logs.eliminate_zeros()
+        assert doubt(logs, made.var_names.to_numpy()) is not None
+
+
+def test_a_layer_of_zeros_and_ones_is_not_advised_as_counts(tmp_path):
+    path = write(tmp_path / "a.h5ad", log1p(COUNTS), layers={"mask": (COUNTS > 0).astype(np.float32), "umi": COUNTS})
+    with pytest.raises(RequestError) as refusal:
+        open_cells(source(path))
+    assert "use `layer: umi`" in str(refusal.value) and "mask" not in str(refusal.value)
+    assert look(str(path)).layer == "umi"
+
+
+def test_logarithms_taken_twice_and_roots_are_named(tmp_path):
+    for form, words in (
+        (log1p(COUNTS).log1p(), "log1p taken twice"),
+        (COUNTS.sqrt(), "square roots of counts; undo it"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            open_cells(source(write(tmp_path / f"{words[:4]}.h5ad", form)))
+
+
+def test_normalised_twice_is_a_doubt_of_what_was_declared(tmp_path):
+    path = write(tmp_path / "a.h5ad", log1p(log1p(DEEP)), OBS, GENES)
+    with pytest.raises(RequestError, match="no multiples of a smallest one.*normalised twice.*TPM"):
+        open_cells(source(path))
+    said = open_cells(source(path, values=recognise(log1p(log1p(DEEP))).values)).facts["warnings"]
+    assert any("normalised twice" in one for one in said)
+    honest = open_cells(
+        source(write(tmp_path / "b.h5ad", log1p(DEEP), OBS, GENES), values=recognise(log1p(DEEP)).values)
+    )
+    assert not any("normalised" in one for one in honest.facts["warnings"])
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("layer", [None, "umi", "raw"])
+@pytest.mark.parametrize("form", ["rounded", "roots", "logs"])
+def test_the_line_that_is_advised_gives_the_counts_back(tmp_path, dense, layer, form):
+    stored = {"rounded": COUNTS * 1.00002, "roots": COUNTS.sqrt(), "logs": COUNTS.log1p()}[form].astype(np.float64)
+    stored = stored.toarray() if dense else stored
+    where = {None: {"x": stored}, "umi": {"layers": {"umi": stored}}, "raw": {"raw": stored}}[layer]
+    path = write(tmp_path / "a.h5ad", **({"x": log1p(COUNTS)} | where))
+    with pytest.raises(RequestError) as refusal:
+        open_cells(source(path, layer=layer))
+    line = re.search(r": ((?:adata = .*?; )?X = scipy.*?= X)(?:$| )", str(refusal.value))[1]
+    names = {"adata": anndata.read_h5ad(path), "np": np, "scipy": scipy}
+    exec(line, names)  # noqa: S102  (what a user is told to type)
+    made = names["adata"].layers["umi"] if layer == "umi" else names["adata"].X
+    assert np.array_equal(np.asarray(made.todense()), COUNTS.toarray())
+
+
+def test_rounding_is_advised_near_whole_numbers_only(tmp_path):
+    for off, advised in ((4e-4, True), (5e-3, False)):
+        other = COUNTS.astype(np.float64)
+        other.data = other.data + off
+        with pytest.raises(RequestError) as refusal:
+            open_cells(source(write(tmp_path / f"{off}.h5ad", other)))
+        assert ("round them" in str(refusal.value)) == advised
+
+
+# features that are no genes
+
+
+@pytest.mark.parametrize("by", ["kind", "name"])
+def test_antibodies_are_named_and_dropped_on_request(tmp_path, by):
+    import h5py
+
+    names = [f"GENE{i}" for i in range(37)] + (
+        ["CD3", "CD4", "CD8"] if by == "kind" else ["ADT_CD3", "CD4_TotalSeqB", "ERCC-00002"]
+    )
+    path = write(tmp_path / "a.h5ad", COUNTS, genes=names)
+    if by == "kind":
+        with h5py.File(path, "a") as file:
+            kinds = ["Gene Expression"] * 37 + ["Antibody Capture"] * 3
+            file["var"].create_dataset("feature_types", data=kinds)
+            file["var"].attrs["column-order"] = ["feature_types"]
+    whole = open_cells(source(path))
+    said = next(one for one in whole.facts["warnings"] if "features are no genes" in one)
+    assert "3 of 40 features" in said and f"{names[37]!r}" in said and "`other_features: drop`" in said
+    dropped = open_cells(source(path, other_features="drop"))
+    assert dropped.genes == names[:37] and np.array_equal(dropped.read(0, 90).toarray(), COUNTS[:, :37].toarray())
+    assert np.array_equal(dropped.totals, np.asarray(COUNTS[:, :37].sum(axis=1)).ravel())
+    assert "they are left out" in str(dropped.facts["warnings"]) and dropped.digest != whole.digest
+
+
+def test_what_is_dropped_is_not_judged_but_what_is_kept_is(tmp_path):
+    other = COUNTS.toarray()
+    other[:, 39] += 0.5
+    path = write(tmp_path / "a.h5ad", other, genes=[*(f"GENE{i}" for i in range(39)), "HTO_1"])
+    assert open_cells(source(path, other_features="drop")).num_genes == 39
+    with pytest.raises(RequestError, match="HTO_1"):
+        open_cells(source(path))
+    path = write(tmp_path / "b.h5ad", COUNTS, genes=[f"HTO_{i}" for i in range(40)])
+    with pytest.raises(RequestError, match="none of its 40 features is a gene"):
+        open_cells(source(path, other_features="drop"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([str(i) for i in range(40)], "40 of 40 names of genes are numbers (0, 1, 2)"),
+        (["nan", "", *(f"g{i}" for i in range(38))], "2 genes have no name ('nan', '')"),
+        (["MATR3", "MATR3-1", "TBCE", "TBCE-1", "NKX2-1", *(f"g{i}" for i in range(35))], "2 genes bear the name of"),
+    ],
+)
+def test_doubtful_names_of_genes_are_named(tmp_path, names, words):
+    said = open_cells(source(write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES}, names))).facts["warnings"]
+    assert any(words in one for one in said)
+    assert not open_cells(source(write(tmp_path / "b.h5ad"))).facts["warnings"]
