@@ -56,8 +56,10 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong request ends in its problems, one a line, and exit code 2; else 3."""
+    from sweeps.cluster import environment
     from sweeps.drive.stopping import one_signal
 
+    assert environment.DEFAULTS  # before anything that reads them is imported
     try:
         with one_signal():
             app()

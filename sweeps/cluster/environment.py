@@ -1,6 +1,9 @@
 """Settings that Ray and MLflow read from the environment when they are imported; what a user has set there stays."""
 
+import getpass
 import os
+import tempfile
+from pathlib import Path
 
 DEFAULTS = {
     "AIR_VERBOSITY": "0",
@@ -19,5 +22,33 @@ DEFAULTS = {
     "TUNE_MAX_PENDING_TRIALS_PG": "16",  # waiting for a slot inside Tune; the others wait with us, in order
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
 }
+CACHES = {"MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba", "TORCHINDUCTOR_CACHE_DIR": "torch"}
+
+
+def private_folder() -> Path:
+    """Return this user's folder among the temporary ones, made if need be."""
+    folder = Path(tempfile.gettempdir()) / f"cellskew-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder if folder.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="cellskew-"))
+
+
+def settle() -> None:
+    """See to it that libraries find a user, a home and places for their caches, as in a container run as any uid."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a uid without an entry among the users
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("(none)")
+    if not home.is_dir():
+        os.environ["HOME"] = str(private_folder())
+    elif not os.access(home, os.W_OK):
+        for name, folder in CACHES.items():
+            os.environ.setdefault(name, str(private_folder() / folder))
+
+
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
+settle()

@@ -20,6 +20,7 @@ import ray
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
+from sweeps.cluster import alone
 from sweeps.cluster.resources import own_cpus
 
 
@@ -37,7 +38,8 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
     with _shielded():
         if address is None:
             cpus = num_cpus if num_cpus is not None else own_cpus()
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **shared)
+            alone.token()
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=alone.folder(), **shared)
         else:
             _join(address, shared)
     try:
