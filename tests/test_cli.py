@@ -8,12 +8,13 @@ import sys
 import time
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
-from sweeps.commands import running
+from sweeps.commands import options, running
 from sweeps.tracking import uris
 
 SWEEP = """
@@ -248,3 +249,31 @@ def test_a_sweep_from_end_to_end(sweep, tmp_path):
     assert table["rows"][0]["test_macro_f1"] > table["rows"][1]["test_macro_f1"] + 0.2
     state = json.loads(call("status", "small", "--storage", runs, "--json").stdout)
     assert state["counts"] == {"finished": 16} and state["failed"] == []
+
+
+def test_predict_and_check_advise_their_own_options_not_the_sweep_files():
+    known = {"duplicates", "layer", "values", "gene_names"}
+    for given, expected in {
+        "leave `layer:` out (X)": "leave `--layer` out (X)",
+        "with `duplicates: sum`, or `gene_names: symbol`": "with `--duplicates sum`, or `--gene-names symbol`",
+        "declare `values: counts`": "declare `--values counts`",
+        "`values: {kind: log1p, base: e, target_sum: 10000}`": "`--values log1p --base e --target-sum 10000`",
+        "leave them out with `unlabelled: drop`": "leave them out with `unlabelled: drop`",
+    }.items():
+        assert options.as_options(given, known) == expected
+
+
+@pytest.mark.parametrize(
+    "command", ["check {} --label kind", "predict {} --checkpoint {} -o out.csv", "init {} --label kind -o -"]
+)
+def test_a_doubled_gene_is_mended_by_what_the_message_says(command, tmp_path, monkeypatch):
+    import anndata
+
+    file = tmp_path / "twice.h5ad"
+    cells = anndata.AnnData(np.ones((6, 3), np.float32))
+    cells.obs["kind"] = ["a", "b"] * 3
+    cells.var_names = ["A", "A", "B"]
+    cells.write_h5ad(file)
+    monkeypatch.setattr("trainables.trial.package.open_model", lambda folder: None)
+    with pytest.raises(RequestError, match="Add up what shares a name with `--duplicates sum`"):
+        inside(*command.format(file, tmp_path).split())

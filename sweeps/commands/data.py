@@ -24,11 +24,13 @@ from sweeps.commands.options import (
     Storage,
     Target,
     Twins,
+    advises_options,
     of_values,
     said,
 )
 
 
+@advises_options
 def init(
     data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sweep file to write; - prints it.")] = Path(
@@ -63,6 +65,7 @@ def init(
     print(f"{out}: look at it, then: cellskew plan {quote(str(out))}")
 
 
+@advises_options
 def check(
     data: Annotated[str, typer.Argument(help="An h5ad file, or a dataset of the catalog.", show_default=False)],
     label: Label = None,

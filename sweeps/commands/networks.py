@@ -19,6 +19,7 @@ from sweeps.commands.options import (
     Storage,
     Target,
     Uri,
+    advises_options,
     of_values,
 )
 
@@ -27,6 +28,7 @@ Totals = Annotated[
 ]
 
 
+@advises_options
 def predict(
     data: Annotated[str, typer.Argument(help="An h5ad file with the cells to annotate.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .parquet or .csv.", show_default=False)],

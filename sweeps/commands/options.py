@@ -1,5 +1,9 @@
 """Options that several commands have."""
 
+import functools
+import inspect
+import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +13,7 @@ import typer
 from data_pipeline.errors import RequestError
 
 STORAGE = Path("cellskew-runs")
+ADVICE = re.compile(r"`(\w+):(?: ([^`]*))?`")  # as a sweep file has it
 Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
 Uri = Annotated[
     str | None,
@@ -78,6 +83,32 @@ def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
 def said(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def advises_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose errors advise its own options, in place of what a sweep file would say."""
+    known = set(inspect.signature(command).parameters)
+
+    @functools.wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        try:
+            command(*given, **named)
+        except RequestError as error:
+            raise RequestError(*(as_options(problem, known) for problem in error.problems)) from None
+
+    return run
+
+
+def as_options(problem: str, known: set[str]) -> str:
+    """Return a sentence with "`duplicates: sum`" as "`--duplicates sum`", for the options that are `known`."""
+    return ADVICE.sub(lambda found: _option(found[1], found[2] or "") if found[1] in known else found[0], problem)
+
+
+def _option(name: str, value: str) -> str:
+    if value.startswith("{kind: "):  # of `values:`, whose parts are options of their own
+        kind, *parts = value.removeprefix("{kind: ").removesuffix("}").split(", ")
+        value = " ".join([kind, *(f"--{part.replace('_', '-').replace(': ', ' ')}" for part in parts)])
+    return f"`--{name.replace('_', '-')}{' ' if value else ''}{value}`"
 
 
 def words(listed: str) -> list[str]:

@@ -23,7 +23,7 @@ def where(runs: pd.DataFrame, expression: str) -> pd.DataFrame:
     """Return the runs for which an expression holds, such as `model == "scgpt" and test_macro_f1 > 0.5`.
 
     Allowed: column names, numbers, text in quotes, comparisons, in, and, or, not. Nothing is executed. RequestError for
-    anything else, and if no run is left though there were some, naming what the columns hold.
+    anything else, and if no run, or no finished one, is left though there were some, naming what the columns hold.
     """
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
@@ -32,6 +32,12 @@ def where(runs: pd.DataFrame, expression: str) -> pd.DataFrame:
     found = runs[_holds(tree, runs, expression)]
     if found.empty and len(runs):
         raise RequestError(f"--where {expression!r}: no run is like that; {_known(tree, runs)}")
+    finished = runs[runs["status"] == "FINISHED"] if "status" in runs else found
+    if len(finished) and not set(found.index) & set(finished.index):
+        known = _known(tree, finished)
+        raise RequestError(
+            f"--where {expression!r}: none of these {len(found)} runs is finished; of the finished, {known}"
+        )
     return found
 
 

@@ -277,6 +277,15 @@ def test_thousands_of_keys_are_kept_in_tags_that_mlflow_takes():
     assert wanted.read({}) is None
 
 
+def test_where_that_keeps_runs_none_of_which_is_finished_says_so(runs):
+    some = runs.assign(status=["FINISHED" if model == "majority" else "RUNNING" for model in runs["model"]])
+    assert len(selection.where(some, 'model == "majority"'))
+    with pytest.raises(RequestError, match="none of these .* runs is finished; of the finished, model is one of majo"):
+        selection.where(some, 'model == "scgpt"')
+    nothing = some.assign(status="RUNNING")
+    assert len(selection.where(nothing, 'model == "scgpt"')), "then status is the answer"
+
+
 # the commands
 
 
