@@ -19,7 +19,7 @@ DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is never read: what is left to do is read off MLflow
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # waiting for a slot inside Tune; the others wait with us, in order
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # none waits inside Tune unless there is room for it
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
 }
 CACHES = {"MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba", "TORCHINDUCTOR_CACHE_DIR": "torch"}

@@ -2,8 +2,25 @@
 
 import math
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from sweeps.file.trials import Trial
+
+
+class Shape(NamedTuple):
+    """What a trial asks for: a share of a GPU (0: none) and CPUs."""
+
+    gpu: float
+    cpu: float
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float]) -> "Shape":
+        """Return the shape of {"cpu": ..., "gpu": ...}."""
+        return cls(resources["gpu"], resources["cpu"])
+
+    def __str__(self) -> str:
+        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
 
 
 def own_cpus() -> int:

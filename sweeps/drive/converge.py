@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,22 +138,41 @@ class _Drive:
         known = self.tracker.runs()
         data = {name: lineage.data_of(name, opened) for name, opened in cells.items()}
         lineage.check_digests(trials, known, data, self.spec.name)
+        todo, given_up = self._split(trials, known)
+        with self._ray(todo) as nodes:
+            known = self._register(trials, known)
+            outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
+            outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
+            outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
+            if todo:
+                known |= self._fresh(todo, known)
+                for trial in todo:
+                    self.tracker.reschedule(known[trial.key], trial)
+                self._launch(todo, known, nodes, cells, data, outcome)
+        if outcome.lacking and not self.stop.asked:
+            self._mend(known, outcome)
+
+    @contextlib.contextmanager
+    def _ray(self, todo: list[Trial]) -> Iterator[list[dict[str, float]]]:
+        """Have Ray, if there is anything to do, looked over before anything is registered; gives its nodes."""
+        if not todo:
+            yield []
+            return
+        from sweeps.cluster import nodes as cluster
+
+        with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
+            if self.request.address is not None:
+                cluster.check_nodes(self.storage)
+            self._check_resources(todo, nodes)
+            yield nodes
+
+    def _register(self, trials: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
+        """Have a run for every trial, and the sweep's file and wishes kept."""
         for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", trials):
             self.screen.say(sentence)
         lineage.keep_file(self.spec, self.storage, self.tracker.uri)
         self.tracker.want((trial.key for trial in trials), self.spec.questions)
-        known = self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
-        todo, given_up = self._split(trials, known)
-        outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
-        outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
-        outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
-        if todo:
-            known |= self._fresh(todo, known)
-            for trial in todo:
-                self.tracker.reschedule(known[trial.key], trial)
-            self._launch(todo, known, cells, data, outcome)
-        if outcome.lacking and not self.stop.asked:
-            self._mend(known, outcome)
+        return self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
 
     def _split(self, trials: list[Trial], known: dict[str, Any]) -> tuple[list[Trial], list[Trial]]:
         """Return (trials to run, failed trials that are left alone).
@@ -162,8 +182,12 @@ class _Drive:
         """
         todo, given_up = [], []
         for trial in trials:
-            run = known[trial.key]
-            if run.status == "FAILED" and not self.request.retry_failed and run.tags.get("cellskew.cause") != "outside":
+            run = known.get(trial.key)
+            if run is None:
+                todo.append(trial)
+            elif (
+                run.status == "FAILED" and not self.request.retry_failed and run.tags.get("cellskew.cause") != "outside"
+            ):
                 given_up.append(trial)
             elif run.status != "FINISHED":
                 todo.append(trial)
@@ -191,37 +215,31 @@ class _Drive:
         self.tracker.supersede([known[trial.key] for trial in anew])
         return self.tracker.register(anew, {}, lambda done, total: self.screen.count("registering", done, total))
 
-    def _launch(self, todo: list[Trial], known: dict, cells: dict, data: dict, outcome: Outcome) -> None:
-        from sweeps.cluster import nodes as cluster
+    def _launch(
+        self, todo: list[Trial], known: dict, nodes: list[dict[str, float]], cells: dict, data: dict, outcome: Outcome
+    ) -> None:
         from sweeps.drive.launching import launch
 
-        with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
-            if self.request.address is not None:
-                cluster.check_nodes(self.storage)
-            self._check_resources(todo, nodes)
-            self.screen.say(f"preparing {len(todo)} trials")
-            made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage, self.screen.count)
-            if any(paths.get("distances") for paths in made):
-                self.screen.say(
-                    "how far made cells are from real ones: generated_cells.csv of each run, and "
-                    f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
-                )
-            measured = self._measured(todo, made, nodes)
-            jobs = []
-            for trial, paths in zip(todo, made, strict=True):
-                share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
-                jobs.append(self._job(trial, paths, known[trial.key], data[trial.dataset], share))
-            jobs.sort(key=lambda job: -self.costs[job.key])
-            self.screen.begin(
-                todo, outcome.before, {trial.key: self.costs[trial.key] for trial in todo}, lambda: self.tracker.outbox
+        self.screen.say(f"preparing {len(todo)} trials")
+        made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage, self.screen.count)
+        if any(paths.get("distances") for paths in made):
+            self.screen.say(
+                "how far made cells are from real ones: generated_cells.csv of each run, and "
+                f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
             )
-            settings = launch.Settings(
-                self.parts.run_trial, self.request.max_concurrent, self.spec.max_failures, self.request.max_failed
-            )
-            begin = time.monotonic()
-            with self.stop.waiting():
-                tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
-            self._note(tally, outcome, time.monotonic() - begin)
+        measured = self._measured(todo, made, nodes)
+        jobs = []
+        for trial, paths in zip(todo, made, strict=True):
+            share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
+            jobs.append(self._job(trial, paths, known[trial.key], data[trial.dataset], share))
+        jobs.sort(key=lambda job: -job.cost)
+        costs = {trial.key: self.costs[trial.key] for trial in todo}
+        self.screen.begin(todo, outcome.before, costs, lambda: self.tracker.outbox)
+        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed
+        settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
+        with self.stop.waiting():
+            tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
+        self._note(tally, outcome)
 
     def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
         """Return the share of a GPU of each network's trial, by key, that is to be measured."""
@@ -237,12 +255,11 @@ class _Drive:
             return {}
         return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
 
-    def _note(self, tally: Any, outcome: Outcome, seconds: float) -> None:
+    def _note(self, tally: Any, outcome: Outcome) -> None:
         outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
         outcome.failed |= tally.failed
         outcome.lacking |= tally.lacking
-        if tally.slots:
-            outcome.utilisation = tally.busy / (tally.slots * seconds)
+        outcome.given = tally.utilisation()
 
     def _job(
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]
@@ -264,6 +281,7 @@ class _Drive:
             data,
             fresh=self.launch_id if self.request.from_scratch else "",
             upload=self._upload(run),
+            cost=self.costs[trial.key],
         )
 
     def _upload(self, run: RunState) -> Upload:
@@ -271,13 +289,10 @@ class _Drive:
         return Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
 
     def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
-        from sweeps.cluster.nodes import node_types
-
+        """RequestError if a trial fits on no node there is, nor on one that an autoscaler may bring."""
         problems = resources.too_large(todo, nodes)
-        if problems and (self.request.address is None or node_types()):  # what can't come isn't waited for
+        if problems:
             raise RequestError(*problems)
-        for problem in problems:
-            self.screen.say(f"waiting for the cluster to grow: {problem}")
         unsaid = {trial.model for trial in todo if trial.has_checkpoint and trial.resources.gpu in (None, "auto")}
         if unsaid and self.request.address is not None and not resources.has_gpus(nodes):
             self.screen.say(

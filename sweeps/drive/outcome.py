@@ -23,7 +23,7 @@ class Outcome:
     stopped: str = ""
     has_begun: bool = True  # False: stopped before this launch wrote anything down
     seconds: float = 0.0
-    utilisation: float | None = None
+    given: dict[str, tuple[float, float]] = field(default_factory=dict)  # GPUs, CPUs: on average, of how many
 
     @property
     def is_broken(self) -> bool:
@@ -48,8 +48,8 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     where += "" if uri is None else f" --tracking-uri {quote(shown_uri(uri))}"
     done = found.before + found.finished
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
-    if found.utilisation is not None:
-        say(f"slots were busy {found.utilisation:.0%} of the time")
+    if found.given:
+        say(", ".join(f"{name}s given {given:.1f} of {had:.3g}" for name, (given, had) in found.given.items()))
     if found.failed:
         say(f"{len(found.failed)} failed; the first: {next(iter(found.failed.values())).splitlines()[0][:300]}")
         say(f"  reasons: cellskew status {name}{where}   again: cellskew resume {name} --retry-failed{where}")

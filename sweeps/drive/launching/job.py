@@ -15,7 +15,7 @@ class Job:
     config: what run_trial takes. resources: its CPUs and share of a GPU, {"cpu", "gpu"}. tags, data (name, digest,
     source of the dataset): what its run is to say when it starts. fresh: "", or the name of a launch that starts
     over whatever was left before it; a worker that takes its place finds its name in the folder, and goes on.
-    upload: where its files go; None: nowhere.
+    upload: where its files go; None: nowhere. cost: about the seconds it takes, in any unit.
     """
 
     config: dict[str, Any]
@@ -25,6 +25,7 @@ class Job:
     data: dict[str, str]
     fresh: str = ""
     upload: Upload | None = None
+    cost: float = 1.0
 
     @property
     def key(self) -> str:

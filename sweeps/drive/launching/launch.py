@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from data_pipeline.sameness import checked
+from sweeps.cluster.demand import Demand, capacities
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.line import Line
 from sweeps.drive.launching.news import News, Tally, Watch
 from sweeps.drive.launching.worker import Trainable, work
 from sweeps.drive.stopping import Stop
@@ -32,18 +34,25 @@ LOOK_EVERY = 5.0  # seconds between looks at the nodes
 
 
 class Queue(Searcher):
-    """Hands jobs to Tune in their order, none once `stop` is set."""
+    """Hands jobs to Tune as there is room for them (see Line), none once `stop` is set."""
 
-    def __init__(self, jobs: list[Job], stop: "Stop") -> None:
+    def __init__(self, line: Line, demand: Demand, stop: Stop) -> None:
         super().__init__()
-        self.jobs, self.stop = iter(jobs), stop
+        self.line, self.demand, self.stop = line, demand, stop
+        self.keys: dict[str, str] = {}  # of Tune's trials
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        job = None if self.stop.asked else next(self.jobs, None)
-        return Searcher.FINISHED if job is None else {"job": job.to_text()}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.stop.asked or self.line.is_over():
+            return Searcher.FINISHED
+        self.demand.want(self.line.wanted())
+        handed = self.line.next()
+        if handed is None:
+            return None
+        self.keys[trial_id] = handed.job.key
+        return {"job": handed.job.to_text(), "node": handed.node}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing is searched for."""
+        self.line.over(self.keys.pop(trial_id))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: what is left to do is read off MLflow."""
@@ -53,42 +62,33 @@ class Queue(Searcher):
 
 
 class InOrder(FIFOScheduler):
-    """First come, first served; when asked to stop, ends each trial at its next report and starts no other."""
+    """Leaves the order to the line; when asked to stop, ends each trial at its next report and starts no other."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, line: Line, stop: Stop) -> None:
         super().__init__()
-        self.stop = stop
-        self.all, self.looked = Counter(), -LOOK_EVERY
+        self.line, self.stop = line, stop
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """Return the trial that is to have a worker which has become free; ended ones are not looked at.
+        """Return the trial that is to have a worker which has become free: the oldest that was put behind another.
 
-        It is the oldest of those that wait, but for those whose own worker is starting: Tune would kill that one, and
-        with trials shorter than a worker's start go on killing and starting, never to have all its workers.
+        Others have a worker of their own that is starting. Tune would kill that one, and with trials shorter than a
+        worker's start go on killing and starting, never to have all its workers.
         """
-        live = tune_controller.get_live_trials()
-        waiting = [trial for trial in live if trial.status == TuneTrial.PENDING]
-        if self.stop.asked:
-            for trial in waiting:
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
+        for trial in waiting:
+            if self.stop.asked:
                 tune_controller.stop_trial(trial)
-            return None
-        free = self._free(live)
-        for trial in sorted(waiting, key=lambda trial: int(trial.experiment_tag.split("_")[0])):
-            asked = trial.placement_group_factory.required_resources
-            if any(free[name] < 2 * amount for name, amount in asked.items()):  # the free worker holds as much itself
-                return trial
-            free.subtract(asked)
-        return None
+            elif self.line.is_misplaced(_key(trial)):
+                self.line.back(_key(trial))
+                tune_controller.stop_trial(trial)
+        heirs = [trial for trial in waiting if self.line.has_inherited(_key(trial))]
+        return min(heirs, key=lambda trial: int(trial.experiment_tag.split("_")[0]), default=None)
 
-    def _free(self, live: Iterable[TuneTrial]) -> Counter[str]:
-        """Return what of the cluster no running trial has."""
-        if time.monotonic() - self.looked > LOOK_EVERY:
-            self.all, self.looked = Counter(ray.cluster_resources()), time.monotonic()
-        free = self.all.copy()
-        for trial in live:
-            if trial.status == TuneTrial.RUNNING:
-                free.subtract(trial.placement_group_factory.required_resources)
-        return free
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Have a trial that Tune tries again start on another node, if its own is gone."""
+        if trial.status != TuneTrial.RUNNING:  # else it is over
+            node = self.line.moved(_key(trial))
+            trial.update_resources(_on(node, trial.placement_group_factory.required_resources))
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
         """Stop a trial, when the end was asked for, at an epoch whose checkpoint is on disk; see Stop.mark."""
@@ -108,8 +108,8 @@ class Silence(TrialProgressCallback):
 class Listener(tune.Callback):
     """Tells News what Tune hears of the trials."""
 
-    def __init__(self, news: News) -> None:
-        self.news, self.looked = news, time.monotonic()
+    def __init__(self, news: News, line: Line) -> None:
+        self.news, self.line, self.looked = news, line, -LOOK_EVERY
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment, which we never do."""
@@ -122,6 +122,7 @@ class Listener(tune.Callback):
             if cluster_is_gone():
                 self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
+            self.news.tally.has(self.line.capacity())
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         self.news.started(_job(trial))
@@ -158,6 +159,10 @@ def _job(trial: TuneTrial) -> Job:
     return Job.from_text(trial.config["job"])
 
 
+def _key(trial: TuneTrial) -> str:
+    return _job(trial).key
+
+
 def _news(result: dict[str, Any]) -> dict[str, Any]:
     """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
     return json.loads(result.get("news", "{}"))
@@ -172,10 +177,12 @@ class Settings:
     max_failures: int = 3
     max_failed: int | None = None  # failed trials that stop the launch
     pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
+    say: Callable[[str], None] = print
 
 
 def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
-    """Run the jobs through Ray Tune, in their order, as many at once as their resources allow. Ray must run.
+    """Run the jobs through Ray Tune, as many at once as there is room for, those of a shape in their order. Ray must
+    run.
 
     A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
     workers), the trials that are not over are launched again, each at most `max_failures` times.
@@ -208,20 +215,21 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
     state = storage.absolute() / "ray"
     name = f"{news.tracker.sweep}-{os.getpid()}"
     shutil.rmtree(state / name, ignore_errors=True)
+    line = Line(jobs, capacities, settings.say, settings.max_concurrent)
+    demand = Demand(news.tracker.sweep)
     tuner = tune.Tuner(
         tune.with_resources(_on_worker(settings.run_trial), _resources),
         tune_config=tune.TuneConfig(
-            search_alg=Queue(jobs, stop),
-            scheduler=InOrder(stop),
-            num_samples=len(jobs),
-            max_concurrent_trials=settings.max_concurrent,
+            search_alg=Queue(line, demand, stop),
+            scheduler=InOrder(line, stop),
+            num_samples=-1,  # until the queue says so: what comes back counts twice
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(state),
-            callbacks=[Listener(news), Silence()],
+            callbacks=[Listener(news, line), Silence()],
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
@@ -230,6 +238,7 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
         with _quiet():
             tuner.fit()
     finally:
+        demand.give_back()
         shutil.rmtree(state / name, ignore_errors=True)
 
 
@@ -250,8 +259,15 @@ def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
     return checked(run, refuse)
 
 
-def _resources(config: dict[str, Any]) -> dict[str, float]:
-    return Job.from_text(config["job"]).resources
+def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    asked = Job.from_text(config["job"]).resources
+    return _on(config["node"], {"CPU": asked["cpu"], "GPU": asked["gpu"]})
+
+
+def _on(node: str | None, resources: dict[str, float]) -> tune.PlacementGroupFactory:
+    """Return a request for resources on a node, in Tune's words."""
+    where = {} if node is None else {"bundle_label_selector": [{"ray.io/node-id": node}]}
+    return tune.PlacementGroupFactory([resources], **where)
 
 
 @contextmanager

@@ -8,30 +8,41 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeps.cluster.resources import Shape
 from sweeps.drive.launching.job import Job
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.kept.runs import LACKING
 from sweeps.tracking.store import Tracker
 
+NOTHING = Shape(0.0, 0.0)
 Watch = Callable[[str, str, dict[str, Any]], None]
 
 
 @dataclass
 class Tally:
-    """What became of the trials of one launch, by key; seconds of training and of all."""
+    """What became of the trials of one launch, by key, and how much of the cluster they had."""
 
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # of finished ones: files not made, and why
     interrupted: dict[str, str] = field(default_factory=dict)
-    running: dict[str, float] = field(default_factory=dict)  # key -> time.monotonic() of its start
-    busy: float = 0.0
-    slots: int = 0  # most trials that ran at once
+    running: dict[str, Shape] = field(default_factory=dict)  # key -> what it has
+    given: Shape = NOTHING  # GPU seconds and CPU seconds that trials had
+    had: Shape = NOTHING  # that there were
+    capacity: Shape = NOTHING
+    seconds: float = 0.0
+    looked: float = field(default_factory=time.monotonic)
 
-    def begin(self, key: str) -> None:
+    def begin(self, key: str, shape: Shape) -> None:
         """Note that a trial runs now."""
-        self.running[key] = time.monotonic()
-        self.slots = max(self.slots, len(self.running))
+        self._pass()
+        self.running[key] = shape
+        self.interrupted.pop(key, None)
+
+    def has(self, capacity: Shape) -> None:
+        """Note what the cluster has from now on."""
+        self._pass()
+        self.capacity = capacity
 
     def is_over(self, key: str) -> bool:
         """Tell whether a trial needs no further launch."""
@@ -39,7 +50,27 @@ class Tally:
 
     def end(self, key: str) -> None:
         """Note that a trial does not run any more."""
-        self.busy += time.monotonic() - self.running.pop(key, time.monotonic())
+        self._pass()
+        self.running.pop(key, None)
+
+    def utilisation(self) -> dict[str, tuple[float, float]]:
+        """Return how many GPUs and CPUs trials had on average, of how many that there were."""
+        self._pass()
+        pairs = zip(("GPU", "CPU"), self.given, self.had, strict=True)
+        return {name: (given / self.seconds, had / self.seconds) for name, given, had in pairs if had}
+
+    def _pass(self) -> None:
+        now = time.monotonic()
+        passed = now - self.looked if any(self.capacity) else 0.0  # what there is has not been looked at yet
+        self.looked = now
+        self.seconds += passed
+        self.had = _plus(self.had, self.capacity, passed)
+        for shape in self.running.values():
+            self.given = _plus(self.given, shape, passed)
+
+
+def _plus(total: Shape, shape: Shape, seconds: float) -> Shape:
+    return Shape(total.gpu + seconds * shape.gpu, total.cpu + seconds * shape.cpu)
 
 
 class News:
@@ -54,7 +85,7 @@ class News:
 
     def started(self, job: Job) -> None:
         """Note that a trial has its worker."""
-        self.tally.begin(job.key)
+        self.tally.begin(job.key, Shape.of(job.resources))
         self.heard[job.key] = time.monotonic()
         self.tracker.start(job.run_id, job.tags, job.data)
         self.watch("started", job.key, {})

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from fake_trials import Silent, check_whole, drive, faults, parts, runs, spec, trained
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.drive.launching import launch
-from sweeps.drive.stopping import Stop
 from sweeps.tracking.locks.lock import SweepLock
 
 
@@ -20,7 +18,7 @@ def test_all_trials_finish_and_a_second_run_finds_nothing_to_do(ray_here, tmp_pa
     screen = Silent()
     outcome = drive(tmp_path, screen=screen)
     assert (outcome.wanted, outcome.finished, outcome.before, outcome.failed) == (8, 8, 0, {})
-    assert outcome.is_complete and outcome.utilisation > 0
+    assert outcome.is_complete and 0 < outcome.given["CPU"][0] <= outcome.given["CPU"][1] == pytest.approx(2)
     check_whole(tmp_path, spec())
     assert sorted(event for event, _ in screen.events).count("finished") == 8
     again = Silent()
@@ -64,37 +62,6 @@ def test_the_longest_trials_start_first(ray_here, tmp_path):
     models = {trial.key: trial.model for trial in spec().trials()}
     started = [models[key] for event, key in screen.events if event == "started"]
     assert started == ["scgpt"] * 4 + ["majority"] * 4
-
-
-def controller(running: int, waiting: int) -> SimpleNamespace:
-    """Return Tune's view of trials of one CPU each, the running ones first."""
-    needs = SimpleNamespace(required_resources={"CPU": 1.0})
-    states = ["RUNNING"] * running + ["PENDING"] * waiting
-    trials = [
-        SimpleNamespace(status=status, experiment_tag=f"{number}_x", placement_group_factory=needs)
-        for number, status in enumerate(states)
-    ]
-    return SimpleNamespace(get_live_trials=lambda: trials[::-1], trials=trials)  # Tune's come in no order
-
-
-@pytest.mark.parametrize(
-    ("running", "chosen"),
-    [
-        (4, 4),  # all workers are busy: the oldest that waits comes next
-        (3, 3),  # the fourth worker is free, none is starting
-        (2, 3),  # one is free, one is starting for the oldest
-        (1, 3),
-    ],
-)
-def test_a_free_worker_is_not_given_the_trial_of_one_that_is_starting(monkeypatch, tmp_path, running, chosen):
-    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 1e9})
-    tune = controller(running, waiting=8)
-    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(tune) is tune.trials[chosen]
-
-
-def test_nothing_is_chosen_while_every_waiting_trial_has_a_worker_starting(monkeypatch, tmp_path):
-    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 16.0})
-    assert launch.InOrder(Stop(tmp_path / "stop")).choose_trial_to_run(controller(running=2, waiting=8)) is None
 
 
 def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(ray_here, tmp_path):

@@ -1,0 +1,179 @@
+"""The trials that wait: which is next, and on which node. Knows neither Ray nor Tune."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sweeps.cluster.resources import Shape
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.room import Held, Places
+
+LOOK_EVERY = 5.0  # seconds between looks at the nodes
+SHORT = 60.0  # a trial that was over within so many seconds has another one wait for its worker
+PATIENCE = 300.0  # seconds that a trial waits in vain for what its node should have
+SAY_EVERY = 60.0  # seconds between words about trials that no node has room for
+Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
+
+
+@dataclass
+class Handed:
+    """A trial that has been handed out: its node (None: any) and its part of it, None while it waits for a worker."""
+
+    job: Job
+    node: str | None
+    part: Held | None
+    since: float
+    is_heir: bool = False  # of the worker that another one had
+
+
+class Line:
+    """Hands out trials, each with a node that has room for it.
+
+    Each shape has a line of its own, longest trials first, so that one that fits nowhere holds up no other. Those that
+    want a GPU come first; among them the one that holds least for the work it has left, so that all end at about the
+    same time and small ones fill what large ones leave. Trials without a GPU go to nodes without one, and leave to
+    those with some the CPUs that trials on the GPUs can use. A trial too short for a worker's start to be worth its
+    while takes the worker of one of its shape: one waits behind each of these.
+    """
+
+    def __init__(self, jobs: list[Job], capacities: Capacities, say: Callable[[str], None], most: int | None) -> None:
+        self.waiting: dict[Shape, deque[Job]] = {}
+        for job in jobs:
+            self.waiting.setdefault(Shape.of(job.resources), deque()).append(job)
+        self.capacities, self.say, self.most = capacities, say, most
+        self.places = Places()
+        self.handed: dict[str, Handed] = {}
+        self.short: Counter[tuple[str, Shape]] = Counter()  # 1 where the last trial was short
+        self.avoided: dict[str, float] = {}  # node -> time.monotonic() until which nothing is sent there
+        self.looked = self.said = -1e9
+
+    def is_over(self) -> bool:
+        """Tell whether all trials are done: none waits, and none that runs may come back."""
+        return not self.handed and not any(self.waiting.values())
+
+    def next(self) -> Handed | None:
+        """Hand out the trial that is to start now; None: none has room."""
+        self._look()
+        if self.most is not None and len(self.handed) >= self.most:
+            return None
+        shapes = sorted((shape for shape, jobs in self.waiting.items() if jobs), key=self._urgency)
+        without = [node for node, until in self.avoided.items() if until > time.monotonic()]
+        for shape in shapes:
+            node = self.places.find(shape, self._dense(), without)
+            if node is not None:
+                return self._hand(shape, node, self.places.take(shape, node))
+        for shape in shapes:
+            node = self._worker_to_come(shape)
+            if node is not None and node not in without:
+                return self._hand(shape, node, None)
+        return None
+
+    def over(self, key: str) -> None:
+        """Note that a trial needs its part no more; the one that waits behind it, if any, has it now."""
+        gone = self.handed.pop(key, None)
+        if gone is None or gone.part is None:
+            return
+        place = (gone.part.node, gone.part.shape)
+        self.short[place] = int(time.monotonic() - gone.since < SHORT)
+        behind = [one for one in self.handed.values() if self._is_behind(one, *place)]
+        if behind:
+            behind[0].part, behind[0].since, behind[0].is_heir = gone.part, time.monotonic(), True
+        else:
+            self.places.give(gone.part)
+
+    def back(self, key: str) -> None:
+        """Put a trial that was handed out in front of its line again."""
+        job = self.handed[key].job
+        self.over(key)
+        self.waiting[Shape.of(job.resources)].appendleft(job)
+
+    def is_misplaced(self, key: str) -> bool:
+        """Tell whether a trial that has not started waits where it will not: its node is gone, or has no room."""
+        self._look()
+        found = self.handed[key]
+        if found.node is None:
+            return False
+        if found.node not in self.places.nodes or self.avoided.get(found.node, 0) > time.monotonic():
+            return True
+        is_late = found.part is not None and time.monotonic() - found.since > PATIENCE
+        if is_late:
+            self.avoid(found.node, PATIENCE)
+        return is_late
+
+    def moved(self, key: str) -> str | None:
+        """Return the node where a trial that lost its worker starts again; None: any that has room."""
+        self.looked = -1e9
+        self._look()
+        found = self.handed[key]
+        if found.node not in self.places.nodes:
+            shape = Shape.of(found.job.resources)
+            found.node = self.places.find(shape)
+            found.part = None if found.node is None else self.places.take(shape, found.node)
+        found.since = time.monotonic()
+        return found.node
+
+    def avoid(self, node: str, seconds: float) -> None:
+        """Send nothing to a node for a while."""
+        self.avoided[node] = time.monotonic() + seconds
+
+    def has_inherited(self, key: str) -> bool:
+        """Tell whether a trial waited behind another, which is over."""
+        return key in self.handed and self.handed[key].is_heir
+
+    def capacity(self) -> Shape:
+        """Return all that the nodes have."""
+        self._look()
+        nodes = self.places.nodes.values()
+        return Shape(sum(node.gpu for node in nodes), sum(node.cpu for node in nodes))
+
+    def wanted(self) -> Counter[Shape]:
+        """Return how many trials of each shape run or wait."""
+        running = Counter(Shape.of(one.job.resources) for one in self.handed.values())
+        return running + Counter({shape: len(jobs) for shape, jobs in self.waiting.items()})
+
+    def _hand(self, shape: Shape, node: str, part: Held | None) -> Handed:
+        job = self.waiting[shape].popleft()
+        self.handed[job.key] = Handed(job, node, part, time.monotonic())
+        return self.handed[job.key]
+
+    def _urgency(self, shape: Shape) -> tuple[bool, float, float]:
+        """Return what decides which shape is next, smallest first."""
+        amount = shape.gpu or shape.cpu
+        left = sum(job.cost for job in self.waiting[shape]) * amount
+        held = sum(one.part is not None and one.part.shape == shape for one in self.handed.values()) * amount
+        return not shape.gpu, held / max(left, 1e-9), -self.waiting[shape][0].cost
+
+    def _dense(self) -> float:
+        """Return the most CPUs per GPU that trials which wait for one could use."""
+        shapes = [shape for shape, jobs in self.waiting.items() if jobs and shape.gpu]
+        return max((shape.cpu * round(1 / shape.gpu) for shape in shapes), default=0.0)
+
+    def _worker_to_come(self, shape: Shape) -> str | None:
+        """Return a node with a short trial of this shape behind which none waits yet."""
+        here = Counter(one.node for one in self.handed.values() if one.part is not None and one.part.shape == shape)
+        for node, running in here.items():
+            behind = sum(self._is_behind(one, node, shape) for one in self.handed.values())
+            if self.short[node, shape] and behind < running:
+                return node
+        return None
+
+    def _is_behind(self, one: Handed, node: str | None, shape: Shape) -> bool:
+        return one.part is None and one.node == node and Shape.of(one.job.resources) == shape
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self.looked < LOOK_EVERY:
+            return
+        self.looked = now
+        parts = [one.part for one in self.handed.values() if one.part is not None]
+        self.places.look(self.capacities(), parts)
+        if now - self.said > SAY_EVERY:
+            self.said = now
+            for shape, jobs in self.waiting.items():
+                if jobs and not any(_could(node.cpu, node.gpu, shape) for node in self.places.nodes.values()):
+                    self.say(f"{len(jobs)} trials wait for a node with {shape}; none is there now")
+
+
+def _could(cpu: float, gpu: float, shape: Shape) -> bool:
+    return shape.cpu <= cpu and shape.gpu <= gpu

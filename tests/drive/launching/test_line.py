@@ -1,0 +1,165 @@
+"""The order of trials and their places: who starts when, on which node, without Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sweeps.cluster.resources import Shape
+from sweeps.drive.launching import line as lines
+from sweeps.drive.launching.line import Line
+from sweeps.drive.launching.room import Held, Places
+
+GPU, CPU = Shape(4.0, 10.0), Shape(0.0, 8.0)
+
+
+def job(key: str, gpu: float = 0.0, cpu: float = 1.0, cost: float = 1.0) -> SimpleNamespace:
+    return SimpleNamespace(key=key, resources={"cpu": cpu, "gpu": gpu}, cost=cost)
+
+
+def line(*jobs: SimpleNamespace, nodes: dict | None = None, most: int | None = None) -> Line:
+    given = {"g": GPU, "c": CPU} if nodes is None else nodes
+    said: list[str] = []
+    made = Line(list(jobs), lambda: given, said.append, most)
+    made.heard = said
+    return made
+
+
+def drawn(made: Line) -> list[tuple[str, str | None]]:
+    """Return (trial, node) of all that there is room for now."""
+    out = []
+    while (handed := made.next()) is not None:
+        out.append((handed.job.key, handed.node))
+    return out
+
+
+def test_baselines_start_at_once_on_nodes_without_gpus_and_shapes_share_the_gpus():
+    jobs = [job(f"whole{n}", 1.0, cost=9) for n in range(4)] + [job(f"half{n}", 0.5, cost=5) for n in range(8)]
+    jobs += [job(f"quarter{n}", 0.25, cost=3) for n in range(16)] + [job(f"base{n}", cost=0.1) for n in range(20)]
+    found = drawn(line(*jobs))
+    on_gpus = [key for key, node in found if node == "g" and not key.startswith("base")]
+    assert {key.rstrip("0123456789") for key in on_gpus} == {"whole", "half", "quarter"}, "no shape waits for another"
+    shares = {"whole": 1.0, "half": 0.5, "quarter": 0.25}
+    assert sum(shares[key.rstrip("0123456789")] for key in on_gpus) == 4.0, "every GPU is given"
+    assert [key for key, node in found if node == "c"] == [f"base{n}" for n in range(8)]
+
+
+def test_a_trial_without_a_gpu_never_takes_the_cpus_that_gpus_can_use(monkeypatch):
+    monkeypatch.setattr(lines, "SHORT", 0.0)
+    jobs = [job("base1", cpu=4.0), job("base2", cpu=4.0), *(job(f"q{n}", 0.25) for n in range(8))]
+    first = line(*jobs, nodes={"g": Shape(1.0, 8.0)})
+    assert drawn(first) == [("q0", "g"), ("q1", "g"), ("q2", "g"), ("q3", "g"), ("base1", "g")]
+    first.over("q0")
+    assert drawn(first) == [("q4", "g")], "the four CPUs that are left feed the GPU"
+
+
+def test_cpus_of_gpu_nodes_are_free_for_all_once_no_trial_waits_for_a_gpu():
+    alone = line(*(job(f"base{n}", cpu=4.0) for n in range(3)), nodes={"g": Shape(1.0, 8.0)})
+    assert len(drawn(alone)) == 2
+
+
+def test_a_shape_that_fits_nowhere_holds_up_no_other_and_is_told_of_each_minute(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    made = line(*(job(f"huge{n}", cpu=64.0, cost=9) for n in range(24)), job("small"))
+    assert drawn(made) == [("small", "c")]
+    assert made.heard == ["24 trials wait for a node with 64 CPU and 0 GPU; none is there now"]
+    for _ in range(30):
+        clock[0] += 5
+        assert made.next() is None
+    assert len(made.heard) == 3 and not made.is_over()
+
+
+def test_a_node_that_comes_later_is_used():
+    nodes = {"c": CPU}
+    made = line(job("net", 0.5), nodes=nodes)
+    assert drawn(made) == []
+    nodes["g"] = GPU
+    made.looked = -1e9
+    assert drawn(made) == [("net", "g")]
+
+
+def test_gpus_are_places_of_their_own_not_one_bag():
+    """Two nodes of one GPU, each 0.5 given: a whole GPU is free in sum, and nowhere."""
+    places = Places()
+    places.look({"a": Shape(1.0, 4.0), "b": Shape(1.0, 4.0)}, [])
+    places.take(Shape(0.5, 1.0), "a"), places.take(Shape(0.5, 1.0), "b")
+    assert places.find(Shape(1.0, 1.0)) is None
+    one_node = Places()
+    one_node.look({"a": Shape(2.0, 8.0)}, [Held("a", Shape(0.5, 1.0), 0), Held("a", Shape(0.5, 1.0), 1)])
+    assert one_node.find(Shape(1.0, 1.0)) is None and one_node.find(Shape(0.5, 1.0)) == "a"
+
+
+def test_small_trials_fill_what_is_left_of_a_gpu_before_they_break_into_another():
+    places = Places()
+    places.look({"a": Shape(2.0, 8.0)}, [])
+    parts = [places.take(Shape(0.25, 1.0), "a") for _ in range(4)]
+    assert {part.gpu for part in parts} == {0} and places.find(Shape(1.0, 1.0)) == "a"
+    places.give(parts[0])
+    assert places.take(Shape(0.25, 1.0), "a").gpu == 0
+
+
+def test_behind_a_short_trial_another_waits_for_its_worker(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    made = line(*(job(f"t{n}") for n in range(4)), nodes={"c": Shape(0.0, 1.0)})
+    assert drawn(made) == [("t0", "c")]
+    clock[0] += 1
+    made.over("t0")
+    assert drawn(made) == [("t1", "c"), ("t2", "c")], "one runs, one waits behind it"
+    assert not made.has_inherited("t2")
+    made.over("t1")
+    assert made.has_inherited("t2") and drawn(made) == [("t3", "c")]
+    clock[0] += 1000
+    made.over("t2")
+    made.over("t3")
+    assert made.is_over()
+
+
+def test_nothing_waits_behind_a_long_trial(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    made = line(*(job(f"t{n}") for n in range(3)), nodes={"c": Shape(0.0, 1.0)})
+    drawn(made)
+    clock[0] += 3600
+    made.over("t0")
+    assert drawn(made) == [("t1", "c")]
+
+
+def test_a_trial_whose_node_is_gone_before_it_started_comes_back_and_one_that_ran_moves():
+    nodes = {"a": CPU, "b": CPU}
+    made = line(job("t0"), job("t1"), nodes=nodes)
+    (_, first), (_, second) = drawn(made)
+    del nodes[first]
+    made.looked = -1e9
+    assert made.is_misplaced("t0") and made.moved("t0") != first
+    made.back("t0")
+    assert drawn(made) == [("t0", next(iter(nodes)))]
+    assert second in ("a", "b")
+
+
+def test_what_waits_in_vain_on_a_node_tries_another(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    made = line(job("t0"), nodes={"a": CPU, "b": CPU})
+    ((_, first),) = drawn(made)
+    clock[0] += lines.PATIENCE - 1
+    assert not made.is_misplaced("t0")
+    clock[0] += 2
+    assert made.is_misplaced("t0")
+    made.back("t0")
+    ((_, second),) = drawn(made)
+    assert {first, second} == {"a", "b"}
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_than_asked_for_are_handed_out(most):
+    assert len(drawn(line(*(job(f"t{n}") for n in range(9)), most=most))) == most
+
+
+@pytest.mark.parametrize(("share", "places"), [(0.18, 5), (0.2, 5), (0.3, 3), (0.35, 2), (0.06, 16)])
+def test_shares_of_sixteen_gpus_on_two_nodes_are_whole_numbers_of_places(share, places):
+    from sweeps.cluster.resources import nth
+
+    nodes = {name: Shape(8.0, 1000.0) for name in "ab"}
+    made = line(*(job(f"t{n}", nth(share)) for n in range(16 * places + 10)), nodes=nodes)
+    assert len(drawn(made)) == 16 * places
