@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py size --trials 2000 --slots 8
     python benchmarks/sweep.py compare
+    python benchmarks/sweep.py mixed
 
 size: trials that sleep for a second run through the real driver, Ray Tune and the embedded MLflow; `slots` at once, so
 many that the driver and not the sleeping is the bound. Overhead per trial = (seconds - trials x 1 s / slots) / trials,
@@ -9,6 +10,8 @@ with seconds from the call to its return, registration and Ray's start included.
 are timed as processes, and ten trials are taken back and run again by a new process.
 compare: the same real trials, encoded beforehand, on two slots: cellskew; Ray Tune with the stock MLflowLoggerCallback;
 one process per trial. Overhead per trial = (wall x slots - sum of trial_seconds) / trials.
+mixed: 120 trials that sleep, on 4 simulated nodes of 1 GPU and 4 CPUs, 24 each of a whole GPU, half, a quarter, and 48
+without; GPUs given = share x seconds of all trials that had one, over the seconds until the last of them started.
 """
 
 import argparse
@@ -31,7 +34,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sweeps.drive.converge import Parts, Request, converge, real_parts  # noqa: E402
+from shapes import mixed  # noqa: E402
+
+from sweeps.drive.converge import converge  # noqa: E402
+from sweeps.drive.request import Parts, Request, real_parts  # noqa: E402
 from sweeps.file.config import SweepSpec, parse  # noqa: E402
 
 SECOND = 1.0  # what a trial of `size` takes
@@ -334,7 +340,7 @@ def compare(root: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["size", "compare", "again", "one"])
+    parser.add_argument("what", choices=["size", "compare", "mixed", "again", "one"])
     parser.add_argument("--trials", type=int, default=2000, help="a multiple of 200")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--storage", type=Path, help="default: a temporary folder")
@@ -342,6 +348,7 @@ def main() -> None:
     storage = given.storage or Path(tempfile.mkdtemp(prefix="cellskew-sweep-"))
     storage.mkdir(parents=True, exist_ok=True)
     run = {"size": lambda: size(given.trials, given.slots, storage), "compare": lambda: compare(storage)}
+    run["mixed"] = lambda: mixed(storage)
     (run | {"again": lambda: again(storage), "one": lambda: one(storage)})[given.what]()
     if given.storage is None:
         shutil.rmtree(storage)

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from sweeps.cluster.nodes import node_types
+from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import Shape
 
 LEASE = 90.0  # seconds that a request outlives its driver

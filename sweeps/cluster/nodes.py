@@ -21,6 +21,7 @@ import ray
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster import alone
+from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import own_cpus
 
 
@@ -72,15 +73,6 @@ def _shielded() -> Iterator[None]:
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def node_types() -> list[dict[str, float]]:
-    """Return the resources of a node of each kind that the cluster's autoscaler, if it has one, may bring."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()  # as Ray Data asks for it; there is no public way
-    groups = [] if config is None else config.node_group_configs
-    return [{name: float(amount) for name, amount in group.resources.items()} for group in groups if group.max_count]
 
 
 def cluster_is_gone() -> bool:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from data_pipeline.errors import RequestError
 from sweeps.file.trials import Trial
 
 
@@ -68,6 +69,24 @@ def device_of(share: dict[str, float]) -> str:
 def has_gpus(nodes: list[dict[str, float]]) -> bool:
     """Tell whether any node has a GPU, of those there are and those that an autoscaler may bring."""
     return any(node.get("GPU", 0) > 0 for node in nodes)
+
+
+def check_room(trials: list[Trial], nodes: list[dict[str, float]]) -> None:
+    """RequestError if a trial fits on no node there is, nor on one that an autoscaler may bring."""
+    problems = too_large(trials, nodes)
+    if problems:
+        raise RequestError(*problems)
+
+
+def without_gpu(trials: list[Trial], nodes: list[dict[str, float]]) -> str | None:
+    """Return a sentence about networks that would have a GPU if the cluster had one, None if there are none."""
+    unsaid = {trial.model for trial in trials if is_auto(trial)}
+    if not unsaid or has_gpus(nodes):
+        return None
+    return (
+        f"no node of the cluster has a GPU now, so these train on CPUs: {', '.join(sorted(unsaid))}. If it brings GPUs "
+        "when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
+    )
 
 
 def too_large(trials: list[Trial], nodes: list[dict[str, float]]) -> list[str]:

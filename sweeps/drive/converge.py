@@ -163,7 +163,10 @@ class _Drive:
         with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
             if self.request.address is not None:
                 cluster.check_nodes(self.storage)
-            self._check_resources(todo, nodes)
+            resources.check_room(todo, nodes)
+            said = resources.without_gpu(todo, nodes)
+            if said is not None and self.request.address is not None:
+                self.screen.say(said)
             yield nodes
 
     def _register(self, trials: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
@@ -183,14 +186,11 @@ class _Drive:
         todo, given_up = [], []
         for trial in trials:
             run = known.get(trial.key)
-            if run is None:
+            if run is None or run.status not in ("FINISHED", "FAILED"):
                 todo.append(trial)
-            elif (
-                run.status == "FAILED" and not self.request.retry_failed and run.tags.get("cellskew.cause") != "outside"
-            ):
-                given_up.append(trial)
-            elif run.status != "FINISHED":
-                todo.append(trial)
+            elif run.status == "FAILED":
+                again = self.request.retry_failed or run.tags.get("cellskew.cause") == "outside"
+                (todo if again else given_up).append(trial)
         return todo, given_up
 
     def _mend(self, known: dict[str, RunState], outcome: Outcome) -> None:
@@ -287,15 +287,3 @@ class _Drive:
     def _upload(self, run: RunState) -> Upload:
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
         return Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
-
-    def _check_resources(self, todo: list[Trial], nodes: list[dict[str, float]]) -> None:
-        """RequestError if a trial fits on no node there is, nor on one that an autoscaler may bring."""
-        problems = resources.too_large(todo, nodes)
-        if problems:
-            raise RequestError(*problems)
-        unsaid = {trial.model for trial in todo if trial.has_checkpoint and trial.resources.gpu in (None, "auto")}
-        if unsaid and self.request.address is not None and not resources.has_gpus(nodes):
-            self.screen.say(
-                f"no node of the cluster has a GPU now, so these train on CPUs: {', '.join(sorted(unsaid))}. If it "
-                "brings GPUs when they are asked for, ask in the sweep file: resources: {MODEL: {gpu: 0.5}}"
-            )

@@ -1,14 +1,12 @@
-"""Sweeps on clusters: the launcher file, and trials that share GPUs on two nodes of a simulated one."""
+"""Sweeps on clusters: what trials ask for, and trials that share GPUs on two nodes of a simulated one."""
 
 import platform
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster import resources
@@ -16,7 +14,6 @@ from sweeps.drive.launching.worker import cause
 from sweeps.file import config
 from trainables.training.device import NoGpuError, choose_device
 
-ROOT = Path(__file__).parents[2]
 SWEEP = """
 name: on-a-cluster
 datasets: [pbmc68k_reduced]
@@ -26,38 +23,6 @@ splits: {seeds: [0, 1]}
 strategies: [none, undersample]
 resources: {geneformer: {gpu: 0.5, cpu: 1}, logistic_regression: {cpu: 1}}
 """
-
-
-def launcher() -> dict:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
-
-
-def test_the_launcher_file_passes_rays_own_check():
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    prepared = prepare_config(launcher())
-    validate_config(prepared)
-    assert prepared["available_node_types"]["a100"]["resources"]["GPU"] == 8
-
-
-def test_rays_check_would_notice_a_mistake():
-    from jsonschema import ValidationError
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    with pytest.raises(ValidationError, match="max_wrokers"):
-        validate_config(prepare_config(launcher()) | {"max_wrokers": 3})
-
-
-def test_the_launcher_file_has_a100_nodes_that_come_and_go_and_the_pinned_versions():
-    found = launcher()
-    workers = found["available_node_types"]["a100"]
-    assert workers["node_config"]["InstanceType"] == "p4d.24xlarge" and workers["resources"]["GPU"] == 8
-    assert workers["min_workers"] == 0 < workers["max_workers"] <= found["max_workers"]
-    pins = (ROOT / "pyproject.toml").read_text()
-    torch = next(word for line in found["setup_commands"] for word in line.split() if word.startswith("torch=="))
-    assert f'"{torch}"' in pins
-    ray = found["docker"]["worker_image"].split(":")[1].split("-")[0]
-    assert f'"ray[tune,data]=={ray}"' in pins
 
 
 # what a trial asks for
@@ -121,23 +86,6 @@ def test_a_trial_whose_gpu_torch_does_not_see_is_refused_with_its_node():
     with pytest.raises(NoGpuError, match=rf"node {platform.node()}: .* but torch .* sees none") as refused:
         choose_device("cuda")
     assert cause(refused.value) == "outside"
-
-
-def test_a_kind_of_node_that_an_autoscaler_may_bring_counts(monkeypatch):
-    from ray._private import state
-
-    from sweeps.cluster import nodes
-
-    def group(most: int, **resources: float) -> types.SimpleNamespace:
-        return types.SimpleNamespace(max_count=most, resources=resources)
-
-    groups = [group(0, CPU=0), group(8, CPU=96, GPU=8), group(0, CPU=4, GPU=1)]
-    config = types.SimpleNamespace(node_group_configs=groups)
-    monkeypatch.setattr(state.state, "get_cluster_config", lambda: config)
-    assert nodes.node_types() == [{"CPU": 96.0, "GPU": 8.0}]
-    asked = trials("")["geneformer"]
-    assert resources.of_trial(asked, [{"node": 1.0}, *nodes.node_types()])["gpu"] == 1
-    assert resources.too_large([asked], nodes.node_types()) == []
 
 
 def test_no_cluster_at_an_address_is_refused_at_once(tmp_path):

@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from documents import Block, blocks, finish_sweep, renewed, run  # noqa: E402
 
 PROGRESS = re.compile(
-    r"^(tracking:|slots were busy|.* of .* done|registering|preparing|encoding|my-sweep: \d+ trials; checking)"
+    r"^(tracking:|[CG]PUs given|.* of .* done|registering|preparing|encoding|my-sweep: \d+ trials; checking)"
 )
 
 
