@@ -17,6 +17,7 @@ without; GPUs given = share x seconds of all trials that had one, over the secon
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import shutil
 import sqlite3
@@ -33,8 +34,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-from shapes import mixed  # noqa: E402
 
 from sweeps.drive.converge import converge  # noqa: E402
 from sweeps.drive.request import Parts, Request, real_parts  # noqa: E402
@@ -60,6 +59,19 @@ splits: {seeds: [0, 1]}
 skews: [natural, {kind: exponential, ratio: 20}]
 strategies: [none, oversample]
 models: {scgpt: {size: tiny, epochs: 3}, geneformer: {size: tiny, epochs: 3}, logistic_regression: {}, majority: {}}
+"""
+
+NODES, GPUS, CPUS = 4, 1, 4
+SECONDS = {"scbert": 40.0, "geneformer": 30.0, "scgpt": 30.0, "logistic_regression": 6.0, "majority": 3.0}
+SHARES = {"scbert": 1.0, "geneformer": 0.5, "scgpt": 0.25}
+MIXED = """
+name: mixed
+datasets: [pbmc68k_reduced]
+splits: {seeds: [0, 1, 2, 3, 4, 5]}
+skews: [natural, {kind: exponential, ratio: 20}]
+strategies: [none, oversample]
+models: {scbert: {}, geneformer: {}, scgpt: {}, logistic_regression: {}, majority: {}}
+resources: {scbert: {gpu: 1}, geneformer: {gpu: 0.5}, scgpt: {gpu: 0.25}}
 """
 
 
@@ -336,6 +348,82 @@ def compare(root: Path) -> None:
         wall = time.monotonic() - begin
         overhead = (wall * slots - trained) / len(configs)
         print(f"| {name} | {slots} | {wall:.1f} | {overhead:.2f} | {calls} |", flush=True)
+
+
+# mixed
+
+
+class Clock:
+    """A screen that notes when each trial held its share of a GPU."""
+
+    def __init__(self, models: dict[str, str]) -> None:
+        self.models, self.began, self.ended, self.said = models, {}, {}, []
+        self.cpu_first: float | None = None
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Nothing to show."""
+
+    def begin(self, *about: Any) -> None:
+        self.at = time.monotonic()
+
+    def event(self, what: str, key: str, numbers: dict[str, Any]) -> None:
+        if what == "started":
+            self.began[key] = time.monotonic()
+        elif what in ("finished", "failed", "interrupted"):
+            self.ended[key] = time.monotonic()
+
+    def end(self) -> None:
+        """Nothing to show."""
+
+    def given(self, begin: float, end: float) -> float:
+        """Return how many GPUs trials had on average between two times."""
+        total = 0.0
+        for key, began in self.began.items():
+            share = SHARES.get(self.models[key], 0.0)
+            total += share * max(0.0, min(self.ended[key], end) - max(began, begin))
+        return total / (end - begin)
+
+
+def sleeping_as_told(config: dict[str, Any], report: Callable, checkpoint: Path | None) -> dict[str, Any]:
+    time.sleep(SECONDS[config["model"]])
+    report({"epoch": 1, "epochs": 1, "train_loss": 0.5}, Path(config["directory"]))
+    report({"epoch": 1, "final": 1, "test_macro_f1": 0.5}, None)
+    return {}
+
+
+def mixed(storage: Path) -> None:
+    """Run the mixed sweep on simulated nodes and print how much of the GPUs trials had."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["CELLSKEW_SIMULATED_GPUS"] = "1"
+    spec = parse(MIXED, storage / "mixed.yaml")
+    cluster = Cluster()
+    try:
+        for _ in range(NODES):
+            cluster.add_node(num_cpus=CPUS, num_gpus=GPUS, include_dashboard=False, object_store_memory=80_000_000)
+        cluster.wait_for_nodes()
+        told_of_mixed(spec, storage, cluster.address)
+    finally:
+        cluster.shutdown()
+
+
+def told_of_mixed(spec: SweepSpec, storage: Path, address: str) -> None:
+    clock = Clock({trial.key: trial.model for trial in spec.trials()})
+    parts: Parts = dataclasses.replace(real_parts(), prepare=nothing_to_prepare, run_trial=sleeping_as_told)
+    outcome = converge(spec, Request(storage=storage, address=address), clock, parts)
+    assert outcome.finished == outcome.wanted, outcome
+    on_gpus = [clock.began[key] for key, model in clock.models.items() if model in SHARES]
+    first, last, over = min(on_gpus), max(on_gpus), max(clock.ended.values())
+    ideal = sum(SECONDS[model] * SHARES.get(model, 0.0) for model in clock.models.values()) / (NODES * GPUS)
+    baseline = min(clock.began[key] for key, model in clock.models.items() if model not in SHARES)
+    print(f"{outcome.wanted} trials on {NODES} nodes of {GPUS} GPU and {CPUS} CPUs: {over - clock.at:.0f} s,", end=" ")
+    print(f"at best {ideal:.0f}; the first baseline started {baseline - first:.0f} s after the first network")
+    print(f"GPUs given until the last wave: {clock.given(first, last):.2f} of {NODES * GPUS}", end=" ")
+    print(f"({last - first:.0f} s); with start and end {clock.given(clock.at, over):.2f}")
+    print("; ".join(f"{name}s given {given:.2f} of {had:.2f}" for name, (given, had) in outcome.given.items()))
 
 
 def main() -> None:

@@ -33,7 +33,14 @@ LOST = "Ray lost its last node"
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 
 
-class Queue(Searcher):
+class _NotKept:
+    """Tune pickles what it is given to restore an experiment, which we never do."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Queue(_NotKept, Searcher):
     """Hands jobs to Tune as there is room for them (see Line), none once `stop` is set."""
 
     def __init__(self, line: Line, demand: Demand, stop: Stop) -> None:
@@ -61,7 +68,7 @@ class Queue(Searcher):
         """Nothing to restore."""
 
 
-class InOrder(FIFOScheduler):
+class InOrder(_NotKept, FIFOScheduler):
     """Leaves the order to the line; when asked to stop, ends each trial at its next report and starts no other."""
 
     def __init__(self, line: Line, stop: Stop) -> None:
@@ -105,15 +112,11 @@ class Silence(TrialProgressCallback):
     on_trial_error = on_trial_complete = on_trial_result
 
 
-class Listener(tune.Callback):
+class Listener(_NotKept, tune.Callback):
     """Tells News what Tune hears of the trials."""
 
     def __init__(self, news: News, line: Line) -> None:
         self.news, self.line, self.looked = news, line, -LOOK_EVERY
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks to restore an experiment, which we never do."""
-        return {}
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         """Give up when Ray has no node left: Tune would wait for one without end."""

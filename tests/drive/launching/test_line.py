@@ -163,3 +163,16 @@ def test_shares_of_sixteen_gpus_on_two_nodes_are_whole_numbers_of_places(share, 
     nodes = {name: Shape(8.0, 1000.0) for name in "ab"}
     made = line(*(job(f"t{n}", nth(share)) for n in range(16 * places + 10)), nodes=nodes)
     assert len(drawn(made)) == 16 * places
+
+
+def test_tune_may_pickle_whatever_the_screen_is_made_of(tmp_path):
+    import threading
+
+    from ray import cloudpickle
+
+    from sweeps.cluster.demand import Demand
+    from sweeps.drive.launching.launch import InOrder, Queue
+    from sweeps.drive.stopping import Stop
+
+    made = Line([], dict, threading.RLock().acquire, None)
+    cloudpickle.dumps([Queue(made, Demand("small"), Stop(tmp_path)), InOrder(made, Stop(tmp_path))])
