@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.reading.file import hdf5, inspection, matrix, places
-from data_pipeline.reading.file.recognition import recognise
+from data_pipeline.reading.file import hdf5, inspection, layers, places
 from data_pipeline.reading.source import Source, Values
 
 if TYPE_CHECKING:
     import h5py
 
-DONOR_WORDS = ("donor", "patient", "individual", "subject", "participant")
 FEWEST_DONORS = 3  # one each for training, validation and test
-SAMPLE = 200  # cells looked at to recognise log values
 NUMBERS = 100_000  # looked at to see whether a matrix holds counts
 
 
@@ -43,9 +40,9 @@ def look(path: str, layer: str | None = None) -> Likely:
     inspection.inspect(path, Source("file", (path,), None, layer))
     with places.open_hdf5(path) as file:
         labels = inspection.label_columns(file["obs"])
-        named = [found for found in labels if _is_named(found[0], inspection.LABEL_WORDS)]
+        named = [found for found in labels if inspection.is_named(found[0], inspection.LABEL_WORDS)]
         donors = _donors(file["obs"])
-        values = _values(hdf5.find_matrix(file, layer))
+        values = layers.values_of(file, layer) or Values()  # if they are none, opening the file says why
     return Likely([found for found in named if found not in donors], donors, layer, values)
 
 
@@ -63,11 +60,17 @@ def donor_doubts(path: str) -> list[str]:
 
 
 def _layer(file: "h5py.Group") -> str | None:
-    """Return where counts are: in X if there are some, else in the layer whose name says so, else in any."""
+    """Return where counts are: in X if there are some, else in the layer whose name says so, else in any.
+
+    Without counts: where logarithms of them are, X first.
+    """
     there = hdf5.layers(file)
     whole = [name for name in there if _is_whole(hdf5.find_matrix(file, name))]
-    if None in whole or not whole:
-        return None if None in there or not there else there[0]
+    if not whole:
+        usable = [name for name in there if layers.values_of(file, name) is not None]
+        return [*usable, *there, None][0]
+    if None in whole:
+        return None
     return min(whole, key=lambda name: ("count" not in name.lower(), name != "raw"))
 
 
@@ -81,28 +84,11 @@ def _is_whole(element: "hdf5.Element") -> bool:
     return bool(np.all(first >= 0) and np.all(first == np.rint(first)) and (not np.any(first) or np.any(first > 1)))
 
 
-def _is_named(column: str, words: tuple[str, ...]) -> bool:
-    return any(word in column.lower() for word in words)
-
-
 def _donors(obs: "hdf5.Element") -> list[tuple[str, int]]:
     found = []
     for name in hdf5.column_names(obs):
-        if _is_named(name, DONOR_WORDS):
+        if inspection.is_named(name, inspection.DONOR_WORDS):
             values = hdf5.column(obs, name)
             if not values.isna().any() and FEWEST_DONORS <= values.nunique() <= len(values) // 10:
                 found.append((name, values.nunique()))
     return found
-
-
-def _values(element: "hdf5.Element") -> Values:
-    """Return how the numbers were made, counts where that can't be told: opening the file says why they are none."""
-    if matrix.layout(element) == "csc":
-        return Values()
-    rows = matrix.Rows(element)
-    block = rows.read(0, min(inspection.FIRST_CELLS, rows.shape[0]))
-    sample = block[np.flatnonzero(np.diff(block.indptr))[:SAMPLE]]
-    if np.all(sample.data == np.rint(sample.data)):
-        return Values()
-    guess = recognise(sample)
-    return Values() if guess is None or guess.values is None else guess.values

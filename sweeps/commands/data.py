@@ -23,6 +23,8 @@ from sweeps.commands.options import (
     Map,
     Storage,
     Target,
+    TestPath,
+    Totals,
     Twins,
     advises_options,
     of_values,
@@ -80,6 +82,8 @@ def check(
     unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
     names: Map = None,
     twins: Twins = None,
+    totals: Totals = None,
+    test_path: TestPath = None,
     other_features: Features = None,
     model: Annotated[list[str] | None, typer.Option(help="Gene coverage for this model; default all.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of that model's official weights.")] = None,
@@ -88,18 +92,16 @@ def check(
 ) -> None:
     """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
 
+    Exit code 2 if it, or the folder of weights, can't be used as it is.
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
-
-    Exit code 2 if the file or the folder of weights can't be used as it is.
     """
     from sweeps.answers.data import checking
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor, "duplicates": duplicates}
     given |= {"empty_cells": empty_cells, "unlabelled": unlabelled, "twins": twins, "other_features": other_features}
-    given |= {"labels": names and {"map": str(names)}}
-    entry = said(given) | of_values(values, base, target_sum)
-    if not checking.show(checking.check(data, entry, model, weights, storage), as_json):
-        raise typer.Exit(2)
+    given |= {"labels": names and {"map": str(names)}, "totals": totals, "test_path": test_path}
+    options = said(given) | of_values(values, base, target_sum)
+    raise typer.Exit(0 if checking.show(checking.check(data, options, model, weights, storage), as_json) else 2)
 
 
 def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:

@@ -48,6 +48,8 @@ Twins = Annotated[
 Features = Annotated[
     str | None, typer.Option("--other-features", help="Antibodies, peaks and other features that are no genes: drop.")
 ]
+Totals = Annotated[str | None, typer.Option(help="Column of obs with a cell's counts over all genes measured.")]
+TestPath = Annotated[list[str] | None, typer.Option(help="An h5ad file whose cells are the test set; may be repeated.")]
 Map = Annotated[
     Path | None, typer.Option("--map", help="Table of two columns, label and new name; an empty one leaves cells out.")
 ]

@@ -3,6 +3,7 @@
 Looks, and touches nothing: what is to be dropped or summed is decided here in row and column numbers only.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading.file import features, hdf5, matrix, places
-from data_pipeline.reading.file.recognition import doubt
 from data_pipeline.reading.labels import NO_LABEL, cleaned
 from data_pipeline.reading.source import Source
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import h5py
 
 DAMAGE = (OSError, KeyError, RuntimeError)  # what h5py raises where a file's inside leads nowhere
-FIRST_CELLS = 500  # cells looked at to see whether another layer holds counts
 LARGEST_NUMBER = 2**53  # of a label: whole numbers above are rounded
 MOST_NUMBERS = 200  # different labels; more are refused where they are numbers, or more than half of the cells
 PRIMARY = "is_primary_data"  # CELLxGENE: False where a cell is a copy of another data set's
+DONOR_WORDS = ("donor", "patient", "individual", "subject", "participant")
+OTHER_WORDS = {"age", "sex", "gender", "batch", "sample", "phase", "stage", "tissue", "disease", "assay", "organism"}
+OTHER_WORDS |= {"suspension", "ethnicity", "race", "replicate", "plate", "lane", "library", "chemistry", "doublet"}
 LABEL_WORDS = ("celltype", "cell_type", "label", "annotation", "type", "class", "cluster", "louvain", "leiden")
 
 
@@ -156,32 +158,32 @@ def _label_hint(obs: "hdf5.Element", name: str, columns: list[str]) -> str:
 
 
 def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
-    """Return (column, number of values) for columns of obs that could be cell types, the likeliest first."""
+    """Return (column, number of values) for columns of obs that could be cell types, the likeliest first.
+
+    Numbers are only taken for types, as those of clusters are, where their column's name says so.
+    """
     found = []
-    for name in hdf5.column_names(obs):
+    for name in filter(_may_be_types, hdf5.column_names(obs)):
         values = hdf5.column(obs, name)
         kinds = values.nunique()
         texts = isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object
-        if 2 <= kinds <= max(2, min(500, len(values) // 2)) and (texts or values.dtype.kind in "iu"):
+        numbered = values.dtype.kind in "iu" and is_named(name, LABEL_WORDS)
+        if 2 <= kinds <= max(2, min(500, len(values) // 2)) and (texts or numbered):
             rank = next((i for i, word in enumerate(LABEL_WORDS) if word in name.lower()), len(LABEL_WORDS))
             found.append((rank + (0 if texts else 100), name, kinds))
     return [(name, kinds) for _, name, kinds in sorted(found)]
 
 
-def count_layers(path: str, layer: str | None) -> list[str | None]:
-    """Return the matrices other than `layer` (None: X) whose first cells hold whole numbers that may be counts."""
-    found = []
-    with places.open_hdf5(path) as file:
-        for name in hdf5.layers(file):
-            element = hdf5.find_matrix(file, name)
-            if name == layer or matrix.layout(element) == "csc":
-                continue
-            rows = matrix.Rows(element)
-            block = rows.read(0, min(FIRST_CELLS, rows.shape[0]))
-            if len(block.data) and np.all(block.data >= 0) and np.all(block.data == np.rint(block.data)):
-                full, names = np.flatnonzero(np.diff(block.indptr)), hdf5.index(hdf5.find_var(file, name))
-                found += [name] if doubt(block[full], names) is None else []
-    return found
+def _may_be_types(name: str) -> bool:
+    """Tell whether a column's name says nothing else than types: donors, age, batch and so on are none."""
+    if is_named(name, LABEL_WORDS[:2]):
+        return True
+    return not is_named(name, DONOR_WORDS) and not OTHER_WORDS & set(re.split(r"[^a-z]+", name.lower()))
+
+
+def is_named(column: str, words: tuple[str, ...]) -> bool:
+    """Tell whether one of the words is in a column's name."""
+    return any(word in column.lower() for word in words)
 
 
 def _numbers(table: Table, totals: pd.Series, name: str) -> np.ndarray | None:

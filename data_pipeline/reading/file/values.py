@@ -5,7 +5,8 @@ import math
 import numpy as np
 from scipy import sparse
 
-from data_pipeline.reading.file.inspection import Table, count_layers
+from data_pipeline.reading.file import layers
+from data_pipeline.reading.file.inspection import Table
 from data_pipeline.reading.file.recognition import (
     FITS,
     NO_MULTIPLES,
@@ -96,12 +97,15 @@ class Scan:
         return f"{self.table.path}: {count:,} {kind} {noun}, the first {self.first[kind]}"
 
     def _elsewhere(self, layer: str | None) -> str:
-        """Return where in the same file whole numbers are."""
-        found = count_layers(self.table.path, layer)
+        """Return where in the same file counts are, or logarithms of counts that can be undone."""
+        found = layers.others(self.table.path, layer)
         if not found:
             return "No layer of the file holds counts: get the file with raw counts."
-        first = "leave `layer:` out (X)" if found[0] is None else f"use `layer: {found[0]}`"
-        return f"Counts are in the same file: {first}."
+        name, values = found[0]
+        first = "leave `layer:` out (X)" if name is None else f"use `layer: {name}`"
+        if values.kind == "counts":
+            return f"Counts are in the same file: {first}."
+        return f"No layer of the file holds counts, but one holds their logarithms: {first} with `values: {values}`."
 
     def _kind(self, sample: sparse.csr_matrix, layer: str | None) -> str:
         elsewhere = self._elsewhere(layer)
@@ -112,8 +116,10 @@ class Scan:
             return elsewhere
         if guess.undo is not None:
             return f"They look like {guess.words}; undo it: {mended(guess.undo, layer)} . {elsewhere}"
-        declare = "" if guess.values is None else f"; declare `values: {guess.values}`"
-        return f"They look like {guess.words}{declare}. {elsewhere}"
+        if guess.values is None:
+            return f"They look like {guess.words}. {elsewhere}"
+        better = f" {elsewhere}" if elsewhere.startswith("Counts") else ""
+        return f"They look like {guess.words}; declare `values: {guess.values}`.{better}"
 
     def _log_problem(self, sample: sparse.csr_matrix) -> str | None:
         values = self.values

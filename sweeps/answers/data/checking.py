@@ -71,13 +71,20 @@ def _numbers(found: dict[str, Any]) -> None:
     tables.console().print(
         f"[bold]{found['name']}[/bold]: {found['cells']:,} cells x {found['genes']:,} genes ({found['gene_names']})"
     )
-    totals = found["totals"]
     print(
         f"values: {found['values']}, {found['density']:.1%} not zero, {found['genes_per_cell']:,.0f} genes per cell; "
-        f"counts per cell {totals['minimum']:,.0f} to {totals['maximum']:,.0f}, median {totals['median']:,.0f}"
+        f"{_totals(found)}"
     )
     print(f"largest type / smallest: {found['imbalance']:.1f}")
     tables.draw(pd.DataFrame({"type": found["classes"].keys(), "cells": found["classes"].values()}))
+
+
+def _totals(found: dict[str, Any]) -> str:
+    """Return how many counts cells have, which logarithms of scaled counts don't tell."""
+    totals = found["totals"]
+    if not found["true_counts"] and totals["minimum"] == totals["maximum"]:
+        return f"each cell scaled to {totals['median']:,.0f} counts, its own number is lost"
+    return f"counts per cell {totals['minimum']:,.0f} to {totals['maximum']:,.0f}, median {totals['median']:,.0f}"
 
 
 def _donors(cells: dict[str, int] | None) -> None:

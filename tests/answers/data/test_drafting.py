@@ -88,6 +88,16 @@ def test_log_values_are_recognised(tmp_path, base, target):
     assert said["datasets"][0]["values"] == {"kind": "log1p", "base": "e" if base != 2 else 2, "target_sum": target}
 
 
+def test_log_values_are_found_in_raw_where_x_is_scaled(tmp_path):
+    def scaled(counts):
+        return log1p(counts).toarray() - 1
+
+    logs = log1p(counts_like(100, 40, 2)[0])
+    data = file_of(tmp_path / "cells.h5ad", [60, 40], make=scaled, raw=logs)
+    _, said, _ = drafted(data, tmp_path)
+    assert said["datasets"][0]["layer"] == "raw" and said["datasets"][0]["values"]["kind"] == "log1p"
+
+
 def test_donors_are_found_and_held_out_whole(tmp_path):
     donors = np.array([f"P {i % 5}" for i in range(300)], dtype=object)
     data = file_of(tmp_path / "cells.h5ad", [150, 100, 50], obs={"patient_id": donors, "batch": donors})
