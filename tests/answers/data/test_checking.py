@@ -81,7 +81,7 @@ def scaled(path: Path) -> Path:
 def test_scaled_values_with_logarithms_in_raw_are_told_what_to_declare(tmp_path):
     path, storage = scaled(tmp_path / "scaled.h5ad"), tmp_path / "storage"
     _, said = command("check", path, "--label", "celltype", "--storage", storage)
-    assert "use `layer: raw` with `values: {kind: log1p, base: e, target_sum: 10000}`" in said
+    assert "use `--layer raw` with `--values log1p --base e --target-sum 10000`" in said
     code, said = command(
         "check", path, "--label", "celltype", "--layer", "raw", "--values", "log1p", "--storage", storage
     )
@@ -92,7 +92,7 @@ def test_scaled_values_with_logarithms_in_raw_are_told_what_to_declare(tmp_path)
 def test_logarithms_that_can_be_declared_are_not_sent_away(tmp_path):
     path = write(tmp_path / "logs.h5ad", x=log1p(COUNTS))
     _, said = command("check", path, "--label", "celltype", "--storage", tmp_path / "storage")
-    assert "declare `values: {kind: log1p, base: e, target_sum: 10000}`." in said and "No layer" not in said
+    assert "declare `--values log1p --base e --target-sum 10000`." in said and "No layer" not in said
 
 
 def test_totals_and_a_fixed_test_file_can_be_given(tmp_path):
