@@ -1,7 +1,26 @@
-"""Names that nobody knows: the nearest one that somebody does."""
+"""Names as they come: how they are shown, cut short, and the nearest one that is known where nobody knows them."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(name: object, lines: bool = False) -> str:
+    """Return a name in one line of visible characters: what breaks lines, controls a terminal or turns the direction of
+    writing stands there as \\n, \\x1b, \\u202e. lines: line breaks may stay."""
+    return UNSEEN.sub(lambda found: found[0] if lines and found[0] == "\n" else _escaped(found[0]), str(name))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def short(name: object, most: int) -> str:
+    """Return a name as it is shown, in at most so many characters; of a longer one its begin and its end."""
+    text, end = shown(name), most // 3
+    return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | None:

@@ -56,16 +56,20 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong request ends in its problems, one a line, and exit code 2; else 3."""
+    from data_pipeline.names import shown
     from sweeps.cluster import environment
     from sweeps.drive.stopping import one_signal
 
     assert environment.DEFAULTS  # before anything that reads them is imported
+    for stream in (sys.stdout, sys.stderr):  # a name outside the terminal's encoding is no reason to fall over
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with one_signal():
             app()
     except RequestError as error:
         for problem in error.problems:
-            print(f"cellskew: {problem}", file=sys.stderr)
+            print(f"cellskew: {shown(problem, lines=True)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:  # a full disk, a lost cluster, or a fault of ours
         if not isinstance(error, OSError):

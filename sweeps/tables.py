@@ -3,25 +3,37 @@
 import json
 import sys
 import textwrap
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from data_pipeline.names import shown
+from data_pipeline.spreadsheets import to_csv
 
 
 def console() -> Console:
-    """Return standard output; wide enough for a table when it is not a terminal."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+    """Return standard output; wide enough for a table when it is not a terminal. Text is printed as it stands."""
+    plain = {"highlight": False, "markup": False, "emoji": False}
+    found = Console(**plain)
+    return found if found.is_terminal else Console(**plain, width=160)
+
+
+def headed(name: str, rest: str) -> None:
+    """Print a line that begins with a name in bold."""
+    console().print(Text.assemble((shown(name), "bold"), shown(rest, lines=True)))
 
 
 def draw(table: pd.DataFrame, title: str | None = None, left: int = 1) -> None:
     """Print a table of text; the first `left` columns are aligned left, the others right."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    named = None if title is None else Text(shown(title))
+    drawn = Table(title=named, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(table.columns):
-        drawn.add_column(str(name), justify="left" if place < left else "right", overflow="fold")
+        drawn.add_column(Text(shown(name)), justify="left" if place < left else "right", overflow="fold")
     for row in table.itertuples(index=False):
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(Text(shown(cell)) for cell in row))
     console().print(drawn)
 
 
@@ -39,14 +51,31 @@ def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
     """
     if form == "json":
         rows = json.loads(table.to_json(orient="records"))
-        print(json.dumps({"warning": warning, "rows": rows}, indent=1, ensure_ascii=False))
+        print_json({"warning": warning, "rows": rows})
     elif form == "csv":
         if warning is not None:
             print(warning, file=sys.stderr)
-        print(table.to_csv(index=False), end="")
+        print_exactly(to_csv(table))
     elif warning is not None:
-        console().print(warning, style="bold red")
+        console().print(shown(warning, lines=True), style="bold red")
     return form in ("json", "csv")
+
+
+def print_json(what: Any) -> None:
+    """Print JSON, in whatever encoding standard output has."""
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(json.dumps(what, indent=1, ensure_ascii=not is_unicode))
+
+
+def print_exactly(text: str) -> None:
+    """Print text for programs: in UTF-8 where standard output is of an encoding that lacks some of it."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+    else:
+        print(text, end="")
 
 
 def hours(seconds: float) -> str:
@@ -59,4 +88,4 @@ def hours(seconds: float) -> str:
 def say(*sentences: str) -> None:
     """Print sentences below a table, each on lines of its own, as wide as a page."""
     for sentence in sentences:
-        print(textwrap.fill(sentence, 110, subsequent_indent="  "))
+        print(textwrap.fill(shown(sentence, lines=True), 110, subsequent_indent="  "))

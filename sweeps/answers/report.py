@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import shown
 from sweeps.answers import celltypes, comparison, differences, summary, verdict
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.answers.summary import title
 from sweeps.statistics.intervals import LEAST
 from trainables.metrics import ends_of
+from trainables.trial.drawing import label, names_as_they_are
 
 COSTS = {
     "trial_seconds": "seconds per trial",
@@ -69,7 +71,7 @@ def _with_remedies(finished: pd.DataFrame) -> pd.DataFrame:
 
 
 def _html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, escape=True)
+    return table.map(lambda cell: shown(cell) if isinstance(cell, str) else cell).to_html(index=False, border=0)
 
 
 def _about(runs: pd.DataFrame, finished: pd.DataFrame) -> str:
@@ -109,9 +111,9 @@ def _summary(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[
     )
 
 
-def _plain(label: str) -> str:
-    """Return a label as matplotlib prints it, dollars being dollars."""
-    return str(label).replace("$", r"\$")
+def _plain(name: str) -> str:
+    """Return a name as matplotlib prints it, lines kept, dollars being dollars."""
+    return "\n".join(label(line, 80) for line in str(name).split("\n")).replace("$", r"\$")
 
 
 def _ends(table: pd.DataFrame, metric: str) -> tuple[pd.Series, pd.Series]:
@@ -210,7 +212,7 @@ def _by_type(finished: pd.DataFrame, designs: Designs) -> Iterator[str]:
             group.pivot_table(name, "class", "column", sort=False).reindex(cells.index)
             for name in ("f1", *ends_of("f1"))
         )
-        labels = [f"{kind} ({row.train:.0f}, {row.test:.0f})" for kind, row in cells.iterrows()]
+        labels = [f"{label(kind, 28)} ({row.train:.0f}, {row.test:.0f})" for kind, row in cells.iterrows()]
         paint = lambda axes, f1=f1, ends=(low, high), labels=labels: _heat(axes[0], f1, ends, labels)  # noqa: E731
         yield _figure(paint, height=1.6 + 0.34 * len(f1))
         cells_said = "in brackets: training cells after the skew, test cells; of a split"
@@ -228,7 +230,7 @@ def _heat(axes: Any, f1: pd.DataFrame, ends: tuple[pd.DataFrame, pd.DataFrame], 
             low, high = (end.iat[row, column] for end in ends)
             axes.text(column, row, f"{low:.2f}–{high:.2f}", ha="center", va="top", color=ink, fontsize=4.5)
     axes.set_xticks(range(f1.shape[1]), [_plain(name) for name in f1.columns], rotation=35, ha="right", fontsize=7)
-    axes.set_yticks(range(f1.shape[0]), [_plain(label) for label in labels], fontsize=7)
+    axes.set_yticks(range(f1.shape[0]), [_plain(one) for one in labels], fontsize=7)
 
 
 def _costs(finished: pd.DataFrame) -> str:
@@ -259,10 +261,9 @@ def _method(finished: pd.DataFrame) -> str:
 
 def _figure(draw: Callable[[Any], None], height: float, columns: int = 1) -> str:
     """Return a drawing as SVG text, the same for the same numbers. draw(axes [columns], which share y)."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "cellskew", "svg.fonttype": "none"}):
+    with names_as_they_are(**{"svg.hashsalt": "cellskew", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8.5 if columns < 4 else 2.2 * columns + 1, height), layout="constrained")
         draw(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
         data = io.StringIO()

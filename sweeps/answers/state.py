@@ -1,6 +1,5 @@
 """`cellskew status`: how far a sweep is, from MLflow, the lock of its driver and the keys it wants."""
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -122,11 +121,11 @@ def show(found: State, as_json: bool) -> None:
         fields["refused"] = found.refused
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
         fields["lacking"] = found.lacking
-        print(json.dumps(fields, indent=1, ensure_ascii=False))
+        tables.print_json(fields)
         return
     out = tables.console()
     counts = ", ".join(f"{number} {word}" for word, number in found.counts.items())
-    out.print(f"[bold]{found.name}[/bold]: {found.wanted} trials: {counts}; {found.driver}")
+    tables.headed(found.name, f": {found.wanted} trials: {counts}; {found.driver}")
     if found.seconds_left is not None:
         print(f"about {tables.hours(found.seconds_left)} left")
     if found.removed:
@@ -146,12 +145,12 @@ def _show_trials(found: State, out: Console) -> None:
     """Print the trials that something went wrong with, ten of a kind."""
     for row in found.failed.head(10).itertuples():
         then = "the next run tries it again" if row.again else "left alone until --retry-failed"
-        out.print(f"FAILED {row.name}: {then}\n       {row.reason}", markup=False)
+        out.print(f"FAILED {row.name}: {then}\n       {row.reason}")
     for row in found.troubled.head(10).itertuples():
-        out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}", markup=False)
+        out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}")
     for one in found.lacking[:10]:
         for file, why in one["files"].items():
-            out.print(f"FINISHED without {file}: {one['name']}: the next run makes it\n       {why}", markup=False)
+            out.print(f"FINISHED without {file}: {one['name']}: the next run makes it\n       {why}")
     left_out = sum(max(0, len(table) - 10) for table in (found.failed, found.troubled, found.lacking))
     if left_out:
         print(f"... and {left_out} more (--json lists them)")

@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from data_pipeline import names
+from data_pipeline.hashes import identity_hash
 from data_pipeline.names import did_you_mean
 
 Problem = tuple[tuple[str | int, ...], str]  # where in the entry, what is wrong
@@ -22,6 +24,7 @@ WORDS = (
     ("a object", "a mapping"),
 )
 STRICT = ConfigDict(strict=True)
+LONGEST = 80  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,13 @@ def _entry(kind: str, params: dict[str, Any], known: dict[str, Parameter], alway
             label.append(_short(value))
         elif value != parameter.default:
             label.append(_short(value) if place == 0 else f"{parameter.shown}={_short(value)}")
-    return Entry(kind, params, "-".join(label))
+    return Entry(kind, params, _readable("-".join(label)))
+
+
+def _readable(label: str) -> str:
+    """Return a label in one line that tables have room for; a longer one ends in a hash, so that no two are one."""
+    text = names.shown(label)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}…{identity_hash(label)[:8]}"
 
 
 def _short(value: Any) -> str:

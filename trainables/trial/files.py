@@ -10,16 +10,19 @@ import pandas as pd
 import yaml
 
 from data_pipeline.atomic import publish
+from data_pipeline.spreadsheets import to_csv
 from trainables import metrics
 from trainables.config import TrialConfig
 from trainables.material import Material, open_material
+from trainables.trial.drawing import LITERAL, label, names_as_they_are
 
 FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
 FILES += ("predictions.parquet",)
 NOT_MADE = "not_made.json"  # which of them couldn't be made, and why: the trial's numbers are good without
 EVALUATED = ".evaluated.npz"  # what files are made of, by adjustment: kept while one of them is lacking
 PLAIN = "none"  # the adjustment that adjusts nothing
-LABELS = {"fontsize": 7, "parse_math": False}  # a type's name may hold a $
+LABELS = {"fontsize": 7} | LITERAL
+ROOM = 28  # characters of a type beside its row
 Makers = dict[str, Callable[[], bytes]]
 Said = dict[str, np.ndarray]  # adjustment, or PLAIN, -> probabilities of the test cells, float64 [n, C]
 
@@ -76,9 +79,9 @@ def _makers(config: TrialConfig, material: Material, said: Said) -> Makers:
     confusion = lambda: metrics.confusion(truth, predicted, material.classes)  # noqa: E731
     return {
         "config.yaml": lambda: yaml.safe_dump(config.public(), sort_keys=True).encode(),
-        "per_class.csv": lambda: table().to_csv(index=False).encode(),
-        "confusion_matrix.csv": lambda: confusion().to_csv().encode(),
-        "most_confused.csv": lambda: metrics.most_confused(confusion()).to_csv(index=False).encode(),
+        "per_class.csv": lambda: to_csv(table()).encode(),
+        "confusion_matrix.csv": lambda: to_csv(confusion(), index=True).encode(),
+        "most_confused.csv": lambda: to_csv(metrics.most_confused(confusion())).encode(),
         "confusion_matrix.png": lambda: picture(confusion()),
         "predictions.parquet": lambda: _predictions(material, said, truth),
     }
@@ -104,8 +107,11 @@ def _predictions(material: Material, said: Said, truth: np.ndarray) -> bytes:
 
 def picture(confusion: pd.DataFrame) -> bytes:
     """Return a PNG of the confusion matrix, each row (true type) as shares of its cells."""
-    import io
+    with names_as_they_are():
+        return _drawn(confusion)
 
+
+def _drawn(confusion: pd.DataFrame) -> bytes:
     from matplotlib.figure import Figure
 
     counts = confusion.to_numpy(dtype=float)
@@ -114,15 +120,11 @@ def picture(confusion: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(confusion)), [_short(name) for name in confusion.columns], rotation=90, **LABELS)
-    rows = [f"{_short(name)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
+    axes.set_xticks(range(len(confusion)), [label(name, ROOM) for name in confusion.columns], rotation=90, **LABELS)
+    rows = [f"{label(name, ROOM)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
     axes.set_yticks(range(len(confusion)), rows, **LABELS)
     axes.set(xlabel="predicted", ylabel="true type (test cells)")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true type")
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=90)
     return data.getvalue()
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"

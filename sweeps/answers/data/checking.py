@@ -1,6 +1,5 @@
 """`cellskew check`: what a data file holds, what is doubtful about it, and how well each model knows its genes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,14 @@ def show(found: dict[str, Any], as_json: bool) -> bool:
     """Print what check found; return whether the file, and the weights if there are any, can be used."""
     usable = found.get("weights", {"complete": True})["complete"]
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        tables.print_json(found)
         return usable
     _numbers(found)
     _renamed(found["renamed"])
     _donors(found["donor_cells"])
     _genes(found["coverage"])
     for doubt in found["warnings"]:
-        tables.console().print(f"note: {doubt}", markup=False)
+        tables.console().print(f"note: {doubt}")
     if "weights" in found:
         _weights(found["weights"])
     print("the file can be used" if usable else "")
@@ -68,9 +67,7 @@ def show(found: dict[str, Any], as_json: bool) -> bool:
 
 
 def _numbers(found: dict[str, Any]) -> None:
-    tables.console().print(
-        f"[bold]{found['name']}[/bold]: {found['cells']:,} cells x {found['genes']:,} genes ({found['gene_names']})"
-    )
+    tables.headed(found["name"], f": {found['cells']:,} cells x {found['genes']:,} genes ({found['gene_names']})")
     print(
         f"values: {found['values']}, {found['density']:.1%} not zero, {found['genes_per_cell']:,.0f} genes per cell; "
         f"{_totals(found)}"
@@ -103,7 +100,7 @@ def _genes(coverage: dict[str, dict[str, Any]]) -> None:
         elif "problem" not in genes:
             out.print(f"{name}: knows {genes['known']:,} of {genes['genes']:,} genes ({genes['share']:.1%})")
             for doubt in vocabulary.doubts(name, genes):
-                out.print(f"note: {doubt}", markup=False)
+                out.print(f"note: {doubt}")
 
 
 def _renamed(found: list[list[Any]]) -> None:
@@ -121,9 +118,9 @@ def _weights(found: dict[str, Any]) -> None:
 
     out = tables.console()
     for name, where in found["missing"].items():
-        out.print(missing_file(found["weights"], name, where), markup=False)
+        out.print(missing_file(found["weights"], name, where))
     for problem in found["problems"]:
-        out.print(problem, markup=False)
+        out.print(problem)
     if found["complete"]:
         fresh = found["fresh"]
         rows = [name for name in fresh if name.endswith("]")]  # of a table: tokens that the vocabulary lacks
@@ -131,7 +128,6 @@ def _weights(found: dict[str, Any]) -> None:
         out.print(
             f"{found['weights']}: complete; newly initialised: {modules} ({len(fresh)} parameters, learnt from your "
             "cells)",
-            markup=False,
         )
     else:
         out.print(f"{found['weights']}: can't be used as it is", style="bold red")

@@ -1,7 +1,5 @@
 """`cellskew datasets`: the catalog, and what of it is on this machine."""
 
-import json
-
 import pandas as pd
 
 from data_pipeline.reading.known.catalog import Entry
@@ -28,10 +26,9 @@ def show(listed: list[tuple[Entry, bool]], as_json: bool) -> None:
             }
         )
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        tables.print_json(rows)
         return
     tables.draw(pd.DataFrame(rows).drop(columns=["how to get", "licence", "citation", "title"]))
     for row in rows:
-        tables.console().print(
-            f"\n[bold]{row['name']}[/bold]: {row['title']}\n  {row['how to get']}\n  {row['licence']}"
-        )
+        print()
+        tables.headed(row["name"], f": {row['title']}\n  {row['how to get']}\n  {row['licence']}")

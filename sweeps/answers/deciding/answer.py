@@ -81,7 +81,7 @@ def show(found: Answer, form: str, warning: str | None) -> None:
         return
     skews = {one.skew: json.loads(one.table.to_json(orient="records")) for one in found.rankings}
     about = {"metric": found.metric, "warning": warning, "sentences": found.sentences, "skews": skews}
-    print(json.dumps(about, indent=1, ensure_ascii=False))
+    tables.print_json(about)
 
 
 def end(runs: pd.DataFrame, designs: Designs) -> None:

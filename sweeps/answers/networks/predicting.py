@@ -19,6 +19,7 @@ from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import places
 from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.source import Source
+from data_pipeline.spreadsheets import to_csv
 from sweeps import tables
 from sweeps.answers.networks import promote
 
@@ -120,7 +121,7 @@ def _table(cell_ids: np.ndarray, probabilities: np.ndarray, classes: list[str]) 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
     if out.suffix == ".csv":
-        publish(out, table.to_csv(index=False).encode())
+        publish(out, to_csv(table).encode())
         return
     data = io.BytesIO()
     table.to_parquet(data, index=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from data_pipeline.spreadsheets import read_csv
 from sweeps.statistics.resampling import Predictions
 from sweeps.tracking.places import local_path
 
@@ -26,7 +27,7 @@ class Stored:
     def per_class(self, run: pd.Series) -> pd.DataFrame | None:
         """Return a run's table per type, see metrics.per_class."""
         data = self._read(run["run_id"], run.get("artifact_uri"), "per_class.csv")
-        return None if data is None else pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
+        return None if data is None else read_csv(data, text=["class"])
 
     def predictions(self, run: pd.Series, adjustment: str = "none") -> Predictions | None:
         """Return what a run said of its test cells, after an adjustment if one is named."""

@@ -1,6 +1,5 @@
 """`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,20 +203,21 @@ def _fitted_on(trial: Trial) -> tuple[str, ...]:
 def show(found: Plan, as_json: bool) -> None:
     """Print a plan: trials, class counts by class and by skew x strategy, time, disk, notes."""
     if as_json:
-        print(json.dumps(_as_json(found), indent=1, ensure_ascii=False))
+        tables.print_json(_as_json(found))
         return
     out = tables.console()
     models = ", ".join(f"{name} {count}" for name, count in found.models.items())
-    out.print(f"[bold]{found.name}[/bold]: {len(found.trials)} trials ({models})")
+    tables.headed(found.name, f": {len(found.trials)} trials ({models})")
     for dataset, origin in found.datasets.items():
         first = next(axes[1] for axes in found.shapes if axes[0] == dataset)
         inside = {axes[2:]: shape for axes, shape in found.shapes.items() if axes[:2] == (dataset, first)}
-        out.print(f"\n[bold]{dataset}[/bold] ({origin}), split {first}")
+        print()
+        tables.headed(dataset, f" ({origin}), split {first}")
         _by_class(inside)
         _by_strategy(inside)
         _by_network([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
     for note in [*found.notes, *found.left_out]:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     cpus = own_cpus()
     alone, here = tables.hours(found.seconds), tables.hours(found.seconds / cpus)
     print(

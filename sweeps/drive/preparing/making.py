@@ -19,6 +19,7 @@ from data_pipeline.rows.generated import load_cells, save_cells, totals_of
 from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
 from data_pipeline.shards.shards import Shards
+from data_pipeline.spreadsheets import to_csv
 from trainables import spec as registry
 
 
@@ -93,7 +94,7 @@ def distances(
     genes = [part.getnnz(axis=1) for part in counts]
     real = Measured(cells.labels[rows], cells.totals[rows], genes[0], parts[0])
     own = Measured(generated.labels, generated.totals, genes[1], parts[1])
-    publish(path, distance_report(real, own, cells.classes, generator(*rng)).to_csv(index=False).encode())
+    publish(path, to_csv(distance_report(real, own, cells.classes, generator(*rng))).encode())
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
