@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -26,13 +27,18 @@ def headed(name: str, rest: str) -> None:
     console().print(Text.assemble((shown(name), "bold"), shown(rest, lines=True)))
 
 
-def draw(table: pd.DataFrame, title: str | None = None, left: int = 1) -> None:
-    """Print a table of text; the first `left` columns are aligned left, the others right."""
+def draw(table: pd.DataFrame, title: str | None = None, left: int = 1, breaks: Collection[int] = ()) -> None:
+    """Print a table of text; the first `left` columns are aligned left, the others right.
+
+    breaks: rows before which a line is left empty.
+    """
     named = None if title is None else Text(shown(title))
     drawn = Table(title=named, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(table.columns):
         drawn.add_column(Text(shown(name)), justify="left" if place < left else "right", overflow="fold")
-    for row in table.itertuples(index=False):
+    for place, row in enumerate(table.itertuples(index=False)):
+        if place in breaks:
+            drawn.add_row()
         drawn.add_row(*(Text(shown(cell)) for cell in row))
     console().print(drawn)
 

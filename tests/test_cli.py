@@ -236,7 +236,7 @@ def test_a_sweep_from_end_to_end(sweep, tmp_path):
     runs = str(tmp_path / "runs")
     first = call("run", str(sweep), "--storage", runs)
     assert first.returncode == 0, first.stderr
-    assert "16 of 16 trials finished (16 now" in first.stderr and "rare-type recall" in first.stdout
+    assert "16 of 16 trials finished (16 now" in first.stderr and "recall_tail" in first.stdout
     assert f"mlflow ui --backend-store-uri sqlite:///{runs}/mlflow.db --host 127.0.0.1" in first.stderr
     begin = time.monotonic()
     again = call("resume", "small", "--storage", runs)

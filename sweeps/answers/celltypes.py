@@ -12,7 +12,7 @@ from sweeps.file.plugins import unknown
 from trainables import metrics
 from trainables.metrics import HEAD, TAIL
 
-NUMBERS = ("recall", "precision", "f1")
+NUMBERS = ("f1", "recall", "precision")
 OVER_ALL = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")
 OVER_ALL += ("macro_auroc", "macro_auprc", "gmean")  # but for accuracy, means over all types with test cells
 SIZES = {"head": (HEAD, np.inf), "middle": (TAIL, HEAD), "tail": (-1, TAIL)}  # training cells: above, up to
@@ -21,7 +21,8 @@ SIZES = {"head": (HEAD, np.inf), "middle": (TAIL, HEAD), "tail": (-1, TAIL)}  # 
 def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
     """Return the runs with one type's test_recall:TYPE, test_recall_low:TYPE, ..., and test_cells:TYPE.
 
-    For recall, precision and F1; low, high: see metrics.intervals. NaN for runs that aren't finished, whose dataset
+    For recall, precision and F1; low, high: see metrics.intervals. After an adjustment, from the predictions that it
+    left: test_recall.ADJUSTMENT:TYPE, ... NaN for runs that aren't finished, whose dataset
     lacks the type, or whose split has no test cells of it. RequestError if no run's table has the type.
     """
     rows, known = {}, set()
@@ -34,6 +35,9 @@ def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
         mine = table[table["class"].astype(str) == kind]
         if len(mine):
             rows[at] = {f"test_{name}:{kind}": value for name, value in _of_type(mine.iloc[0]).items()}
+            for name in _adjustments(run):
+                adjusted = _adjusted(run, name, kind, stored)
+                rows[at] |= {f"test_{number}.{name}:{kind}": value for number, value in adjusted.items()}
     if not rows:
         if not known:
             raise RequestError(f"--type {kind}: no finished run's per_class.csv can be read, which has the types")
@@ -45,6 +49,28 @@ def _of_type(row: pd.Series) -> dict[str, float]:
     """Return a type's numbers with their intervals and its test cells, from its row of `with_intervals`."""
     names = [*NUMBERS, *(end for name in NUMBERS for end in metrics.ends_of(name))]
     return {name: row[name] for name in names} | {"cells": row["test"]}
+
+
+def _adjustments(run: pd.Series) -> list[str]:
+    """Return the adjustments after training that a run has numbers of."""
+    begin = "test_macro_f1."
+    return [name.removeprefix(begin) for name in run.index if name.startswith(begin) and pd.notna(run[name])]
+
+
+def _adjusted(run: pd.Series, adjustment: str, kind: str, stored: Stored) -> dict[str, float]:
+    """Return a type's numbers after an adjustment; nothing without its predictions, or test cells of it."""
+    said = stored.predictions(run, adjustment)
+    if said is None or kind not in said.classes:
+        return {}
+    mine = said.classes.index(kind)
+    test, predicted = (said.truth == mine), (said.predicted == mine)
+    hits = int((test & predicted).sum())
+    if not test.any():
+        return {}
+    numbers = {"recall": hits / test.sum(), "precision": hits / max(1, predicted.sum())}
+    numbers["f1"] = 2 * hits / (test.sum() + predicted.sum())
+    ends = metrics.intervals(np.array([hits]), np.array([test.sum()]), np.array([predicted.sum()]))
+    return numbers | {name: float(end[0]) for name, end in ends.items()}
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,13 +107,13 @@ def averaged(metric: str, table: pd.DataFrame) -> np.ndarray | None:
 def one_split(group: pd.DataFrame, metric: str) -> dict[str, float]:
     """Return of finished runs what one split's test cells of a type leave open of a number; nothing of other metrics.
 
-    Columns: cells (test cells of the type in a split, mean), <metric>_one_low, <metric>_one_high (95 %, mean over runs
+    Columns: test_cells:TYPE (of a split, mean), <metric>_one_low, <metric>_one_high (95 %, mean over runs
     of metrics.intervals).
     """
     low, high, cells = _columns(metric)
     if low not in group:
         return {}
-    found = {"cells": group[cells].mean()}
+    found = {cells: group[cells].mean()}
     return found | {f"{metric}_one_{end}": group[name].mean() for end, name in (("low", low), ("high", high))}
 
 
@@ -154,7 +180,7 @@ def of_skews(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
 
 
 def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
-    """Yield which types rare-type recall is about, a sentence per dataset; natural: cells before any skew."""
+    """Yield which types recall_tail is about, a sentence per dataset; natural: cells before any skew."""
     finished = runs[runs["status"] == "FINISHED"]
     for dataset, group in finished.groupby("dataset", sort=False):
         listed = [stored.per_class(run) for _, run in group.drop_duplicates("split").iterrows()]
@@ -165,7 +191,7 @@ def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
         tested = table[table["test"] > 0]
         found = tested[tested["natural"] <= TAIL].sort_values("natural")
         if len(found) == len(tested):
-            yield f"{dataset}: all types are rare (up to {TAIL} training cells): rare-type recall is balanced accuracy"
+            yield f"{dataset}: all types are rare (up to {TAIL} training cells): recall_tail is balanced_accuracy"
         elif len(found):
             named = ", ".join(f"{name} ({row.natural:.0f}, {row.test:.0f})" for name, row in found.iterrows())
             yield f"{dataset}: rare are {named} (training cells before the skew, test cells; of a split)"

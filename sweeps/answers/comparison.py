@@ -15,6 +15,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.designs import Designs, indexed, per_split
+from sweeps.answers.runs import choices
 from sweeps.answers.runs.results import AXES, check_alone, check_columns
 from sweeps.answers.summary import title
 from sweeps.file.plugins import unknown
@@ -67,7 +68,7 @@ def compare(
     _check_choice(between, within)
     designs = Designs(runs) if designs is None else designs
     check_alone(runs)
-    runs = _with_posthoc(runs, metric) if between == "posthoc" else runs
+    runs = choices.unfolded(runs) if "posthoc" in (between, *within) else runs
     check_columns(runs, [*within, between], [metric])
     finished = runs[runs["status"] == "FINISHED"].replace({"defects": {"": "none"}})
     levels = list(dict.fromkeys(finished[between]))
@@ -81,6 +82,15 @@ def compare(
     found.table = pd.DataFrame(rows, columns=[*within, *(["dataset"] if several else []), *COLUMNS])
     found.table["p"] = found.table["p"].where(found.tested)
     found.table["p_holm"] = families.holm(found.table["p"].to_numpy(dtype=float))
+    return found
+
+
+def as_one_family(found: list[Comparison]) -> list[Comparison]:
+    """Return comparisons with their tests corrected as one family."""
+    p, start = families.holm(pd.concat([one.table["p"] for one in found]).to_numpy(dtype=float)), 0
+    for one in found:
+        one.table["p_holm"] = p[start : start + len(one.table)]
+        start += len(one.table)
     return found
 
 
@@ -103,13 +113,6 @@ def _check_choice(between: str, within: list[str]) -> None:
         raise RequestError(unknown("choice for --between", between, CHOICES))
     if between in within:
         raise RequestError(f"--within {between} is what --between compares; leave it out there")
-
-
-def _with_posthoc(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the runs once as they are and once per adjustment, whose numbers stand as <metric>.<name> beside."""
-    names = [name.removeprefix(f"{metric}.") for name in runs.columns if name.startswith(f"{metric}.")]
-    adjusted = [runs.assign(posthoc=name, **{metric: runs[f"{metric}.{name}"]}) for name in names]
-    return pd.concat([runs.assign(posthoc="none"), *adjusted], ignore_index=True)
 
 
 def _baseline(levels: list[str], against: str | None, between: str) -> str:
@@ -155,7 +158,7 @@ def _over_datasets(differences: list[float]) -> dict[str, float]:
 
 def _pairs(found: Comparison, group: pd.DataFrame, level: str, where: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the runs of `level` and their partners, row by row, in complete blocks; `found` notes what is dropped."""
-    same = [name for name in (*AXES, "defects") if name != found.between]
+    same = [name for name in (*AXES, "defects", "posthoc") if name != found.between and name in group]
     mine, theirs = (group[group[found.between] == one].set_index(same) for one in (level, found.against))
     both = mine.index.intersection(theirs.index, sort=False)
     alone = len(mine.index.union(theirs.index)) - len(both)

@@ -1,4 +1,6 @@
-"""A comparison as people read it: a table of differences, and the sentences under it."""
+"""A comparison for people: its table, and what must be said under it."""
+
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -32,8 +34,11 @@ def _or_dash(value: float, form: str) -> str:
     return "-" if pd.isna(value) else format(value, form)
 
 
-def explained(found: Comparison) -> list[str]:
-    """Return the sentences under such a table: its columns, the tests that make up the family, what is left out."""
+def explained(found: Comparison, family: str | None = None) -> list[str]:
+    """Return the sentences under such a table: its columns, the tests that make up the family, what is left out.
+
+    family: what p is corrected for, None for the tests of this table.
+    """
     table, against = found.table, f"{found.between} {found.against}"
     seeds, several = int(table["seeds"].max()), ALL in set(table.get("dataset", ()))
     of_seeds = f" ({seeds} trial seeds in each, averaged first)" if seeds > 1 else ""
@@ -43,7 +48,8 @@ def explained(found: Comparison) -> list[str]:
     said += celltypes.tested(found.compared, [found.metric])
     if number := int(table["p"].notna().sum()):
         said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
-        said.append(_family(number, 'the rows "all"' if several else "the rows of this table"))
+        rows = 'the rows "all"' if several else "the rows of this table"
+        said.append(_family(number, rows) if family is None else f"p, Holm: corrected for {family}")
     said += _few(table["n"])
     if several:
         said.append(_scope(len(_datasets(found))))
@@ -81,10 +87,21 @@ def _datasets(found: Comparison) -> list[str]:
     return found.designs.datasets
 
 
-def show(found: Comparison, form: str, warning: str | None) -> None:
-    """Print a comparison as a table, CSV or JSON."""
-    if tables.for_programs(found.table, form, warning):
+def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Sequence[str] = ()) -> None:
+    """Print comparisons, one family, as tables or as one CSV or JSON. asked: the question that each answers, if any."""
+    parts = [one.table.assign(**_about(one, place, found, asked)) for place, one in enumerate(found)]
+    if tables.for_programs(pd.concat(parts, ignore_index=True), form, warning):
         return
-    text = as_text(found)
-    tables.draw(text, left=list(text.columns).index(title(found.metric)))
-    tables.say(*explained(found))
+    tests = sum(int(one.table["p"].notna().sum()) for one in found)
+    family = None if len(found) == 1 and not asked else f"the {tests} tests of all {len(found)} tables"
+    for place, one in enumerate(found):
+        print("\n" * (place > 0) + (f"{asked[place]}?\n" if asked else ""), end="")
+        text = as_text(one)
+        tables.draw(text, left=list(text.columns).index(title(one.metric)))
+        tables.say(*explained(one, family))
+
+
+def _about(one: Comparison, place: int, found: Sequence[Comparison], asked: Sequence[str]) -> dict[str, str]:
+    if asked:
+        return {"question": asked[place]}
+    return {"metric": one.metric} if len(found) > 1 else {}

@@ -11,9 +11,10 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import shown
-from sweeps.answers import celltypes, comparison, differences, summary, verdict
+from sweeps.answers import celltypes, comparison, differences, summary
+from sweeps.answers.deciding import table as of_choices
 from sweeps.answers.designs import Designs
-from sweeps.answers.runs import results
+from sweeps.answers.runs import choices, results
 from sweeps.answers.summary import title
 from sweeps.statistics.intervals import LEAST
 from trainables.metrics import ends_of
@@ -95,17 +96,17 @@ def _notes(sentences: list[str]) -> str:
 
 
 def _summary(finished: pd.DataFrame, metric: str, designs: Designs) -> Iterator[str]:
-    by = verdict.rows(finished)
+    runs = choices.unfolded(finished)
+    by = of_choices.columns(runs)
     shown = list(dict.fromkeys([metric, *(one for one in results.SHOWN if one in finished)]))
-    table = summary.summarise(finished, by, shown, designs)
+    table = of_choices.build(runs, by, shown, designs)
     text = summary.as_text(table, by, shown)
-    verdict.mark(text, table, metric)
     yield _figure(lambda axes: _dots(axes[0], table, by, metric), height=1 + 0.24 * len(table))
     yield _html(text)
     yield _notes(
         [
             *celltypes.of_skews(finished, designs.stored),
-            *verdict.closing(table, finished, metric, designs),
+            *of_choices.explained(table),
             *summary.explained(table, shown, finished, designs),
         ]
     )

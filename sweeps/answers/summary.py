@@ -9,7 +9,6 @@ from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.designs import GRID, Designs
 from sweeps.answers.runs import results
-from sweeps.answers.runs.results import TITLES
 from sweeps.statistics.intervals import FEW, LEAST, span
 
 NAMED = 6  # of what a row averages
@@ -48,9 +47,10 @@ def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str], designs: De
 
 
 def by_settings(finished: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Return the columns to group by: also settings where runs that share all labels differ in them."""
-    several = "settings" in finished and finished["settings"].any() and "settings" not in by
-    return [*by, "settings"] if several else list(by)
+    """Return the columns to group by: also settings or adjustments where runs that share all labels differ in them."""
+    several = ["settings"] if "settings" in finished and finished["settings"].any() else []
+    several += ["posthoc"] if "posthoc" in finished and finished["posthoc"].nunique() > 1 else []
+    return [*by, *(name for name in several if name not in by)]
 
 
 def _counts(group: pd.DataFrame) -> dict[str, int | bool]:
@@ -80,35 +80,37 @@ def as_text(table: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFr
     """Return what `summarise` found as a table of text for people; one column per metric, and n."""
     by = [name for name in table.columns[: list(table.columns).index("n")]] if len(table) else by
     text = table[by].astype(str)
+    if table.get("mark", pd.Series(dtype=str)).any():
+        text[""] = table["mark"]
     for metric in metrics:
-        text[title(metric)] = [cell(row, metric) for _, row in table.iterrows()]
-        if f"{metric}_one_low" in table:
-            text[f"one split, {_short(metric)}"] = [_range(row, metric) for _, row in table.iterrows()]
-    if "cells" in table:
-        text["test cells"] = [f"{cells:.0f}" for cells in table["cells"]]
+        of_type = f"{metric}_one_low" in table
+        text[title(metric)] = [cell(row, metric, short=of_type) for _, row in table.iterrows()]
+        if of_type:
+            text[f"one split{' ' * metrics.index(metric)}"] = [_range(row, metric) for _, row in table.iterrows()]
+    tested = [name for name in table if name.startswith("test_cells")]
+    for name in tested:
+        of = f" of {name.partition(':')[2]}" if len(tested) > 1 else ""
+        text[f"test cells{of}"] = [f"{cells:.0f}" for cells in table[name]]
     text["n"] = [f"{row.n}{'*' if row.uneven else ''}" for row in table.itertuples()]
     return text
 
 
 def title(metric: str) -> str:
-    """Return what a metric is called in tables."""
-    name, _, kind = metric.partition(":")
-    plain = TITLES.get(name, name if not kind else name.removeprefix("test_").replace("f1", "F1"))
-    return f"{plain} of {kind}" if kind else plain
-
-
-def _short(metric: str) -> str:
-    name = metric.removeprefix("test_").partition(":")[0]
-    return name.partition(".")[0].removesuffix("_rarefied").replace("f1", "F1")
+    """Return what a metric is called in tables, which is what may be typed: macro_f1, val_loss; recall of DC."""
+    name, _, kind = metric.removeprefix("test_").partition(":")
+    return f"{name} of {kind}" if kind else name
 
 
 def _range(row: pd.Series, metric: str) -> str:
     low, high = row[f"{metric}_one_low"], row[f"{metric}_one_high"]
-    return "-" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+    return "-" if pd.isna(low) else f"{low:.2f}–{high:.2f}"
 
 
-def cell(row: pd.Series, metric: str) -> str:
-    """Return a mean with its spread: ± sd and interval, or under three splits the range over splits."""
+def cell(row: pd.Series, metric: str, short: bool = False) -> str:
+    """Return a mean with its spread: ± sd and interval, or under three splits the range over splits.
+
+    short: without sd, and the interval to two places.
+    """
     mean, sd = row[metric], row[f"{metric}_sd"]
     if pd.isna(mean):
         return "-"
@@ -116,7 +118,9 @@ def cell(row: pd.Series, metric: str) -> str:
         least, most = row[f"{metric}_least"], row[f"{metric}_most"]
         return f"{mean:.3f}" if least == most else f"{mean:.3f} ({least:.3f} to {most:.3f})"
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return tables.spread(mean, sd) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+    places = 2 if short else 3
+    ends = "" if pd.isna(low) else f" [{low:.{places}f}, {high:.{places}f}]"
+    return tables.spread(mean, np.nan if short else sd) + ends
 
 
 def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, designs: Designs) -> list[str]:
@@ -135,7 +139,7 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
         said.append("n*: some splits lack finished runs that others have: those means are over different trials")
     if "test_recall_tail" in metrics:
         said += celltypes.rare(finished, designs.stored)
-    if "cells" in table:
+    if any(name.startswith("test_cells") for name in table):
         said.append(
             "one split: what so few test cells of the type leave open of the number (95 %, Wilson); mean over runs"
         )
@@ -187,17 +191,3 @@ def _lacking(finished: pd.DataFrame, metrics: list[str]) -> list[str]:
             named = ", ".join(map(str, dict.fromkeys(without["dataset"])))
             said.append(f"{title(metric)}: {len(without)} of {len(finished)} runs have none and are left out ({named})")
     return said
-
-
-def show(
-    table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, designs: Designs, form: str, warning: str | None
-) -> None:
-    """Print what `summarise` returned as a table, CSV or JSON."""
-    if tables.for_programs(table, form, warning):
-        return
-    if table.empty:
-        print("no finished trial yet")
-        return
-    text = as_text(table, [], metrics)
-    tables.draw(text, left=list(table.columns).index("n"))
-    tables.say(*explained(table, metrics, runs, designs))

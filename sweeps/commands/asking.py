@@ -17,7 +17,7 @@ from sweeps.commands.options import (
     Format,
     Name,
     Storage,
-    Type,
+    Types,
     Uri,
     Where,
     words,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def answer(
     name: Name,
-    type: Type = None,
+    type: Types = None,
     metric: Annotated[str | None, typer.Option(help="Metric to choose by; default macro_f1, or f1 of --type.")] = None,
     budget: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours that one training may take; dearer choices are left out.")
@@ -47,18 +47,21 @@ def answer(
     from sweeps.answers.deciding import answer
 
     asked = _asked(name, storage, tracking_uri, where, all)
-    usual = "macro_f1" if type is None else "f1"
-    found = answer.answer(asked.runs, usual if metric is None else metric, asked.designs, type, budget)
+    usual = "f1" if type else "macro_f1"
+    kinds, by = type or [None], usual if metric is None else metric
+    found = [answer.answer(asked.runs, by, asked.designs, kind, budget) for kind in kinds]
     answer.show(found, "json" if as_json else "text", asked.warning)
 
 
 def results(
     name: Name,
-    by: Annotated[str, typer.Option(help="Columns to group by.")] = "dataset,skew,model,strategy,loss",
+    by: Annotated[
+        str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="Metrics to show; default macro_f1, balanced_accuracy, recall_tail.")
     ] = None,
-    type: Type = None,
+    type: Types = None,
     where: Where = None,
     all: Every = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
@@ -66,21 +69,21 @@ def results(
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
-    """Mean, spread and 95 % confidence interval over splits, from MLflow.
+    """Choices with mean, spread and 95 % interval over splits: the best first, ties marked, baselines below.
 
-    Example: `cellskew results quickstart --by model,strategy --metric recall_tail --format csv`
+    Example: `cellskew results quickstart --type CD34+ --metric recall`
     """
-    from sweeps.answers import summary
     from sweeps.answers.celltypes import NUMBERS
+    from sweeps.answers.deciding import table
     from sweeps.answers.runs import results
 
     asked = _asked(name, storage, tracking_uri, where, all, type)
-    usual = [one for one in results.SHOWN if one in asked.runs.columns] if type is None else list(NUMBERS)
+    usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
     listed = usual if metric is None else words(metric)
-    metrics = [results.full_name(one, asked.runs, type) for one in listed]
-    table = summary.summarise(asked.runs, words(by), metrics, asked.designs)
-    form = "json" if as_json else format.value
-    summary.show(table, metrics, asked.runs, asked.designs, form, results.warning(asked.runs))
+    metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
+    form, columns = "json" if as_json else format.value, None if by is None else words(by)
+    runs = asked.by_choice if columns is None or "posthoc" in columns else asked.runs
+    table.show(runs, columns, metrics, asked.designs, form, results.warning(asked.runs))
 
 
 def compare(
@@ -90,8 +93,8 @@ def compare(
         str, typer.Option(help="Columns that get a comparison each, beside the skew; all else is pooled.")
     ] = "",
     against: Against = None,
-    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "test_macro_f1",
-    type: Type = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to compare; default macro_f1, or f1 of --type.")] = None,
+    type: Types = None,
     tie: Annotated[float, typer.Option(min=0, help="Pairs that differ by no more count as ties.")] = 0.005,
     questions: Annotated[bool, typer.Option("--questions", help="What the sweep's file asks, as one family.")] = False,
     where: Where = None,
@@ -106,31 +109,30 @@ def compare(
     Example: `cellskew compare quickstart --between strategy --within model`
     """
     from sweeps.answers import comparison, differences
-    from sweeps.answers.runs import results
 
     if (between is None) != questions:
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
     asked, form = _asked(name, storage, tracking_uri, where, all, type), "json" if as_json else format.value
     if questions:
         return _answer(asked, tie, form)
-    full = results.full_name(metric, asked.runs, type)
-    by = comparison.per_skew(asked.runs, between, words(within))
-    found = comparison.compare(asked.runs, between, by, full, against, tie, asked.designs)
-    return differences.show(found, form, asked.warning)
+    by, full = comparison.per_skew(asked.runs, between, words(within)), asked.metrics(metric, type)
+    found = [comparison.compare(asked.runs, between, by, one, against, tie, asked.designs) for one in full]
+    return differences.show(comparison.as_one_family(found), form, asked.warning)
 
 
 def _answer(asked: "_Asked", tie: float, form: str) -> None:
     """Answer what the sweep's file asks."""
-    from sweeps.answers import questions
+    from sweeps.answers import differences, questions
 
     listed = asked.runs.attrs["questions"]
-    questions.show(listed, questions.answer(asked.runs, listed, asked.designs, tie), form, asked.warning)
+    found = questions.answer(asked.runs, listed, asked.designs, tie)
+    differences.show(found, form, asked.warning, [str(question) for question in listed])
 
 
 def report(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
-    metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "test_macro_f1",
+    metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "macro_f1",
     where: Where = None,
     all: Every = False,
     storage: Storage = STORAGE,
@@ -157,6 +159,20 @@ class _Asked:
     runs: Any
     designs: "Designs"
 
+    def metrics(self, typed: str | None, kinds: list[str] | None) -> list[str]:
+        """Return what a metric is called among the runs, of each type if there are any; None: macro F1, or F1."""
+        from sweeps.answers.runs import results
+
+        plain = typed or ("f1" if kinds else "macro_f1")
+        return [results.full_name(plain, self.runs, kind) for kind in kinds or [None]]
+
+    @property
+    def by_choice(self) -> Any:
+        """The runs, once as they are and once per adjustment after training."""
+        from sweeps.answers.runs import choices
+
+        return choices.unfolded(self.runs)
+
     @property
     def warning(self) -> str | None:
         """What must stand above a comparison of them."""
@@ -167,12 +183,12 @@ class _Asked:
 
 
 def _asked(
-    name: str, storage: Path, uri: str | None, where: str | None, every: bool, kind: str | None = None
+    name: str, storage: Path, uri: str | None, where: str | None, every: bool, kinds: list[str] | None = None
 ) -> _Asked:
     """Return what the options of a question choose; those that the sweep no longer wants are counted in a line."""
     from sweeps.answers import celltypes
     from sweeps.answers.designs import Designs
-    from sweeps.answers.runs import results, selection
+    from sweeps.answers.runs import choices, results, selection
     from sweeps.answers.runs.stored import Stored
     from sweeps.tracking.uris import of_sweep
 
@@ -181,6 +197,8 @@ def _asked(
     if left_out is not None:
         print(f"cellskew: {left_out}", file=sys.stderr)
     stored = Stored(place)
-    runs = runs if where is None else selection.where(runs, where)
-    runs = runs if kind is None else celltypes.with_type(runs, kind, stored)
+    for kind in kinds or ():
+        runs = celltypes.with_type(runs, kind, stored)
+    if where is not None:
+        runs = selection.where(choices.unfolded(runs) if "posthoc" in where else runs, where)
     return _Asked(runs, Designs(runs, stored))

@@ -60,7 +60,9 @@ Between = Annotated[
     str | None, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")
 ]
 Against = Annotated[str | None, typer.Option(help="Compare with this one; default none, natural, cross_entropy, ...")]
-Type = Annotated[str | None, typer.Option("--type", help="One cell type's recall, precision and f1.")]
+Types = Annotated[
+    list[str] | None, typer.Option("--type", help="One cell type's recall, precision and f1; again for another.")
+]
 
 
 class Format(StrEnum):

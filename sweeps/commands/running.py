@@ -129,8 +129,7 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
-    from sweeps.answers import verdict
-    from sweeps.answers.deciding import answer
+    from sweeps.answers.deciding import answer, table
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import results
     from sweeps.answers.runs.stored import Stored
@@ -142,7 +141,7 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
         try:
             runs, left_out = results.choose(store, results.fetch(store, name), every=False)
             designs = Designs(runs, Stored(store))
-            verdict.show(runs, designs)
+            table.end(runs, designs)
             answer.end(runs, designs)
             if left_out is not None:
                 screen.say(left_out)

@@ -39,7 +39,7 @@ def only(found: comparison.Comparison | pd.DataFrame, **where: str) -> pd.Series
 
 
 def printed(found: comparison.Comparison, capsys) -> str:
-    differences.show(found, "table", None)
+    differences.show([found], "table", None)
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -124,7 +124,7 @@ def test_pairs_without_the_metric_are_counted_and_named(runs, capsys):
     runs.loc[(runs["split"] == "1") & (runs["strategy"] == "oversample") & (runs["model"] == "scgpt"), METRIC] = np.nan
     found = comparison.compare(runs, "strategy", ["model"], METRIC)
     row = only(found, model="scgpt", level="oversample")
-    assert row["n"] == 4 and "scgpt oversample: 2 pairs without macro F1" in printed(found, capsys)
+    assert row["n"] == 4 and "scgpt oversample: 2 pairs without macro_f1" in printed(found, capsys)
 
 
 def test_every_dataset_has_a_row_and_the_family_is_that_of_the_rows_over_all(runs, capsys):
@@ -250,7 +250,7 @@ def test_runs_without_partners_are_refused(runs):
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_every_format_has_every_row_and_the_warning(runs, form, capsys):
     found = comparison.compare(runs, "strategy", ["model"], METRIC)
-    differences.show(found, form, "WARNING: known defects")
+    differences.show([found], form, "WARNING: known defects")
     printed = capsys.readouterr()
     said = printed.out
     assert "WARNING: known defects" in (printed.err if form == "csv" else said)

@@ -8,6 +8,7 @@ from fake_trials import SWEEP, spec
 from test_summary import METRIC, grid, per_class
 
 from data_pipeline.errors import RequestError
+from sweeps.answers import differences
 from sweeps.answers import questions as answering
 from sweeps.answers.comparison import compare
 from sweeps.answers.designs import Designs
@@ -55,10 +56,10 @@ def test_questions_are_one_family_over_the_sweep(capsys):
     assert found[1].table["p_holm"].iloc[0] > apart[1]["p_holm"].iloc[0], (
         "its own table alone would be a smaller family"
     )
-    answering.show(ASKED, found, "table", None)
+    differences.show(found, "table", None, [str(one) for one in ASKED])
     said = " ".join(capsys.readouterr().out.split())
     assert "macro_f1 between strategy within model?" in said
-    assert said.count("corrected for the 3 tests of all 2 questions of the sweep's file") == 2
+    assert said.count("corrected for the 3 tests of all 2 tables") == 2
 
 
 def test_a_question_may_be_about_one_type(tmp_path):

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import celltypes, comparison, differences, summary, verdict
+from sweeps.answers import celltypes, comparison, differences, summary
+from sweeps.answers.deciding import table as of_choices
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs import choices
 from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals
 
@@ -46,7 +48,7 @@ def grid(splits: int = 5, seeds: int = 1, models=("scgpt", "logistic_regression"
 
 def printed(runs, by, metrics, capsys, form="table") -> str:
     designs = Designs(runs)
-    summary.show(summary.summarise(runs, by, metrics, designs), metrics, runs, designs, form, None)
+    of_choices.show(choices.unfolded(runs), by, metrics, designs, form, None)
     return capsys.readouterr().out
 
 
@@ -114,7 +116,7 @@ def test_a_metric_that_some_runs_lack_says_how_many(capsys):
     runs.loc[0, METRIC] = np.nan
     table = summary.summarise(runs, ["model", "strategy"], [METRIC])
     assert table.loc[0, f"{METRIC}_lacking"] == 1 and table.loc[1, f"{METRIC}_lacking"] == 0
-    assert "macro F1: 1 of 20 runs have none and are left out (d)" in printed(runs, ["model"], [METRIC], capsys)
+    assert "macro_f1: 1 of 20 runs have none and are left out (d)" in printed(runs, ["model"], [METRIC], capsys)
 
 
 def test_unknown_columns_and_metrics_are_named_together():
@@ -128,7 +130,7 @@ def test_json_has_null_where_a_number_is_undefined_and_csv_is_a_table(capsys):
     row = json.loads(printed(grid(1), ["model", "strategy"], [METRIC], capsys, "json"))["rows"][0]
     assert row["n"] == 1 and row[f"{METRIC}_low"] is None
     runs = grid(3)
-    summary.show(summary.summarise(runs, ["model"], [METRIC]), [METRIC], runs, Designs(runs), "csv", "WARNING: defects")
+    of_choices.show(choices.unfolded(runs), ["model"], [METRIC], Designs(runs), "csv", "WARNING: defects")
     said = capsys.readouterr()
     assert said.out.startswith("model,n,") and said.err == "WARNING: defects\n"
 
@@ -266,10 +268,10 @@ def test_one_types_numbers_come_with_its_test_cells_and_wilsons_interval(tmp_pat
     said = printed(mine, ["model"], ["test_recall:DC"], capsys)
     row = summary.summarise(mine, ["model"], ["test_recall:DC"]).iloc[0]
     ends = [row["test_recall:DC_one_low"], row["test_recall:DC_one_high"]]
-    assert row["cells"] == 10 and ends == pytest.approx([0.2366, 0.7634], abs=1e-4)
-    assert "recall of DC" in said and "0.24 to 0.76" in said and "so few test cells of the type leave open" in said
+    assert row["test_cells:DC"] == 10 and ends == pytest.approx([0.2366, 0.7634], abs=1e-4)
+    assert said.startswith("DC ") and "0.24–0.76" in said and "so few test cells of the type leave open" in said
     assert celltypes.with_type(runs, "NA", Stored(None))["test_cells:NA"].eq(1).all(), "a type may be called NA"
-    with pytest.raises(RequestError, match="unknown cell type 'dc'; known: DC, NA, T cell"):
+    with pytest.raises(RequestError, match="unknown cell type 'dc'; did you mean DC"):
         celltypes.with_type(runs, "dc", Stored(None))
 
 
@@ -281,11 +283,11 @@ def test_every_number_of_a_type_has_an_interval_in_bounds_and_its_test_cells(tmp
         mine, metric = celltypes.with_type(runs, kind, Stored(None)), f"test_{name}:{kind}"
         row = summary.summarise(mine, ["model"], [metric]).iloc[0]
         low, high = row[f"{metric}_one_low"], row[f"{metric}_one_high"]
-        assert row["cells"] == cells
+        assert row[f"test_cells:{kind}"] == cells
         if (kind, name) != ("NA", "precision"):  # never predicted: a share of no cells
             assert 0 <= low <= row[metric] <= high <= 1 and high - low > 0.4
         said = printed(mine, ["model"], [metric], capsys)
-        assert "one split, " in said and "test cells" in said.splitlines()[0]
+        assert "one split" in said and "test cells" in said.splitlines()[1]
 
 
 def test_numbers_of_the_rarefied_type_say_on_how_many_test_cells_they_rest(capsys):
@@ -304,7 +306,7 @@ def test_tables_name_the_rare_types_by_their_natural_count(tmp_path, capsys):
     said = " ".join(printed(runs, ["model"], ["test_recall_tail"], capsys).split())
     assert "d: rare are NA (3, 1), DC (40, 10) (training cells before the skew, test cells; of a split)" in said
     few = per_class(tmp_path, grid(3), natural=(9, 9, 9))
-    assert "all types are rare (up to 50 training cells): rare-type recall is balanced accuracy" in " ".join(
+    assert "all types are rare (up to 50 training cells): recall_tail is balanced_accuracy" in " ".join(
         printed(few, ["model"], ["test_recall_tail"], capsys).split()
     )
 
@@ -312,16 +314,15 @@ def test_tables_name_the_rare_types_by_their_natural_count(tmp_path, capsys):
 # the table that ends a run
 
 
-def test_the_best_network_is_held_against_the_best_remedied_baseline(capsys):
+def test_the_best_is_marked_and_baselines_stand_apart_below(capsys):
     runs = grid(5)
     runs.loc[(runs["model"] == "logistic_regression") & (runs["strategy"] == "oversample"), METRIC] += 0.1
-    verdict.show(runs, Designs(runs))
+    of_choices.end(runs, Designs(runs))
     said = capsys.readouterr().out
-    (marked,) = [line for line in said.splitlines() if line.endswith(" 5") and "<" in line]
-    assert marked.split()[:2] == ["logistic_regression", "oversample"]
-    said = " ".join(said.split())
-    assert "natural: best network" in said and "best baseline (<) logistic_regression · oversample" in said
-    assert "difference on the same cells -0." in said
+    rows = [line.split() for line in said.splitlines() if line.endswith(" 5")]
+    assert [row[0] for row in rows] == ["scgpt", "scgpt", "logistic_regression", "logistic_regression"]
+    assert rows[2][1:3] == ["oversample", "best"] and not any("best" in row for row in (*rows[:2], rows[3]))
+    assert "picked from all, which flatters it" in said
 
 
 def test_the_table_that_ends_a_run_never_averages_skews_and_says_how_unequal_they_are(tmp_path, capsys):
@@ -333,7 +334,7 @@ def test_the_table_that_ends_a_run_never_averages_skews_and_says_how_unequal_the
         [per_class(tmp_path, natural, natural=(900, 40, 3)), per_class(tmp_path, steep, natural=(900, 30, 10))],
         ignore_index=True,
     )
-    verdict.show(runs, Designs(runs))
+    of_choices.end(runs, Designs(runs))
     out = capsys.readouterr().out
     blocks, said = out.split("skew step-90"), " ".join(out.split())
     assert "skew natural" in blocks[0] and len(blocks) == 2
@@ -346,12 +347,12 @@ def test_the_table_that_ends_a_run_never_averages_skews_and_says_how_unequal_the
     assert means[1] - means[0] == pytest.approx(0.2, abs=0.001)
     assert "natural: 300 to 1 (900 to 3 of a type), 943 cells" in said
     assert "step-90: 90 to 1 (900 to 10 of a type), 940 cells" in said
-    assert said.count("best network ") == 2 and "averages" not in said.partition("mean over n splits")[2][:120]
+    assert "averages" not in said.partition("mean over n splits")[2][:120]
 
 
 def test_nothing_to_end_with_prints_nothing(capsys):
     runs = grid().assign(status="RUNNING")
-    verdict.show(runs, Designs(runs))
+    of_choices.end(runs, Designs(runs))
     assert capsys.readouterr().out == ""
 
 

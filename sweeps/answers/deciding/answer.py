@@ -1,17 +1,19 @@
 """`cellskew answer`: in about ten lines, which choice to make, how sure that is, and what can't be said."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from sweeps import tables
 from sweeps.answers import celltypes
-from sweeps.answers.deciding import choices, wording
+from sweeps.answers.deciding import wording
 from sweeps.answers.deciding.cost import gpu_hours
 from sweeps.answers.deciding.ranking import Ranking, rankings
 from sweeps.answers.designs import Designs
-from sweeps.answers.runs import results
+from sweeps.answers.runs import choices, results
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def answer(
     training may take; dearer choices are left out. RequestError for an unknown metric or type.
     """
     results.check_alone(runs)
-    runs = runs if kind is None else celltypes.with_type(runs, kind, designs.stored)
+    known = kind is None or f"test_f1:{kind}" in runs
+    runs = runs if known else celltypes.with_type(runs, kind, designs.stored)
     full = results.full_name(metric, runs, kind)
     results.check_columns(runs, [], [full])
     finished = choices.unfolded(runs[runs["status"] == "FINISHED"])
@@ -72,16 +75,21 @@ def _left_out(dear: list[str], budget: float | None, skews: int) -> list[str]:
     return said
 
 
-def show(found: Answer, form: str, warning: str | None) -> None:
-    """Print the answer as sentences, or as JSON with the ranking of every skew."""
-    if form != "json":
-        if warning is not None:
-            tables.console().print(warning, style="bold red")
-        tables.say(*found.sentences)
+def show(found: Sequence[Answer], form: str, warning: str | None) -> None:
+    """Print answers as sentences, or as JSON with the ranking of every skew."""
+    if form == "json":
+        tables.print_json({"warning": warning, "answers": list(map(_for_programs, found))})
         return
+    if warning is not None:
+        tables.console().print(warning, style="bold red")
+    for number, one in enumerate(found):
+        print("\n" * (number > 0), end="")
+        tables.say(*one.sentences)
+
+
+def _for_programs(found: Answer) -> dict[str, Any]:
     skews = {one.skew: json.loads(one.table.to_json(orient="records")) for one in found.rankings}
-    about = {"metric": found.metric, "warning": warning, "sentences": found.sentences, "skews": skews}
-    tables.print_json(about)
+    return {"metric": found.metric, "sentences": found.sentences, "skews": skews}
 
 
 def end(runs: pd.DataFrame, designs: Designs) -> None:

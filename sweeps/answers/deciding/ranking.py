@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sweeps.answers.deciding import choices
-from sweeps.answers.deciding.choices import BASELINE, CHANCE, CHOICE, NETWORK
 from sweeps.answers.deciding.cost import shares
 from sweeps.answers.designs import Designs, Estimate
+from sweeps.answers.runs import choices
+from sweeps.answers.runs.choices import BASELINE, CHANCE, CHOICE, NETWORK
 from sweeps.statistics import intervals
 
 BLOCK = ["dataset", "split", "seed"]  # what choices are compared on, within a skew

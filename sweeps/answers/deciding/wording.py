@@ -7,9 +7,9 @@ import pandas as pd
 
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import cost, surer
-from sweeps.answers.deciding.choices import BASELINE, CHANCE, NETWORK
 from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, sign
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs.choices import BASELINE, CHANCE, NETWORK
 from sweeps.answers.summary import title
 from sweeps.statistics.families import DATASETS
 from sweeps.statistics.intervals import FEW, LEAST

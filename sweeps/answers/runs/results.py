@@ -1,5 +1,6 @@
 """MLflow -> a tidy table of the runs that a sweep wants."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +15,8 @@ from sweeps.tracking.locks.lease import holder_in
 
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
+ALIASES = {"rare_type_recall": "recall_tail"}  # what people type -> what it is called
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
-TITLES = {
-    "test_macro_f1": "macro F1",
-    "test_balanced_accuracy": "balanced accuracy",
-    "test_recall_tail": "rare-type recall",
-}
 NOTES = ["reason", "cause", "trouble", "lacking", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu"]
 NOTES += ["machine", "gpu", "gpus"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
@@ -102,7 +99,7 @@ def _is_superseded(runs: pd.DataFrame) -> pd.Series:
 def check_alone(runs: pd.DataFrame) -> None:
     """RequestError if runs share all labels but not their settings: no table may take them for seeds of one another."""
     finished = runs[runs["status"] == "FINISHED"]
-    labels = [name for name in LABELS if name in finished]
+    labels = [name for name in [*LABELS, "posthoc"] if name in finished]
     twice = finished[finished.duplicated(labels, keep=False)]
     if twice.empty:
         return
@@ -132,15 +129,20 @@ def _row(run: StoredRun) -> dict[str, Any]:
 def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None:
     """RequestError naming all columns to group by and metrics that the runs don't have."""
     numbers = metric_names(runs)
-    problems = [unknown("column", name, [*AXES, "protocol", "defects"]) for name in by if name not in runs.columns]
+    problems = [
+        unknown("column", name, [*AXES, "posthoc", "protocol", "defects"]) for name in by if name not in runs.columns
+    ]
     problems += [unknown("metric", name, numbers) for name in metrics if name not in numbers]
     if problems:
         raise RequestError(*problems)
 
 
 def full_name(metric: str, runs: pd.DataFrame, kind: str | None = None) -> str:
-    """Return a metric as runs name it: recall of a type -> test_recall:TYPE, macro_f1 -> test_macro_f1."""
-    names = [metric, f"test_{metric}"] if kind is None else [f"{metric}:{kind}", f"test_{metric}:{kind}"]
+    """Return a metric as runs name it: recall of a type -> test_recall:TYPE, macro_f1, "macro F1" -> test_macro_f1."""
+    plain = re.sub(r"[\s-]+", "_", metric.strip()).lower()
+    plain = ALIASES.get(plain, plain)
+    of = "" if kind is None else f":{kind}"
+    names = [f"{name}{of}" for name in (metric, f"test_{metric}", plain, f"test_{plain}")]
     return next((name for name in names if name in runs.columns), metric)
 
 

@@ -107,6 +107,7 @@ def test_nothing_finished_or_an_unknown_metric_is_refused_or_said(capsys):
     rows = [run(model, "none", split, 0.5) for model, split in (("scgpt", 0), (LR, 1))]
     lone = numbered(pd.DataFrame(rows))
     assert said(lone)["answer"] == "can't tell; no split has a finished trial of every choice"
-    answer.show(answer.answer(frame, METRIC, Designs(frame)), "json", "careful")
+    answer.show([answer.answer(frame, METRIC, Designs(frame))], "json", "careful")
     told = json.loads(capsys.readouterr().out)
-    assert told["warning"] == "careful" and told["skews"]["natural"][0]["label"] == f"{LR} · oversample"
+    assert told["warning"] == "careful"
+    assert told["answers"][0]["skews"]["natural"][0]["label"] == f"{LR} · oversample"

@@ -1,5 +1,6 @@
 """Choices are ranked on the same cells; the best was picked, and its intervals and ties allow for that."""
 
+import io
 import math
 
 import numpy as np
@@ -7,10 +8,13 @@ import pandas as pd
 import pytest
 from made_runs import METRIC, numbered, run, runs
 
-from sweeps.answers.deciding import choices, surer
-from sweeps.answers.deciding.choices import BASELINE, CHANCE, NETWORK
+from sweeps.answers import celltypes
+from sweeps.answers.deciding import surer, table
 from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, rankings
 from sweeps.answers.designs import Designs, Estimate
+from sweeps.answers.runs import choices, results
+from sweeps.answers.runs.choices import BASELINE, CHANCE, NETWORK
+from sweeps.answers.runs.stored import Stored
 from sweeps.statistics.intervals import Error, interval
 
 LR, NONE, OVER = "logistic_regression", "none", "oversample"
@@ -133,3 +137,54 @@ def test_only_more_cells_do_where_splits_share_them():
     need = surer.needed(difference(0.15, shared, 0.1))
     assert need.splits is None and need.cells == pytest.approx((2.7764 * shared / 0.15) ** 2, rel=1e-3)
     assert surer.needed(difference(0.01, shared, 0.1)) == surer.Need()
+
+
+def per_skew_and_type(tmp_path):
+    frame = runs({("scgpt", NONE): 0.6, (LR, NONE): 0.7, ("majority", NONE): 0.1})
+    for place, row in frame.iterrows():
+        (folder := tmp_path / row["run_id"]).mkdir()
+        (folder / "per_class.csv").write_text(
+            "class,natural,train,test,predicted,precision,recall,f1\nDC,9,4,4,2,1,.5,.667\nB,60,60,6,8,.75,1,.857\n"
+        )
+        frame.loc[place, "artifact_uri"] = str(folder)
+    return frame
+
+
+def test_a_types_numbers_after_an_adjustment_come_from_the_predictions_that_it_left(tmp_path):
+    frame = per_skew_and_type(tmp_path).assign(**{"test_macro_f1.logit_adjust": 0.9})
+    for folder in frame["artifact_uri"]:
+        said = {"cell_id": list("abcdef"), "truth": ["DC"] * 4 + ["B"] * 2, "prediction": ["DC", "DC"] + ["B"] * 4}
+        said |= {"prediction.logit_adjust": ["DC"] * 3 + ["B"] * 2 + ["DC"], "p_DC": [0.5] * 6, "p_B": [0.5] * 6}
+        pd.DataFrame(said).to_parquet(f"{folder}/predictions.parquet")
+    found = choices.unfolded(celltypes.with_type(frame, "DC", Stored(None))).groupby("posthoc")
+    assert found["test_recall:DC"].mean().to_dict() == pytest.approx({"none": 0.5, "logit_adjust": 0.75})
+    assert found["test_precision:DC"].mean().to_dict() == pytest.approx({"none": 1.0, "logit_adjust": 0.75})
+    assert found["test_f1:DC"].mean().to_dict() == pytest.approx({"none": 0.667, "logit_adjust": 0.75})
+    assert (found["test_recall_high:DC"].mean() <= 1).all() and (found["test_cells:DC"].mean() == 4).all()
+
+
+def test_several_types_are_a_table_each_and_one_csv(tmp_path, capsys):
+    frame = per_skew_and_type(tmp_path)
+    for kind in ("DC", "B"):
+        frame = celltypes.with_type(frame, kind, Stored(None))
+    metrics = [f"test_{name}:{kind}" for kind in ("DC", "B") for name in celltypes.NUMBERS]
+    table.show(choices.unfolded(frame), None, metrics, Designs(frame), "table", None)
+    said = capsys.readouterr().out
+    assert "DC, skew natural" in said and "B, skew natural" in said and max(map(len, said.splitlines())) <= 160
+    table.show(choices.unfolded(frame), None, metrics, Designs(frame), "csv", None)
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert found["type"].tolist() == ["DC"] * 3 + ["B"] * 3 and found["test_recall"].tolist() == [0.5] * 3 + [1.0] * 3
+    assert found["kind"].tolist() == [NETWORK, BASELINE, CHANCE] * 2
+
+
+def test_what_people_type_is_understood_as_the_metric_on_test_cells():
+    frame = runs(FOUR).assign(test_recall_tail=0.5)
+    for typed in ("macro_f1", "macro F1", "Macro-F1", "test_macro_f1"):
+        assert results.full_name(typed, frame) == METRIC
+    assert results.full_name("rare-type recall", frame) == "test_recall_tail"
+
+
+def test_columns_that_tell_no_single_choice_have_no_marks():
+    frame = choices.unfolded(runs(FOUR))
+    assert not table.build(frame, ["model"], [METRIC], Designs(frame))["mark"].any()
+    assert table.build(frame, ["model", "strategy"], [METRIC], Designs(frame))["mark"].iloc[2] == table.BEST

@@ -293,7 +293,7 @@ def test_results_without_options_never_fails_for_want_of_a_metric(sweep, capsys)
     """The one finished trial has no rare type, so no test_recall_tail, and no balanced accuracy."""
     asking.results("small", storage=sweep)
     printed = capsys.readouterr()
-    assert "macro F1" in printed.out and "0.500" in printed.out and "rare-type recall" not in printed.out
+    assert "macro_f1" in printed.out and "0.500" in printed.out and "recall_tail" not in printed.out
     assert "2 runs of trials that the sweep's file no longer has are left out (--all shows them too)" in printed.err
     with pytest.raises(RequestError, match="unknown metric 'recall_tail'"):
         asking.results("small", metric="recall_tail", storage=sweep)
