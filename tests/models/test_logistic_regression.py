@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.known.catalog import resolve
 from trainables.metrics import evaluate
-from trainables.models.logistic_regression import solver
+from trainables.models.logistic_regression import products, solver
 from trainables.models.logistic_regression.model import STRENGTHS, Fitted, _score, fit
 from trainables.models.logistic_regression.solver import Problem
 from trainables.spec import Encoded, get
@@ -86,6 +86,24 @@ def test_a_fit_tells_whether_it_converged():
     stopped, done = (fit(tokens, labels, 4, np.random.default_rng(0), max_iterations=n) for n in (2, 500))
     assert stopped.numbers == {"converged": 0.0, "iterations": 2.0}
     assert done.numbers["converged"] == 1.0 and 2 < done.numbers["iterations"] < 500
+
+
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_products_by_mkl_are_scipys(most: int, monkeypatch):
+    monkeypatch.setattr(products, "MOST_COPIED", most)  # 0: no second copy for those from the other side
+    cells, rng = made_up((60, 30, 10, 5))[0], np.random.default_rng(0)
+    ours, columns, rows = products.Products(cells), rng.normal(size=(40, 3)), rng.normal(size=(105, 3))
+    columns, rows = columns.astype(np.float32), rows.astype(np.float32)
+    np.testing.assert_allclose(ours.times(columns), cells @ columns, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.transposed_times(rows), cells.T @ rows, rtol=1e-5, atol=1e-5)
+
+
+def test_a_path_is_left_where_a_rough_solution_is_behind():
+    cells, labels = made_up((600, 300, 100, 12))
+    problem, roughly = Problem(cells, labels, np.ones(len(labels)), 4, "l1"), []
+    is_over = lambda rough: roughly.append(rough.iterations) or len(roughly) == 2  # noqa: E731
+    (found,) = problem.path([0.1, 1.0, 10.0], 500, is_over)
+    assert found.strength == 0.1 and found.converged and 0 < roughly[0] < found.iterations
 
 
 def test_fit_and_the_sweep_file_have_the_same_defaults():

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import principal_components
+from data_pipeline.rows import resample
 from data_pipeline.rows.resample import STRATEGIES
 
 LABELS = np.repeat(np.arange(4), [600, 150, 24, 1])
@@ -93,6 +94,13 @@ def test_tomek_removes_cells_linked_across_classes():
         assert np.array_equal(rows, np.sort(theirs.sample_indices_))
         assert len(removed) > 0
         assert (labels[removed] == 0).all() or clean == "all"
+
+
+def test_tomek_compares_no_more_cells_than_can_be_waited_for(monkeypatch):
+    monkeypatch.setattr(resample, "MOST_COMPARED", 1000)
+    counts = sparse.csr_matrix((2000, 3), dtype=np.float32)
+    with pytest.raises(RequestError, match=r"2,000 training cells.*about 0.9 h of a core; at most 1,000 are. Give"):
+        resampled("tomek", np.arange(2000) % 2, counts=counts)
 
 
 def test_tomek_never_removes_a_class():

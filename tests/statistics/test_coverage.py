@@ -11,7 +11,7 @@ import pytest
 
 from trainables import metrics
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks" / "numbers"
 
 
 def benchmark(name: str) -> ModuleType:

@@ -14,14 +14,14 @@ from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.cluster.resources import own_cpus
-from sweeps.drive.forecast import estimate
+from sweeps.drive.forecast import budgets, estimate
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from trainables import vocabulary
 from trainables.protocol import DEFECTS
-from trainables.spec import Recipe, get
+from trainables.spec import get
 
 BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 
@@ -30,8 +30,7 @@ BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 class Plan:
     """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together.
 
-    budgets: a row per dataset, split and network: rounds, optimizer_steps (fewest and most over skews and strategies),
-    cells_per_step.
+    budgets: see budgets.budgets.
     """
 
     name: str
@@ -71,31 +70,13 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         left_out=spec.impossible() + spec.excluded(),
         datasets=origin,
         shapes=by_axes,
-        budgets=_budgets(trials, found),
+        budgets=budgets.budgets(trials, found),
         seconds=sum(estimate.costs(trials, found, cells).values()),
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
-        + _data(spec, cells)
-        + _notes(by_axes)
-        + _defects(trials)
-        + _shares(trials),
+        + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
+        + [*_defects(trials), *_shares(trials)],
     )
-
-
-def _budgets(trials: list[Trial], found: dict[str, Shape]) -> list[dict[str, Any]]:
-    steps: dict[tuple[str, str, str], list[int]] = {}
-    recipes: dict[str, Recipe] = {}
-    for trial in trials:
-        if trial.described["recipe"] is not None:
-            recipes[trial.model] = Recipe(**trial.described["recipe"])
-            place = (trial.dataset, trial.labels["split"], trial.model)
-            steps.setdefault(place, []).append(estimate.steps(trial, found[trial.key]))
-    return [
-        dict(zip(("dataset", "split", "model"), place, strict=True))
-        | {"rounds": recipes[place[2]].epochs + recipes[place[2]].crt_epochs}
-        | {"optimizer_steps": [min(all_steps), max(all_steps)], "cells_per_step": recipes[place[2]].cells_per_step}
-        for place, all_steps in steps.items()
-    ]
 
 
 def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
@@ -215,7 +196,7 @@ def show(found: Plan, as_json: bool) -> None:
         tables.headed(dataset, f" ({origin}), split {first}")
         _by_class(inside)
         _by_strategy(inside)
-        _by_network([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
+        budgets.draw([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
     for note in [*found.notes, *found.left_out]:
         out.print(f"note: {note}")
     cpus = own_cpus()
@@ -246,19 +227,6 @@ def _by_strategy(inside: dict[tuple[str, str], Shape]) -> None:
         )
     print()
     tables.draw(pd.DataFrame(rows, columns=["skew", "strategy", "rows", "largest", "smallest", "ratio"]), left=2)
-
-
-def _by_network(budgets: list[dict[str, Any]]) -> None:
-    """Print how long each network trains, whatever the skew and strategy; a range where these decide."""
-    if not budgets:
-        return
-    rows = []
-    for row in budgets:
-        least, most = row["optimizer_steps"]
-        steps = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-        rows.append((row["model"], row["rounds"], steps, row["cells_per_step"]))
-    print()
-    tables.draw(pd.DataFrame(rows, columns=["network", "rounds", "optimiser steps", "cells per step"]))
 
 
 def _as_json(found: Plan) -> dict[str, Any]:

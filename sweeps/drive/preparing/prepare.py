@@ -12,7 +12,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
 from data_pipeline.rows.generated import GeneratedCells, load_cells
-from data_pipeline.rows.resample import STRATEGIES
+from data_pipeline.rows.resample import STRATEGIES, check_compared
 from data_pipeline.shards.writing import Job, write_shards
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.encoders import Config, Encoders, options_of
@@ -80,6 +80,7 @@ class Preparation:
         path, strategy, split = self._made_file(config), config["strategy"], config["split"]["seed"]
         args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept)
         if making.looks_at_counts(strategy):
+            check_compared(len(args[1]))
             args = (*args, strategy, (split, "strategy", config["seed"]))
             return path, Task("rows chosen by counts", making.rows_by_counts, args)
         if strategy["kind"] in STRATEGIES:

@@ -1,8 +1,9 @@
 """Multinomial logistic regression on log-normalised values: the baseline that a foundation model has to beat."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,6 +12,9 @@ from scipy import sparse
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import log_normalised
 from trainables.spec import Encoded, ModelSpec, Options
+
+if TYPE_CHECKING:
+    from trainables.models.logistic_regression.solver import Problem, Solution
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 MAX_ITERATIONS = 500  # per C
@@ -111,23 +115,41 @@ def fit(
         return _over_all_classes(nothing, present, num_classes)
     weights = np.ones(len(labels)) if class_weight is None else np.asarray(class_weight, dtype=np.float64)[labels]
     problem = Problem(matrix(encoded, width), targets, weights / weights.mean(), len(present), penalty)
+    spread = partial(_over_all_classes, present=present, num_classes=num_classes)
     if validation is None or not len(validation[1]):
-        strengths, validation = (min(strengths, key=lambda strength: abs(np.log(strength))),), None
-    path = (_over_all_classes(found, present, num_classes) for found in problem.path(strengths, max_iterations))
-    return next(path) if validation is None else _best(path, *validation)
+        usual = min(strengths, key=lambda strength: abs(np.log(strength)))
+        return spread(next(problem.path([usual], max_iterations)))
+    return _best(problem, spread, _Best(*validation), strengths, max_iterations)
 
 
-def _best(path: Iterator[Fitted], encoded: Encoded, labels: np.ndarray) -> Fitted:
-    """Return the best of the path, which is left once both macro F1 and log-loss are worse than the best so far."""
-    best = next(path)
-    score = _score(best, encoded, labels)
-    for candidate in path:
-        new = _score(candidate, encoded, labels)
-        if new > score:
-            best, score = candidate, new
-        elif new[0] < score[0] and new[1] < score[1]:
-            break
-    return best
+def _best(
+    problem: "Problem",
+    spread: "Callable[[Solution], Fitted]",
+    best: "_Best",
+    strengths: tuple[float, ...],
+    max_iterations: int,
+) -> Fitted:
+    """Return the best of the path, which is left where a rough solution is behind already."""
+    for found in problem.path(strengths, max_iterations, lambda rough: best.is_behind(spread(rough))):
+        best.meet(spread(found))
+    return best.fitted
+
+
+class _Best:
+    """The best fit so far by macro F1, then log-likelihood, on validation cells."""
+
+    def __init__(self, encoded: Encoded, labels: np.ndarray) -> None:
+        self.encoded, self.labels = encoded, labels
+        self.fitted, self.score = None, (-np.inf, -np.inf)
+
+    def meet(self, fitted: Fitted) -> None:
+        score = _score(fitted, self.encoded, self.labels)
+        if score > self.score:
+            self.fitted, self.score = fitted, score
+
+    def is_behind(self, fitted: Fitted) -> bool:
+        """Tell whether both macro F1 and log-likelihood are below the best so far: weaker penalties won't mend it."""
+        return all(new < old for new, old in zip(_score(fitted, self.encoded, self.labels), self.score, strict=True))
 
 
 def _over_all_classes(found: Any, present: np.ndarray, num_classes: int) -> Fitted:

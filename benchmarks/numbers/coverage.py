@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, and how often tests find a difference where there is none.
 
-    python benchmarks/coverage.py --simulations 600
+    python benchmarks/numbers/coverage.py --simulations 600
 
 Made-up studies, whose truth is known: cells of six types, the rarest 2 %, are drawn; split; a classifier by nearest
 mean and prior is fitted; macro F1 is taken of the test cells. Trial seeds move the means a little, as an
@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 if __name__ == "coverage":  # numba, imported beside this file, asks for the package of that name
     raise ImportError("this is a benchmark")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from sweeps.answers.designs import FEW_SPLITS  # noqa: E402

@@ -1,6 +1,6 @@
 """Are the numbers in MLflow those of the predictions? Twenty trials of a finished sweep, computed anew.
 
-    python benchmarks/recompute.py quickstart --storage cellskew-runs
+    python benchmarks/numbers/recompute.py quickstart --storage cellskew-runs
 
 Of random finished trials predictions.parquet is read and every metric that scikit-learn has is computed by it, on the
 stored probabilities (float32), and compared with what tables go by. Prints the largest difference per metric, and exits
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as theirs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from sweeps.answers.runs import results  # noqa: E402
