@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import uuid
@@ -20,7 +19,7 @@ import ray
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
-from sweeps.cluster import alone
+from sweeps.cluster import alone, joining
 from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import own_cpus
 
@@ -42,7 +41,7 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
             alone.token()
             ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=alone.folder(), **shared)
         else:
-            _join(address, shared)
+            joining.join(address, shared)
     try:
         yield _nodes() + node_types()
     finally:
@@ -97,25 +96,6 @@ def _share_fate(raylet: int) -> None:
     if os.getppid() != raylet:
         os._exit(1)  # it died before we could ask
     threading.Event().wait()
-
-
-def _join(address: str, shared: dict[str, Any]) -> None:
-    try:
-        _knock(address)
-        ray.init(address, **shared)
-    except (OSError, RuntimeError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(
-            f"no Ray cluster answers at {address}: {first}. On the head node use `--address auto`; from elsewhere, the "
-            "address that `ray start --head` printed"
-        ) from error
-
-
-def _knock(address: str, seconds: float = 10.0) -> None:
-    """Raise OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 def check_nodes(storage: Path, seconds: float = 120.0) -> None:

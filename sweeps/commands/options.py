@@ -22,7 +22,10 @@ Uri = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
-Address = Annotated[str | None, typer.Option(help="Join a running Ray cluster: auto, HOST:6379 or ray://HOST:10001.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Join a running Ray cluster, from one of its nodes: auto or HOST:6379; default RAY_ADDRESS."),
+]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]

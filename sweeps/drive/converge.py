@@ -5,13 +5,14 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
-from sweeps.cluster import environment, origin, resources
+from sweeps.cluster import environment, joining, origin, resources
 from sweeps.drive import lineage
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
@@ -39,6 +40,7 @@ def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | N
     A first Ctrl-C or SIGTERM brings what runs to a safe point: the outcome says so. A second one ends the process.
     """
     sameness.check_here()
+    request = replace(request, address=joining.asked(request.address))
     parts, trials = real_parts() if parts is None else parts, spec.trials()
     stop = Stop(request.storage.absolute() / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
     with Signals(stop, screen.say):
@@ -55,6 +57,8 @@ def _converge(
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     _check_writable(storage)
+    if request.address is not None:
+        screen.say(f"Ray cluster: {joining.check(request.address)}")
     screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
     cells = parts.open_datasets(spec, storage)
     costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
