@@ -1,15 +1,19 @@
-"""Rounds of: run a tiny sweep, kill something at a random moment, run it again, compare with an undisturbed run.
+"""Rounds of: run a tiny sweep, disturb it at random, run it again, compare with an undisturbed run.
 
-    python benchmarks/faults.py --rounds 50 --out rounds.jsonl
+    python benchmarks/faults.py --rounds 50 --out rounds.jsonl              # kills
+    python benchmarks/faults.py --rounds 50 --kind hostile                  # an MLflow that answers strangely
+    python benchmarks/faults.py --rounds 50 --kind drivers                  # two drivers, each with its own storage
 
-A round kills one to three times: the driver, a worker, the raylet or all processes together, at a moment drawn over the
-whole length of a run; a round that was over before anything was killed is not counted. Then the sweep is run to its
-end, and everything that does not measure time must equal the undisturbed run: one FINISHED run per trial, every point
-of every metric, predictions, tables, the weights of the last checkpoint. Prints a line per round and the count at the
-end; exit code 1 if a round differed.
+hostile, drivers: rounds of trials that train nothing, see tests/drive/rounds.py. kills: real trials; a round kills
+one to three times: the driver, a worker, the raylet or all processes together, at a moment drawn over the whole length
+of a run; a round that was over before anything was killed is not counted. Then the sweep is run to its end, and
+everything that does not measure time must equal the undisturbed run: one FINISHED run per trial, every point of every
+metric, predictions, tables, the weights of the last checkpoint. Prints a line per round and the count at the end; exit
+code 1 if a round differed.
 """
 
 import argparse
+import functools
 import json
 import random
 import shutil
@@ -17,11 +21,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("tests", ".")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("tests", "tests/drive", ".")]
 
+from conftest import local_ray  # noqa: E402
 from fault_tools import SWEEP, Driver, check_same, name_of, start, state  # noqa: E402
+from rounds import cluster, drivers_round, hostile_round  # noqa: E402
+from servers import MlflowServer  # noqa: E402
 
 SHORT = SWEEP.replace("[0, 1]", "[0]")  # one scgpt, one majority
 VICTIMS = ("driver", "worker", "raylet", "machine")
@@ -82,16 +91,53 @@ def rounds(number: int, seed: int, out: Path | None) -> int:
         killed.update(whom for whom, _ in deaths)
         seconds = round(time.monotonic() - begin, 1)
         line = {"seed": seed, "round": tried, "killed": deaths, "problem": problem, "seconds": seconds}
-        print(json.dumps(line), flush=True)
-        if out is not None:
-            with out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        told(line, out)
         if problem is None:
             shutil.rmtree(storage.parent)
     if not wrong:
         shutil.rmtree(root)
     print(f"{number} rounds, {wrong} differed; killed: {dict(killed)}; a run takes {length:.0f} s here")
     return wrong
+
+
+def fake_rounds(kind: str, number: int, seed: int, out: Path | None) -> int:
+    """Return how many rounds of tests/drive/rounds.py ended otherwise than an undisturbed sweep."""
+    root, wrong, seen = Path(tempfile.mkdtemp(prefix="cellskew-rounds-")), 0, Counter()
+    server = MlflowServer(f"sqlite:///{root}/server.db", str(root / "artifacts"), root / "server.log")
+    server.start()
+    try:
+        with started(kind, root) as one_round:
+            for tried in range(number):
+                begin, problem, done = time.monotonic(), None, Counter()
+                try:
+                    done = one_round(f"{seed}-{tried}", root, server)
+                except (AssertionError, ValueError) as error:
+                    problem = str(error)[-4000:]
+                wrong, seen = wrong + (problem is not None), seen + done
+                line = {"kind": kind, "seed": f"{seed}-{tried}", "done": dict(done), "problem": problem}
+                told(line | {"seconds": round(time.monotonic() - begin, 1)}, out)
+    finally:
+        server.stop()
+    print(f"{number} rounds of {kind}, {wrong} ended otherwise; done: {dict(seen)}")
+    return wrong
+
+
+@contextmanager
+def started(kind: str, root: Path) -> Iterator[Callable[[str, Path, MlflowServer], Counter]]:
+    """Give the function that runs a round, with the Ray that its sweeps run on."""
+    if kind == "hostile":
+        local_ray(CPU=2)
+        yield hostile_round
+    else:
+        with cluster(root) as address:
+            yield functools.partial(drivers_round, address=address)
+
+
+def told(line: dict, out: Path | None) -> None:
+    print(json.dumps(line), flush=True)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def timed_run(storage: Path, reference: Path) -> float:
@@ -120,8 +166,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a file to which each round is appended as a line of JSON")
+    parser.add_argument("--kind", choices=("kills", "hostile", "drivers"), default="kills")
     given = parser.parse_args()
-    sys.exit(1 if rounds(given.rounds, given.seed, given.out) else 0)
+    asked = (given.rounds, given.seed, given.out)
+    sys.exit(1 if (rounds(*asked) if given.kind == "kills" else fake_rounds(given.kind, *asked)) else 0)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from sweeps.drive.converge import Parts, Request, converge
 from sweeps.drive.launching import worker
 from sweeps.drive.outcome import Outcome
 from sweeps.file.config import SweepSpec, parse
+from sweeps.file.trials import Contents
 
+DIGEST = "d0"
 SWEEP = """
 name: {name}
 datasets: [pbmc68k_reduced]
@@ -37,13 +39,17 @@ max_failures: {max_failures}
 
 
 def spec(**given: Any) -> SweepSpec:
-    """Return a sweep of 2 skews x 2 models x splits x seeds x strategies; `given`: other values for its keys."""
+    """Return a sweep of 2 skews x 2 models x splits x seeds x strategies; `given`: other values for its keys.
+
+    Its trials have the keys that they get with the data of `parts()`.
+    """
     values = {"name": "small", "splits": "[0, 1]", "seeds": "[0]", "strategies": "[none]", "max_failures": 3}
     more = "".join(f"{key}: {given[key]}\n" for key in given if key not in values)
-    return parse(SWEEP.format(**(values | given)) + more, Path("small.yaml"))
+    parsed = parse(SWEEP.format(**(values | given)) + more, Path("small.yaml"))
+    return parsed.model_copy(update={"contents": Contents(dict.fromkeys(parsed.dataset_names, DIGEST))})
 
 
-def parts(digest: str = "d0") -> Parts:
+def parts(digest: str = DIGEST) -> Parts:
     """Return made-up data and the trial below."""
 
     def open_datasets(spec: SweepSpec, storage: Path) -> dict[str, Any]:

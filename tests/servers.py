@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -176,23 +177,29 @@ class Proxy:
             self.lost += fate == "lose"
             return fate
 
+    def answer(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, list, bytes] | None:
+        """Return the (status, headers, body) that a client gets; None: the line is cut."""
+        fate = self._fate()
+        answered = None if fate == "refuse" else self.ask(method, path, body, headers)
+        return answered if fate == "pass" else (500, [], b"the server fell over")
+
     def _handler(proxy: "Proxy") -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                body, fate = self.rfile.read(int(self.headers.get("Content-Length", 0))), proxy._fate()
-                status, headers, data = 500, [], b"the server fell over"
-                if fate != "refuse":
-                    answered = proxy.ask(self.command, self.path, body, dict(self.headers))
-                    if fate == "pass":
-                        status, headers, data = answered
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                answered = proxy.answer(self.command, self.path, body, dict(self.headers))
+                if answered is None:
+                    self.close_connection = True
+                    return self.connection.shutdown(socket.SHUT_RDWR)
+                status, headers, data = answered
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                return self.wfile.write(data)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
@@ -211,3 +218,31 @@ class Proxy:
             return answer.status, kept, answer.read()
         finally:
             connection.close()
+
+
+class Hostile(Proxy):
+    """Passes most requests on and does to the others what servers, ingresses and networks do, drawn from a seed.
+
+    A code: answered with it, the server unasked; lose: the server was asked, its answer is lost in a 500; cut: the
+    line is cut before or after that; delay: answered late; repeat: the server is asked twice, as some ingresses do.
+    """
+
+    FATES = {"pass": 70, "400": 2, "403": 1, "409": 2, "429": 2, "500": 4, "lose": 4, "cut_before": 3, "cut_after": 3}
+    FATES |= {"delay": 5, "repeat": 4}
+
+    def __init__(self, target_port: int, seed: str) -> None:
+        super().__init__(target_port)
+        self._draw, self.mode, self.fates = random.Random(seed), "hostile", Counter()
+
+    def answer(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, list, bytes] | None:
+        with self._lock:
+            fate = "pass" if self.mode == "pass" else self._draw.choices([*self.FATES], [*self.FATES.values()])[0]
+            self.fates[fate] += 1
+        if fate.isdigit():
+            return int(fate), [], b"no"
+        if fate == "delay":
+            time.sleep(0.5)
+        answered = None if fate == "cut_before" else self.ask(method, path, body, headers)
+        if fate == "repeat":
+            answered = self.ask(method, path, body, headers)
+        return (500, [], b"lost") if fate == "lose" else None if fate == "cut_after" else answered

@@ -13,7 +13,17 @@ PACKAGES = ("data_pipeline", "trainables", "sweeps")  # each may import those be
 DOORS = {  # outside system -> the only files that may import it
     "mlflow": {
         f"sweeps/tracking/{name}.py"
-        for name in ("ailments", "artifacts", "connection", "delivery", "joint", "kept/registry", "kept/runs", "store")
+        for name in (
+            "ailments",
+            "artifacts",
+            "connection",
+            "delivery",
+            "joint",
+            "kept/registry",
+            "kept/runs",
+            "registration",
+            "store",
+        )
     },
     "ray.tune": {"sweeps/drive/launching/launch.py"},
     "ray.data": {"data_pipeline/shards/datasource.py"},

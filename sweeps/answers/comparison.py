@@ -23,10 +23,9 @@ from sweeps.statistics import families, intervals
 
 CHOICES = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc", "defects"]
 USUAL = {"none", "natural", "cross_entropy", "logistic_regression"}  # what others are compared with, unless told
-ALL = "all"  # in the column dataset: over datasets
 COLUMNS = ["level", "against", "n", "seeds", "pairs", "mean", "mean_against"]
 COLUMNS += ["difference", "low", "high", "wins", "ties", "losses", "p", "p_holm"]
-NAMED = 6  # of what is left out
+ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what is left out is named
 
 
 @dataclass

@@ -1,19 +1,19 @@
 """One way to run a sweep, and to resume it: what is wanted, less what is finished, is prepared and launched."""
 
-import contextlib
 import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, joining, origin, resources
-from sweeps.drive import lineage
+from sweeps.drive import contents, lineage
+from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
 from sweeps.drive.launching.job import Job
@@ -26,8 +26,7 @@ from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.locks.lock import SweepLock
-from sweeps.tracking.outbox import waiting
-from sweeps.tracking.uris import choose, default_uri, remembered, shown_uri
+from sweeps.tracking.uris import choose, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
 assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, read them
@@ -56,11 +55,13 @@ def _converge(
     storage = request.storage.absolute()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
-    _check_writable(storage)
+    check_writable(storage)
     if request.address is not None:
         screen.say(f"Ray cluster: {joining.check(request.address)}")
     screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
     cells = parts.open_datasets(spec, storage)
+    spec = contents.known(spec, cells, storage)
+    trials = spec.trials()
     costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
@@ -69,33 +70,6 @@ def _converge(
     )
     with lock, stop.unmarked():
         return _Drive(spec, request, screen, parts, stop).run(trials, cells, costs)
-
-
-def _check_writable(storage: Path) -> None:
-    """RequestError if nothing can be written to the storage folder, or its disk is full. Makes nothing."""
-    there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
-    probe = there / f".cellskew-{uuid.uuid4().hex}"
-    try:
-        probe.write_bytes(bytes(4096))
-        probe.unlink()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-        raise RequestError(
-            f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
-            "its disk, and run again; or choose another folder with --storage"
-        ) from error
-
-
-def check_nothing_waits(storage: Path, sweep: str) -> None:
-    """RequestError if news of a sweep wait for the tracking store that it is about to leave."""
-    waits, refused = waiting(storage / "sweeps" / f"{sweep}.outbox.jsonl")
-    store = remembered(storage, sweep) or default_uri(storage)
-    if waits or refused:
-        raise RequestError(
-            f"{waits} records and {len(refused)} refused runs of sweep {sweep} wait for MLflow at {shown_uri(store)}: "
-            "run once without --move-tracking, so that they are delivered, then with it"
-        )
 
 
 def _lacking(run: RunState) -> dict[str, str]:
@@ -139,9 +113,8 @@ class _Drive:
                 self.screen.say(f"MLflow doesn't take them: {outbox.trouble.splitlines()[0][:300]}")
 
     def _train(self, trials: list[Trial], cells: dict[str, Any], outcome: Outcome) -> None:
-        known = self.tracker.runs()
+        known = contents.runs(self.spec, trials, self.tracker, self.screen.say)
         data = {name: lineage.data_of(name, opened) for name, opened in cells.items()}
-        lineage.check_digests(trials, known, data, self.spec.name)
         todo, given_up = self._split(trials, known)
         with self._ray(todo) as nodes:
             known = self._register(trials, known)
@@ -156,7 +129,7 @@ class _Drive:
         if outcome.lacking and not self.stop.asked:
             self._mend(known, outcome)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _ray(self, todo: list[Trial]) -> Iterator[list[dict[str, float]]]:
         """Have Ray, if there is anything to do, looked over before anything is registered; gives its nodes."""
         if not todo:

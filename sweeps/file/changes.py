@@ -1,13 +1,15 @@
 """What an edited sweep file would train anew, and which settings make it so."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 from data_pipeline.errors import RequestError
 from sweeps.file import config
-from sweeps.file.trials import Trial
+from sweeps.file.trials import Contents, Trial
 
 SHOWN = 8
+CONTENTS = ("dataset.digest", "weights.sha256")  # "" where the files weren't looked at
 
 
 def since(path: Path, trials: list[Trial]) -> list[str]:
@@ -19,10 +21,11 @@ def since(path: Path, trials: list[Trial]) -> list[str]:
     if not path.exists():
         return []
     try:
-        before = config.load(path, check_files=False).trials()
+        before = config.load(path, check_files=False).model_copy(update={"contents": _contents(path)}).trials()
     except RequestError:  # written by a version that knew other fields
         return ["the file kept of this sweep's last run can't be read; what has changed since is not known"]
-    old, new = {trial.key for trial in before}, {trial.key for trial in trials}
+    is_known = all(trial.is_known for trial in (*before, *trials))  # else by what the file says
+    old, new = ({trial.key if is_known else trial.declared for trial in some} for some in (before, trials))
     if old == new:
         return []
     said = [
@@ -32,13 +35,21 @@ def since(path: Path, trials: list[Trial]) -> list[str]:
     return said + _settings(before, trials)
 
 
+def _contents(path: Path) -> Contents:
+    """Return what was behind the paths of a kept file; nothing is known of those of earlier versions."""
+    try:
+        return Contents(**json.loads(path.with_suffix(".contents.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return Contents()
+
+
 def _settings(before: list[Trial], now: list[Trial]) -> list[str]:
     """Return a sentence per setting that differs between trials of the same labels, the commonest first."""
     known = {tuple(trial.labels.values()): trial for trial in before}
     found: Counter[str] = Counter()
     for trial in now:
         other = known.get(tuple(trial.labels[name] for name in next(iter(known.values())).labels))
-        if other is not None and other.key != trial.key:
+        if other is not None and other.params() != trial.params():
             found.update(_differences(other, trial))
     said = [f"{change} ({number} trials are trained anew)" for change, number in found.most_common(SHOWN)]
     return said + ([f"and {len(found) - SHOWN} more settings"] if len(found) > SHOWN else [])
@@ -49,5 +60,5 @@ def _differences(old: Trial, new: Trial) -> list[str]:
     return [
         f"{name}: {was.get(name, 'not set')} before, {now.get(name, 'not set')} now"
         for name in sorted({*was, *now})
-        if was.get(name) != now.get(name)
+        if was.get(name) != now.get(name) and not (name in CONTENTS and "" in (was.get(name), now.get(name)))
     ]

@@ -11,7 +11,7 @@ from data_pipeline.errors import RequestError
 from sweeps.file import exclusions, reading, yaml_lines
 from sweeps.file.plugins import Entry
 from sweeps.file.questions import Question
-from sweeps.file.trials import Resources, Trial
+from sweeps.file.trials import Contents, Resources, Trial
 
 __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
 
@@ -55,6 +55,7 @@ class SweepSpec(BaseModel):
     max_failures: int = 3
     checkpoint_every: int | Literal["auto"] = "auto"  # in no trial's key: results don't depend on it
     places: dict[str, str] = Field(default_factory=dict)  # a skew's label -> file:line, for messages
+    contents: Contents = Field(default_factory=Contents)  # known once the files have been opened
     given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads
 
     def trials(self) -> list[Trial]:
@@ -112,8 +113,8 @@ class SweepSpec(BaseModel):
         }
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.name, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
-        resources = self.resources.get(model.name, Resources())
-        return Trial(described, labels, self.protocol, resources)
+        known = self.contents.datasets.get(dataset, ""), self.contents.weights.get(model.name, "")
+        return Trial(described, labels, self.protocol, self.resources.get(model.name, Resources()), *known)
 
 
 def _by_axis(cell: tuple) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation
 SEPARATOR = "·"
+PLACES = ("path", "test_path")  # of a dataset's declaration: where its files lie
 AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
 
 
@@ -19,23 +21,46 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What is behind a sweep file's paths, if it is here: the digest of each dataset, the hash of a model's weights."""
+
+    datasets: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Trial:
     """One cell of the grid. `described` holds everything that can change its result, defaults included.
 
     described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
-    defects, posthoc; key: 16 hex digits of its sha256. labels: what tables call each axis.
+    defects, posthoc. labels: what tables call each axis. digest, weights_hash: what dataset and weights hold, "" where
+    that isn't known. Keys are 16 hex digits.
     """
 
     described: dict[str, Any]
     labels: dict[str, str]
     protocol: str
     resources: Resources = field(default_factory=Resources)
+    digest: str = ""
+    weights_hash: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """What the trial is, wherever its files lie and whatever sweep has it; `declared` if they aren't here."""
+        if not self.is_known:
+            return self.declared
+        weights = {"sha256": self.weights_hash} if self.weights_hash else None
+        return _hash(self.described | {"dataset": {"digest": self.digest}, "weights": weights})
+
+    @cached_property
+    def declared(self) -> str:
+        """What the sweep's file says of the trial, paths included."""
+        return _hash(self.described)
 
     @property
-    def key(self) -> str:
-        """What the trial is, whatever sweep it is part of."""
-        text = json.dumps([IDENTITY, self.described], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def is_known(self) -> bool:
+        """Tell whether it is known what is in the trial's dataset and weights, not only where they lie."""
+        return bool(self.digest) and (self.described["weights"] is None or bool(self.weights_hash))
 
     @property
     def name(self) -> str:
@@ -63,12 +88,18 @@ class Trial:
             tags["defects"] = ",".join(self.described["defects"])
         if self.described["genes"]["fit"] == "natural":
             tags["genes_fit"] = "natural"
+        if self.is_known:
+            tags |= {"declared": self.declared} | ({"weights": self.weights_hash} if self.weights_hash else {})
         return {f"cellskew.{name}": value for name, value in tags.items()}
 
     def params(self) -> dict[str, str]:
-        """Return everything resolved, flat, as MLflow parameters."""
+        """Return everything resolved, flat, as MLflow parameters: what files hold, not where they lie."""
         flat: dict[str, str] = {}
-        for name, value in self.described.items():
+        dataset = {name: value for name, value in self.described["dataset"].items() if name not in PLACES}
+        weights = None if self.described["weights"] is None else {"sha256": self.weights_hash}
+        for name, value in (
+            self.described | {"dataset": dataset | {"digest": self.digest}, "weights": weights}
+        ).items():
             inner = value.items() if isinstance(value, dict) else [("", value)]
             flat |= {f"{name}.{key}" if key else name: _text(one) for key, one in inner}
         return flat
@@ -78,6 +109,11 @@ class Trial:
         recipe = self.described["recipe"]
         here = {"key": self.key, "name": self.name, "dataset": self.dataset, "protocol": self.protocol}
         return self.described | {"recipe": {} if recipe is None else recipe} | here
+
+
+def _hash(described: dict[str, Any]) -> str:
+    text = json.dumps([IDENTITY, described], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _text(value: Any) -> str:

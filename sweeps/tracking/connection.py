@@ -4,9 +4,10 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -63,7 +64,7 @@ def connect(uri: str) -> MlflowClient:
                 raise RequestError(away(uri, error)) from None
             time.sleep(pause)
         except MlflowException as error:
-            raise RequestError(f"MLflow at {shown_uri(uri)} refuses: {harmless(str(error), uri)}") from None
+            raise RequestError(refused(uri, error)) from None
     raise AssertionError("unreachable")
 
 
@@ -77,6 +78,11 @@ def away(uri: str, why: Exception | str) -> str:
         f"MLflow at {shown_uri(uri)} doesn't answer: {said}. Start it, or choose another with --tracking-uri "
         "(leave that out for the embedded store)."
     )
+
+
+def refused(uri: str, why: Exception) -> str:
+    """Return what to tell a person whose MLflow answers, and refuses."""
+    return f"MLflow at {shown_uri(uri)} refuses: {harmless(str(why), uri)}"
 
 
 def _shut(code: int, said: str, uri: str) -> Shut:
@@ -99,6 +105,11 @@ def _check_ailments(error: Exception, uri: str) -> None:
         raise Shut(said) from None
 
 
+def _may_pass(error: MlflowException) -> bool:
+    """Tell whether an answer below 500 is none of MLflow's own, but of something before it, or of a busy database."""
+    return error.message.startswith("API request to ") or error.error_code == "BAD_REQUEST"
+
+
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
     """Turn what MLflow raises when it can't be reached into Undeliverable; what it refuses stays as it is."""
@@ -109,7 +120,7 @@ def reaching(uri: str) -> Iterator[None]:
         _check_ailments(error, uri)
         if code in (401, 403) or UNWANTED in str(error):
             raise _shut(code, str(error), uri) from None
-        if code >= 500 or code in AWAY:
+        if code >= 500 or code in AWAY or _may_pass(error):
             raise Undeliverable(harmless(str(error), uri)) from None
         raise
     except DatabaseError as error:  # damaged, locked, or away, while MLflow opens it
@@ -130,8 +141,28 @@ def asking(uri: str) -> Iterator[None]:
     except Undeliverable as error:
         raise RequestError(away(uri, error)) from None
     except MlflowException as error:
-        said = harmless(str(error), uri)
-        raise RequestError(f"MLflow at {shown_uri(uri)} can't do that: {said}") from None
+        raise RequestError(refused(uri, error)) from None
+
+
+class Patience:
+    """Asks MLflow again and again until it answers; RequestError when it hasn't for `seconds`, or when it refuses."""
+
+    def __init__(self, uri: str, seconds: float) -> None:
+        self.uri, self.seconds = uri, seconds
+
+    def __call__(self, ask: Callable[[], Any]) -> Any:
+        deadline, pause = time.monotonic() + self.seconds, PAUSES[0]
+        while True:
+            try:
+                with reaching(self.uri):
+                    return ask()
+            except Undeliverable as error:
+                if time.monotonic() + pause > deadline or isinstance(error, Shut):
+                    raise RequestError(away(self.uri, error)) from None
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+            except MlflowException as error:
+                raise RequestError(refused(self.uri, error)) from None
 
 
 def create_database(path: Path) -> None:

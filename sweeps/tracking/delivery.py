@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -13,15 +14,27 @@ from sweeps.tracking.joint import one_transaction
 from sweeps.tracking.outbox import Record, Refused, Undeliverable
 from sweeps.tracking.uris import harmless
 
+ENDS = ("FINISHED", "FAILED", "KILLED")
+
 
 class Delivery:
     """Delivers what an outbox holds, in its thread. known: points that MLflow has, of runs not over yet.
 
-    is_joint: whether news of many runs go in one transaction, see joint.works.
+    is_joint: whether news of many runs go in one transaction, see joint.works. check: raises if another driver has
+    taken the sweep over, so that a late one's news don't come in between.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str, is_joint: bool) -> None:
-        self.client, self.uri, self.experiment_id, self.is_joint = client, uri, experiment_id, is_joint
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        experiment_id: str,
+        is_joint: bool = False,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.client, self.uri, self.experiment_id = client, uri, experiment_id
+        self.is_joint, self.check = is_joint, check
+        self.over: set[str] = set()  # runs that were FINISHED when we first asked
         self.known: dict[str, set[tuple[str, int]]] = {}
 
     def deliver(self, records: list[Record]) -> Refused:
@@ -29,6 +42,7 @@ class Delivery:
 
         What can't be told from outside, a server in trouble or a record that it can't take, a write of our own tells.
         """
+        self._check_ours()
         by_run: dict[str, list[Record]] = {}
         for record in records:
             by_run.setdefault(record["run"], []).append(record)
@@ -36,6 +50,13 @@ class Delivery:
             return {}
         refused = {run_id: self._deliver_alone(run_id, listed) for run_id, listed in by_run.items()}
         return {run_id: why for run_id, why in refused.items() if why}
+
+    def _check_ours(self) -> None:
+        try:
+            with reaching(self.uri):
+                self.check()
+        except MlflowException as error:
+            raise Undeliverable(harmless(str(error), self.uri)) from None
 
     def _deliver_together(self, by_run: dict[str, list[Record]]) -> bool:
         """Send the news of many runs in one transaction; False if one of them spoilt it and nothing was sent."""
@@ -69,8 +90,9 @@ class Delivery:
             with reaching(self.uri):
                 return self.client.get_run(run_id).info.lifecycle_stage == "deleted"
         except MlflowException as error:
-            is_mlflow = not error.message.startswith("API request to ")  # as of an answer that isn't MLflow's own
-            return is_mlflow and error.error_code == "RESOURCE_DOES_NOT_EXIST" and run_id in error.message
+            return error.error_code == "RESOURCE_DOES_NOT_EXIST" and run_id in error.message
+        except Undeliverable:
+            return False
 
     def _check_writable(self) -> None:
         """Undeliverable if MLflow takes nothing at all now, for whatever reason."""
@@ -80,7 +102,10 @@ class Delivery:
             raise Undeliverable(harmless(str(error), self.uri)) from None
 
     def _deliver_run(self, run_id: str, records: list[Record]) -> None:
-        """Send all news of one run: its new points, params and tags in one call, then its last status."""
+        """Send all news of one run: its new points, params and tags in one call, then its last status.
+
+        Points and status of a run that was FINISHED before are another driver's, or told already.
+        """
         points = self._new_points(run_id, records)
         tags = {name: value for record in records for name, value in record.get("tags", {}).items()}
         params = {name: value for record in records for name, value in record.get("params", {}).items()}
@@ -94,9 +119,10 @@ class Delivery:
             self.known[run_id].update(points)
         if data := [record["data"] for record in records if "data" in record]:
             self.client.log_inputs(run_id, datasets=[_dataset_input(data[-1])])
-        last = [record for record in records if "status" in record][-1:]
-        for record in last:
-            if record["status"] in ("FINISHED", "FAILED", "KILLED"):
+        if run_id in self.over:
+            return
+        for record in [record for record in records if "status" in record][-1:]:
+            if record["status"] in ENDS:
                 self.client.set_terminated(run_id, record["status"], record["time"])
                 del self.known[run_id]
             else:
@@ -105,6 +131,8 @@ class Delivery:
     def _new_points(self, run_id: str, records: list[Record]) -> dict[tuple[str, int], tuple[float, int]]:
         if run_id not in self.known:
             self.known[run_id] = self._points_of(run_id)
+        if run_id in self.over:
+            return {}
         points: dict[tuple[str, int], tuple[float, int]] = {}
         for record in records:
             for key, value in record.get("metrics", {}).items():
@@ -114,7 +142,11 @@ class Delivery:
         return points
 
     def _points_of(self, run_id: str) -> set[tuple[str, int]]:
-        metrics = self.client.get_run(run_id).data.metrics
+        run = self.client.get_run(run_id)
+        if run.info.status == "FINISHED":
+            self.over.add(run_id)
+            return set()
+        metrics = run.data.metrics
         return {(key, point.step) for key in metrics for point in self.client.get_metric_history(run_id, key)}
 
 

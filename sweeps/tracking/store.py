@@ -1,18 +1,13 @@
 """MLflow, written by one process: a run per trial for life, metrics in batches, nothing lost while it is away."""
 
-import contextlib
-import getpass
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Param, Run
 from mlflow.exceptions import MlflowException
 
 from data_pipeline.errors import RequestError
@@ -20,15 +15,15 @@ from sweeps.file.questions import Question
 from sweeps.file.trials import Trial
 from sweeps.tracking import joint
 from sweeps.tracking.ailments import deleted
-from sweeps.tracking.connection import Shut, away, client, create_database, reaching
+from sweeps.tracking.connection import Patience, away, client, create_database
 from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.kept import wanted
-from sweeps.tracking.kept.database import read_runs
-from sweeps.tracking.kept.runs import LACKING, SUPERSEDED, RunState, pages, state_of, stored
+from sweeps.tracking.kept.runs import LACKING, RunState
 from sweeps.tracking.locks.lease import Lease
 from sweeps.tracking.locks.lock import file_lock
-from sweeps.tracking.outbox import Outbox, Undeliverable, clean
+from sweeps.tracking.outbox import Outbox
 from sweeps.tracking.places import file_uri
+from sweeps.tracking.registration import Registration, params_of
 from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
 
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
@@ -46,15 +41,19 @@ class Tracker:
         on_loss: Callable[[], None] = lambda: None,
         on_wait: Callable[[str], None] = lambda said: None,
     ) -> None:
-        self.uri, self.sweep, self.storage, self.patience = take_credentials(uri), sweep, storage, patience
+        self.uri, self.sweep, self.storage = take_credentials(uri), sweep, storage
+        self.patiently = Patience(self.uri, patience)
         with self._creating():
-            self.client = self._patiently(lambda: client(self.uri))
-            self.experiment_id = self._patiently(self._experiment)
+            self.client = self.patiently(lambda: client(self.uri))
+            self.experiment_id = self.patiently(self._experiment)
         self.is_joint = self.uri.startswith("sqlite:") and joint.works(self.client, self.experiment_id)
         self.lease = Lease(self.client, self.experiment_id, storage, on_loss, on_wait)
         if self.uri != default_uri(storage):  # the folder's own store has the folder's lock
-            self._patiently(self.lease.take)
-        self.delivery = Delivery(self.client, self.uri, self.experiment_id, self.is_joint)
+            self.patiently(self.lease.take)
+        self.registration = Registration(
+            self.client, self.uri, sweep, self.experiment_id, self.patiently, self.is_joint
+        )
+        self.delivery = Delivery(self.client, self.uri, self.experiment_id, self.is_joint, self.lease.check)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
         if not self.outbox.settle(patience):
             self.close(0)
@@ -66,23 +65,10 @@ class Tracker:
         if self.uri.startswith("sqlite:"):
             with file_lock(self.storage / ".mlflow.lock"):
                 if self.uri == default_uri(self.storage):
-                    self._patiently(lambda: create_database(self.storage.absolute() / "mlflow.db"))
+                    self.patiently(lambda: create_database(self.storage.absolute() / "mlflow.db"))
                 yield
         else:
             yield
-
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
-        """Ask MLflow until it answers; RequestError when it hasn't for `patience` seconds."""
-        deadline, pause = time.monotonic() + self.patience, 0.5
-        while True:
-            try:
-                with reaching(self.uri):
-                    return ask()
-            except Undeliverable as error:
-                if time.monotonic() + pause > deadline or isinstance(error, Shut):
-                    raise RequestError(away(self.uri, error)) from None
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.sweep)
@@ -112,30 +98,11 @@ class Tracker:
             wanted.write(listed, tags, put)
             wanted.write_questions(asked, tags, put)
 
-        self._patiently(tell)
+        self.patiently(tell)
 
     def runs(self) -> dict[str, RunState]:
-        """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted.
-
-        Superseded ones are left out.
-        """
-        found: dict[str, RunState] = {}
-        for state in self._all_runs():
-            if state.is_superseded:
-                continue
-            rival = found.get(state.key)
-            if rival is None or (state.status == "FINISHED" and rival.status != "FINISHED"):
-                found[state.key] = state
-            if rival is not None:
-                self.client.delete_run((rival if found[state.key] is state else state).run_id)
-        return found
-
-    def _all_runs(self) -> Iterator[RunState]:
-        """Return the runs of this sweep, the oldest first."""
-        listed = read_runs(self.uri, self.sweep)
-        if listed is None:
-            listed = map(stored, pages(self.client, self.experiment_id, self._patiently))
-        return map(state_of, listed)
+        """Return the run of every trial ever registered in this sweep, by key; see registration.Registration."""
+        return self.registration.runs()
 
     def register(
         self, trials: list[Trial], known: dict[str, RunState], progress: Callable[[int, int], None]
@@ -144,48 +111,18 @@ class Tracker:
 
         progress(done, all): called now and then.
         """
-        known = dict(known)
-        missing = [trial for trial in trials if trial.key not in known]
-        common = {"mlflow.source.name": "cellskew", "mlflow.user": _user(), "cellskew.sweep": self.sweep}
-        size = joint.MOST if self.is_joint else 1
-        for start in range(0, len(missing), size):
-            for run in self._create(missing[start : start + size], common):
-                known[run.key] = run
-            progress(min(start + size, len(missing)), len(missing))
-        return {trial.key: known[trial.key] for trial in trials}
-
-    def _create(self, trials: list[Trial], common: dict[str, str]) -> list[RunState]:
-        """Make runs; those of an attempt whose answer got lost are found again, not repeated."""
-        attempts: list[int] = []
-
-        def create() -> list[RunState]:
-            attempts.append(1)
-            with joint.one_transaction(self.client) if self.is_joint else contextlib.nullcontext():
-                return [self._create_one(trial, common, is_first=len(attempts) == 1) for trial in trials]
-
-        return self._patiently(create)
-
-    def _create_one(self, trial: Trial, common: dict[str, str], is_first: bool) -> RunState:
-        tags = clean(trial.tags() | common)
-        found = [] if is_first else self._same(trial)
-        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=clean(trial.name), tags=tags)
-        run_id = run.info.run_id
-        self.client.log_batch(run_id, params=[Param(*pair) for pair in _params(trial).items()])
-        self.client.update_run(run_id, status="SCHEDULED")
-        self.delivery.known[run_id] = set()
-        return RunState(run_id, trial.key, trial.name, "SCHEDULED", run.info.artifact_uri, True, False, tags)
-
-    def _same(self, trial: Trial) -> list[Run]:
-        found = self.client.search_runs([self.experiment_id], f"tags.`cellskew.trial` = '{trial.key}'")
-        return [run for run in found if SUPERSEDED not in run.data.tags]
+        made = self.registration.make([trial for trial in trials if trial.key not in known], progress)
+        self.delivery.known |= {run.run_id: set() for run in made.values()}
+        both = known | made
+        return {trial.key: both[trial.key] for trial in trials}
 
     def supersede(self, runs: list[RunState]) -> None:
         """Mark runs whose trials are trained anew, each in a new run: tables and drivers leave them out from now on."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        for run in runs:
-            self._patiently(lambda run_id=run.run_id: self.client.set_tag(run_id, SUPERSEDED, now))
-            if run.status in ("RUNNING", "SCHEDULED"):
-                self._patiently(lambda run_id=run.run_id: self.client.set_terminated(run_id, "KILLED"))
+        self.registration.supersede(runs)
+
+    def adopt(self, found: dict[str, Trial]) -> None:
+        """Have runs, by id, be those of trials as they are known now; see registration.Registration."""
+        self.registration.adopt(found)
 
     def reschedule(self, run: RunState, trial: Trial) -> None:
         """Put an unfinished run back in the queue of trials to come, whatever became of it before."""
@@ -193,7 +130,7 @@ class Tracker:
             self.delivery.known.setdefault(run.run_id, set())
         if run.status != "SCHEDULED" or not run.has_params:
             tags = {name: "" for name in ("cellskew.reason", "cellskew.cause") if run.tags.get(name)}
-            self._put(run.run_id, status="SCHEDULED", params=_params(trial), tags=tags)
+            self._put(run.run_id, status="SCHEDULED", params=params_of(trial), tags=tags)
 
     # what happens to a trial
 
@@ -228,7 +165,7 @@ class Tracker:
     def close(self, seconds: float = 120.0) -> bool:
         """Deliver what is left; returns whether all of it arrived (the rest stays on disk for the next run)."""
         try:
-            return self.outbox.close(seconds)
+            return self.outbox.close(0 if self.lease.is_lost else seconds)
         finally:
             self.lease.give_back()
 
@@ -241,15 +178,3 @@ def _points(metrics: dict[str, Any]) -> dict[str, Any]:
         if key not in CONTROL and isinstance(value, int | float) and not isinstance(value, bool)
     }
     return {"metrics": points, "step": int(metrics.get("epoch", 0))}
-
-
-def _user() -> str:
-    """Return who runs this; in a container it may be a number that nobody has named."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
-
-
-def _params(trial: Trial) -> dict[str, str]:
-    return {name: clean(value)[:6000] for name, value in trial.params().items()}

@@ -28,7 +28,7 @@ def test_a_file_may_ask_and_its_trials_stay_what_they_are():
     found = parse(text, Path("small.yaml"))
     assert found.questions[0] == Question(between="strategy", within=["model"], metric="recall", type="DC")
     assert str(found.questions[0]) == "recall of DC between strategy within model"
-    assert [trial.key for trial in found.trials()] == [trial.key for trial in spec().trials()]
+    assert [trial.declared for trial in found.trials()] == [trial.declared for trial in spec().trials()]
 
 
 def test_every_mistake_in_a_question_is_told_with_its_line():

@@ -22,7 +22,7 @@ from sweeps.drive.launching import launch
 from sweeps.drive.launching.news import _too_many
 from sweeps.drive.outcome import Outcome
 from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
-from sweeps.tracking import store
+from sweeps.tracking import registration
 
 
 def test_sigterm_ends_the_preparation_as_ctrl_c_does_and_is_given_back():
@@ -134,9 +134,9 @@ def test_a_number_that_nobody_has_named_may_run_a_sweep(monkeypatch):
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 4711")
 
-    monkeypatch.setattr(store.getpass, "getuser", nobody)
+    monkeypatch.setattr(registration.getpass, "getuser", nobody)
     monkeypatch.setattr(os, "getuid", lambda: 4711)
-    assert store._user() == "uid 4711"
+    assert registration._user() == "uid 4711"
 
 
 @pytest.mark.parametrize(

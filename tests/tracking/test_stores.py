@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps.cli import app
-from sweeps.drive import converge as driving
+from sweeps.drive import before
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import work
 from sweeps.drive.lineage import keep_file, starts_anew
@@ -136,7 +136,7 @@ def test_news_that_wait_for_the_old_store_are_not_left_behind(tmp_path):
     remember(tmp_path, "http://lab:5000")
     (tmp_path / "sweeps" / "small.outbox.jsonl").write_text('{"run": "a"}\n')
     with pytest.raises(RequestError, match="1 records .* wait for MLflow at http://lab:5000: run once without"):
-        driving.check_nothing_waits(tmp_path, "small")
+        before.check_nothing_waits(tmp_path, "small")
 
 
 def test_a_database_elsewhere_puts_artifacts_under_the_storage(tmp_path, blank_database):

@@ -14,6 +14,7 @@ from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.cluster.resources import own_cpus
+from sweeps.drive import contents
 from sweeps.drive.forecast import budgets, estimate
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
@@ -47,17 +48,10 @@ class Plan:
 
 def plan(spec: SweepSpec, storage: Path) -> Plan:
     """Return the plan of a sweep; RequestError for what can't be had. Datasets not here: from the catalog's counts."""
-    trials = spec.trials()
-    if not trials:
+    if not spec.trials():
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
-    cells, origin, problems = {}, {}, []
-    for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
-        try:
-            cells[name], origin[name] = look(entry, storage)
-        except RequestError as error:
-            problems += error.problems
-    if problems:
-        raise RequestError(*problems)
+    cells, origin = _look_at_all(spec, storage)
+    trials = contents.known(spec, cells, storage, keep=False).trials()
     found = shapes(trials, cells, spec.places)
     by_axes = {}
     for trial in trials:
@@ -77,6 +71,19 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
         + [*_defects(trials), *_shares(trials)],
     )
+
+
+def _look_at_all(spec: SweepSpec, storage: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what `look` says of each dataset, by name; RequestError with what is wrong with any of them."""
+    cells, origin, problems = {}, {}, []
+    for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
+        try:
+            cells[name], origin[name] = look(entry, storage)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
+    return cells, origin
 
 
 def look(entry: str | dict[str, Any], storage: Path) -> tuple[Any, str]:
@@ -241,7 +248,7 @@ def _as_json(found: Plan) -> dict[str, Any]:
     ]
     return {
         "name": found.name,
-        "trials": [{"key": trial.key, "name": trial.name} for trial in found.trials],
+        "trials": [{"key": trial.key if trial.is_known else None, "name": trial.name} for trial in found.trials],
         "models": found.models,
         "datasets": found.datasets,
         "class_counts": shapes,

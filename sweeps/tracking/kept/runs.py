@@ -32,6 +32,12 @@ class RunState:
     has_params: bool
     has_metrics: bool
     tags: dict[str, str]
+    started: int = 0  # when it was registered, ms
+
+    @property
+    def declared(self) -> str:
+        """What the sweep's file said of the trial, paths included; once that was its key."""
+        return self.tags.get("cellskew.declared", self.key)
 
     @property
     def is_superseded(self) -> bool:
@@ -123,5 +129,5 @@ def stored(run: "Run") -> StoredRun:
 
 def state_of(run: StoredRun) -> RunState:
     """Return what a driver needs to know of a trial's run."""
-    has = bool(run.params), bool(run.metrics)
-    return RunState(run.run_id, run.tags["cellskew.trial"], run.name, run.status, run.artifact_uri, *has, run.tags)
+    about = (run.name, run.status, run.artifact_uri, bool(run.params), bool(run.metrics), run.tags, run.started)
+    return RunState(run.run_id, run.tags["cellskew.trial"], *about)

@@ -11,8 +11,8 @@ from data_pipeline.errors import RequestError
 from sweeps.answers import comparison, state, summary
 from sweeps.answers.runs import results, selection
 from sweeps.commands import asking
+from sweeps.tracking import registration, uris
 from sweeps.tracking import store as tracking
-from sweeps.tracking import uris
 from sweeps.tracking.kept import database as database_of_mlflow
 from sweeps.tracking.kept import runs as reading
 from sweeps.tracking.kept import wanted
@@ -237,7 +237,7 @@ def test_the_embedded_database_read_directly_gives_what_mlflow_gives(sweep, monk
 def test_a_driver_that_reads_the_database_directly_knows_what_mlflow_would_tell_it(sweep, monkeypatch):
     tracker = tracking.Tracker(uris.of_sweep(sweep, None, "small"), "small", sweep)
     direct = tracker.runs()
-    monkeypatch.setattr(tracking, "read_runs", lambda uri, name: None)
+    monkeypatch.setattr(registration, "read_runs", lambda uri, name: None)
     assert len(direct) == 8 and direct == tracker.runs()
     assert tracker.close(10)
 

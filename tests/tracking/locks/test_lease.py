@@ -15,8 +15,13 @@ from sweeps.answers.runs import results
 from sweeps.drive.launching import fence
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import work
-from sweeps.tracking.locks import lock
-from sweeps.tracking.locks.lease import TAG, Lease, holder_in
+from sweeps.tracking.locks import lease, lock
+from sweeps.tracking.locks.lease import TAG, Lease, Lost, holder_in
+
+
+@pytest.fixture(autouse=True)
+def settled_soon(monkeypatch):
+    monkeypatch.setattr(lease, "SETTLED", 0.05)
 
 
 class Experiment:
@@ -39,9 +44,9 @@ class Experiment:
             raise ConnectionError("away")
 
 
-def elsewhere(lease: Lease, **changes: object) -> Lease:
-    lease.me |= {"host": "elsewhere", "boot": "another"} | changes
-    return lease
+def elsewhere(one: Lease, **changes: object) -> Lease:
+    one.me |= {"host": "elsewhere", "boot": "another"} | changes
+    return one
 
 
 def test_a_second_driver_with_another_storage_is_refused_with_the_first_ones_name(tmp_path):
@@ -83,6 +88,48 @@ def test_a_lease_that_was_taken_is_noticed_and_an_mlflow_that_is_away_is_not_tha
     assert lost.wait(10)
     first.give_back()
     assert holder_in(there.tags)["id"] == "x"
+
+
+def test_a_driver_whose_question_was_asked_twice_does_not_refuse_itself(tmp_path):
+    there = Experiment()
+    one = Lease(there, "1", tmp_path)
+    one._write()  # an attempt whose answer got lost
+    one.take()
+    one.give_back()
+
+
+def test_a_lease_that_could_not_be_given_back_does_not_lock_out_its_own_process(tmp_path):
+    there = Experiment()
+    first, second = Lease(there, "1", tmp_path), Lease(there, "1", tmp_path)
+    first.take()
+    with pytest.raises(RequestError, match="another cellskew drives"):
+        second.take()
+    there.away = True
+    first.give_back()
+    there.away = False
+    second.take()
+    second.give_back()
+
+
+def test_of_two_that_ask_at_the_same_moment_one_is_refused(tmp_path):
+    there, other = Experiment(), elsewhere(Lease(Experiment(), "1", tmp_path / "other"))
+    other.client = there
+    first = Lease(there, "1", tmp_path)
+    threading.Timer(0.02, other._write).start()  # it has looked before the first one wrote
+    with pytest.raises(RequestError, match="on elsewhere, with --storage"):
+        first.take()
+
+
+def test_a_driver_that_slept_learns_before_it_delivers_that_it_was_overtaken(tmp_path):
+    there, lost = Experiment(), threading.Event()
+    sleeper = Lease(there, "1", tmp_path, on_loss=lost.set, beat=1000)
+    sleeper.take()
+    sleeper.check()
+    elsewhere(Lease(there, "1", tmp_path), id="x")._write()
+    sleeper._proved -= 3000
+    with pytest.raises(Lost, match="another driver has taken this sweep over"):
+        sleeper.check()
+    assert lost.is_set()
 
 
 def test_status_knows_a_driver_that_only_mlflow_has_heard_of(tmp_path):

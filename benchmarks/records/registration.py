@@ -1,0 +1,86 @@
+"""How long a large sweep takes to be registered on an MLflow server, and to be asked for: `status`, `results`.
+
+    python benchmarks/records/registration.py --trials 5000 --database sqlite
+    python benchmarks/records/registration.py --trials 5000 --database postgresql       # where PostgreSQL is installed
+
+Trials that train nothing, each FINISHED with 60 metrics, on a server of this machine. Prints seconds by the clock.
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / part) for part in ("tests", ".")]
+
+from fake_trials import score, spec  # noqa: E402
+from servers import MlflowServer, postgres  # noqa: E402
+
+METRICS = [f"test_f1:type {number}" for number in range(57)]
+METRICS += ["test_macro_f1", "test_balanced_accuracy", "test_recall_tail"]
+
+
+@contextmanager
+def server(database: str, folder: Path) -> Iterator[str]:
+    """Give the address of an MLflow server on an empty database."""
+    with contextlib.ExitStack() as ends:
+        store = f"sqlite:///{folder}/server.db"
+        if database == "postgresql":
+            store = ends.enter_context(postgres("not-a-secret", folder / "postgres.log"))
+            store = store.replace("postgresql://", "postgresql+psycopg://")
+        made = MlflowServer(store, str(folder / "artifacts"), folder / "server.log")
+        made.start()
+        ends.callback(made.stop)
+        yield made.uri
+
+
+def measure(uri: str, storage: Path, number: int) -> dict[str, float]:
+    """Return the seconds of each step."""
+    from sweeps.tracking.store import Tracker
+
+    sweep, seconds = spec(name="large", splits=list(range(number // 4))), {}
+    trials = sweep.trials()
+    tracker = Tracker(uri, sweep.name, storage)
+    begin = time.monotonic()
+    tracker.want([trial.key for trial in trials])
+    runs = tracker.register(trials, {}, lambda done, total: None)
+    seconds["register"] = time.monotonic() - begin
+    for trial in trials:
+        final = {"epoch": 1, "final": 1} | {name: score(trial.key, name) for name in METRICS}
+        tracker.finish(runs[trial.key].run_id, "FINISHED", {}, final)
+    begin = time.monotonic()
+    assert tracker.close(3600)
+    seconds["deliver"] = time.monotonic() - begin
+    for time_of in ("first", "second"):
+        for command in ("status", "results"):
+            seconds[f"{command}, {time_of} time"] = asked(command, uri, storage)
+    return seconds
+
+
+def asked(command: str, uri: str, storage: Path) -> float:
+    begin = time.monotonic()
+    line = [sys.executable, "-m", "sweeps.cli", command, "large", "--tracking-uri", uri, "--storage", str(storage)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=5000)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, server(given.database, Path(folder)) as uri:
+        found = measure(uri, Path(folder) / "storage", given.trials)
+    print(json.dumps({name: round(value, 1) for name, value in found.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

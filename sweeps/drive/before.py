@@ -1,0 +1,36 @@
+"""What must be so before a sweep is driven: a storage folder that takes something, no news for another store."""
+
+import contextlib
+import uuid
+from pathlib import Path
+
+from data_pipeline.errors import RequestError
+from sweeps.tracking.outbox import waiting
+from sweeps.tracking.uris import default_uri, remembered, shown_uri
+
+
+def check_writable(storage: Path) -> None:
+    """RequestError if nothing can be written to the storage folder, or its disk is full. Makes nothing."""
+    there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
+    probe = there / f".cellskew-{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise RequestError(
+            f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
+            "its disk, and run again; or choose another folder with --storage"
+        ) from error
+
+
+def check_nothing_waits(storage: Path, sweep: str) -> None:
+    """RequestError if news of a sweep wait for the tracking store that it is about to leave."""
+    waits, refused = waiting(storage / "sweeps" / f"{sweep}.outbox.jsonl")
+    store = remembered(storage, sweep) or default_uri(storage)
+    if waits or refused:
+        raise RequestError(
+            f"{waits} records and {len(refused)} refused runs of sweep {sweep} wait for MLflow at {shown_uri(store)}: "
+            "run once without --move-tracking, so that they are delivered, then with it"
+        )

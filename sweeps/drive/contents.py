@@ -1,0 +1,128 @@
+"""What is behind a sweep file's paths: trials are known by it, changes are refused, places may change."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_pipeline.errors import RequestError
+from data_pipeline.hashes import Hashes, identity_hash
+from sweeps.file.config import Model, SweepSpec
+from sweeps.file.trials import Contents, Trial
+from sweeps.tracking.kept.runs import RunState
+from trainables.spec import get
+
+if TYPE_CHECKING:
+    from sweeps.tracking.store import Tracker
+
+STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+ADOPTED = (
+    "trials of this sweep were known by where their data and weights lay; from now on they are known by what these "
+    "hold, wherever they lie"
+)
+
+
+def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = True) -> SweepSpec:
+    """Return the sweep with the contents of its datasets and weights, as far as they are here.
+
+    keep: remember the hashes of weights in the storage folder, so that each file is read once for them.
+    """
+    hashes = Hashes(storage / "weights.json")
+    folders = {model.name: model for model in spec.models if model.weights is not None and Path(model.weights).is_dir()}
+    weights = {name: weights_hash(model, hashes) for name, model in folders.items()}
+    if weights and keep:
+        hashes.keep()
+    digests = {name: opened.digest for name, opened in cells.items() if hasattr(opened, "digest")}
+    return spec.model_copy(update={"contents": Contents(digests, weights)})
+
+
+def weights_hash(model: Model, hashes: Hashes) -> str:
+    """Return what stands for the files of a weights folder that the model reads, whatever else lies beside them."""
+    files = weights_files(model)
+    return identity_hash(sorted((role, hashes.of(path)) for role, path in files.items()))
+
+
+def weights_files(model: Model) -> dict[str, Path]:
+    """Return the files of a weights folder that the model reads, by what they are to it."""
+    from trainables.weights import find
+
+    found = {role: find(Path(model.weights), role) for role in get(model.name).files}
+    return {role: path for role, path in found.items() if path is not None}
+
+
+def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable[[str], None]) -> dict[str, RunState]:
+    """Return the sweep's runs by what their trials are; RequestError if some were started on other data or weights.
+
+    Runs that an earlier version registered by where files lay are taken over, and so are their trials' folders.
+    """
+    found = tracker.runs()
+    check(trials, found, spec.name)
+    by_place = known_by_place(trials, found)
+    if not by_place:
+        return found
+    check_weights_are_old(spec, by_place, found)
+    for trial in by_place.values():
+        move_folder(tracker.storage, trial)
+    tracker.adopt(by_place)
+    say(f"{len(by_place)} {ADOPTED}")
+    return tracker.runs()
+
+
+def check(trials: list[Trial], runs: dict[str, RunState], sweep: str) -> None:
+    """RequestError if what lies where the file says isn't what trials of this sweep were started on."""
+    before = {run.declared: run for run in runs.values() if run.status in STARTED}
+    changed: dict[tuple[str, str, str], int] = {}
+    for trial in trials:
+        run = before.get(trial.declared)
+        if run is None or trial.key in runs:
+            continue
+        for what, now, then in _compared(trial, run):
+            if then and then != now:
+                changed[what, then, now] = changed.get((what, then, now), 0) + 1
+    problems = [
+        f"{what} has changed since {number} trials of sweep {sweep} were started on it (contents {then[:12]} then, "
+        f"{now[:12]} now). Put the old file back, or give the sweep another `name:` to start anew."
+        for (what, then, now), number in changed.items()
+    ]
+    if problems:
+        raise RequestError(*problems)
+
+
+def _compared(trial: Trial, run: RunState) -> list[tuple[str, str, str]]:
+    """Return what a trial rests on: (its name, what it holds now, what the run was started on, "" if not recorded)."""
+    return [
+        (f"dataset {trial.dataset}", trial.digest, run.tags.get("cellskew.digest", "")),
+        (f"the weights folder of {trial.model}", trial.weights_hash, run.tags.get("cellskew.weights", "")),
+    ]
+
+
+def known_by_place(trials: list[Trial], runs: dict[str, RunState]) -> dict[str, Trial]:
+    """Return, by run id, the trials whose runs were registered by where their files lay, by an earlier version."""
+    old = {run.key: run for run in runs.values() if "cellskew.declared" not in run.tags}
+    return {old[trial.declared].run_id: trial for trial in trials if trial.declared in old and trial.key not in runs}
+
+
+def check_weights_are_old(spec: SweepSpec, adopted: dict[str, Trial], runs: dict[str, RunState]) -> None:
+    """RequestError if weights, whose contents earlier versions didn't record, are newer than runs that used them."""
+    started = {run.run_id: run.started for run in runs.values() if run.status in STARTED}
+    problems = []
+    for model in (model for model in spec.models if model.weights is not None):
+        newest = max((path.stat().st_mtime for path in weights_files(model).values()), default=0.0)
+        times = [
+            started[run_id] for run_id, trial in adopted.items() if trial.model == model.name and run_id in started
+        ]
+        if newer := sum(time / 1000 < newest for time in times):
+            problems.append(
+                f"the weights of {model.name} in {model.weights} were changed or copied after {newer} trials had been "
+                "registered, by a version that didn't record what was in them: whether they are the same can't be "
+                "told. If they are, set back their time (touch -d 2000-01-01 FILE) and run again; if not, give the "
+                "sweep another `name:`"
+            )
+    if problems:
+        raise RequestError(*problems)
+
+
+def move_folder(storage: Path, trial: Trial) -> None:
+    """Give a trial's folder that was named by `declared` the name that it has now."""
+    old, new = storage / "trials" / trial.declared, storage / "trials" / trial.key
+    if old.is_dir() and not new.exists():
+        old.rename(new)

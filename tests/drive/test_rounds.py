@@ -1,0 +1,31 @@
+"""A sample of the seeded rounds that benchmarks/faults.py runs by the dozen; see rounds.py."""
+
+from pathlib import Path
+
+import pytest
+import rounds
+from servers import MlflowServer
+
+pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> MlflowServer:
+    folder = tmp_path_factory.mktemp("server")
+    made = MlflowServer(f"sqlite:///{folder}/server.db", str(folder / "artifacts"), folder / "server.log")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("seed", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_an_mlflow_that_answers_strangely_costs_nothing(ray_here, tmp_path, server, seed):
+    fates = rounds.hostile_round(seed, tmp_path, server)
+    assert fates["pass"] < fates.total()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("seed", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_two_drivers_of_one_sweep_make_one_record(tmp_path: Path, server, seed):
+    with rounds.cluster(tmp_path) as address:
+        rounds.drivers_round(seed, tmp_path, server, address)
