@@ -129,6 +129,7 @@ def _check_storage(storage: Path) -> None:
 
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
+    from sweeps import tables
     from sweeps.answers.deciding import answer, table
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import results
@@ -136,18 +137,31 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
     from sweeps.drive.outcome import tell
     from sweeps.tracking.uris import of_sweep
 
-    store = of_sweep(storage, uri, name)
+    store, page = of_sweep(storage, uri, name), None
     if not outcome.undelivered and not outcome.refused:
         try:
             runs, left_out = results.choose(store, results.fetch(store, name), every=False)
             designs = Designs(runs, Stored(store))
             table.end(runs, designs)
-            answer.end(runs, designs)
+            said = answer.closing(runs, designs)
+            tables.say(*(["", *said] if said else []))
             if left_out is not None:
                 screen.say(left_out)
+            page = _describe(store, name, storage, said)
         except RequestError as error:  # MLflow went away since the last trial; the sweep is what it is
             screen.say(f"no table now: {error}")
     tell(name, storage, uri, store, outcome, screen.say)
+    if page is not None:
+        screen.say(f"        then its runs are at {page}" if store.startswith("sqlite") else f"MLflow: {page}")
+
+
+def _describe(store: str, name: str, storage: Path, said: list[str]) -> str:
+    """Note with the sweep in MLflow what came out and what its file was; return MLflow's page of its runs."""
+    from sweeps.tracking.about import describe
+
+    file = storage / "sweeps" / f"{name}.yaml"
+    texts = {f"{name}.yaml": file.read_text(encoding="utf-8")} if file.exists() else {}
+    return describe(store, name, said, texts | ({"answer.txt": "\n".join(said)} if said else {}))
 
 
 def status(name: Name, as_json: AsJson = False, storage: Storage = STORAGE, tracking_uri: Uri = None) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation
+NAMED = ("model", "strategy", "loss", "skew", "dataset", "split", "seed")  # in the order of a name: pages cut its end
 SEPARATOR = "·"
 PLACES = ("path", "test_path")  # of a dataset's declaration: where its files lie
 AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
@@ -64,8 +65,8 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The run's name: pbmc68k_reduced·s0·exponential-50·oversample·cross_entropy·scgpt·0."""
-        return SEPARATOR.join(f"s{self.labels[axis]}" if axis == "split" else self.labels[axis] for axis in AXES)
+        """The run's name, what is chosen first: scgpt·oversample·cross_entropy·exponential-50·pbmc68k_reduced·s0·0."""
+        return SEPARATOR.join(f"s{self.labels[axis]}" if axis == "split" else self.labels[axis] for axis in NAMED)
 
     @property
     def model(self) -> str:

@@ -10,7 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.connection import reaching
-from sweeps.tracking.joint import one_transaction
+from sweeps.tracking.joint import begin, one_transaction
 from sweeps.tracking.outbox import Record, Refused, Undeliverable
 from sweeps.tracking.uris import harmless
 
@@ -107,6 +107,9 @@ class Delivery:
         Points and status of a run that was FINISHED before are another driver's, or told already.
         """
         points = self._new_points(run_id, records)
+        began = [record["time"] for record in records if record.get("status") == "RUNNING"]
+        if self.is_joint and began and not self.known[run_id]:  # nothing is known of it yet: its first attempt
+            begin(self.client, run_id, began[0])
         tags = {name: value for record in records for name, value in record.get("tags", {}).items()}
         params = {name: value for record in records for name, value in record.get("params", {}).items()}
         if points or tags or params:

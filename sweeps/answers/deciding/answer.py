@@ -92,9 +92,8 @@ def _for_programs(found: Answer) -> dict[str, Any]:
     return {"metric": found.metric, "sentences": found.sentences, "skews": skews}
 
 
-def end(runs: pd.DataFrame, designs: Designs) -> None:
-    """Print the sentences that end a run of a sweep; none where there is nothing to choose from."""
+def closing(runs: pd.DataFrame, designs: Designs) -> list[str]:
+    """Return the sentences that end a run of a sweep; none where nothing is finished."""
     finished = runs[runs["status"] == "FINISHED"]
-    if len(finished) and "test_macro_f1" in finished:
-        print()
-        tables.say(*answer(runs, "test_macro_f1", designs).sentences)
+    is_there = len(finished) and "test_macro_f1" in finished
+    return answer(runs, "test_macro_f1", designs).sentences if is_there else []

@@ -65,18 +65,18 @@ def test_the_longest_trials_start_first(ray_here, tmp_path):
 
 
 def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(ray_here, tmp_path):
-    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise"})
+    faults(tmp_path, {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 2, "kind": "raise"})
     outcome = drive(tmp_path)
     assert outcome.finished == 7 and not outcome.is_complete
     assert list(outcome.failed.values()) == ["ValueError: loss is not finite in epoch 2"]
-    status, history, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    status, history, tags = runs(tmp_path)["scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1·0"]
     assert status == "FAILED" and [step for step, _ in history["train_loss"]] == [1]
     assert tags["cellskew.reason"] == "ValueError: loss is not finite in epoch 2"
     assert tags["cellskew.cause"] == "trial" and "in fail" in tags["cellskew.traceback"]
 
 
 def test_a_failed_trial_waits_for_retry_failed_and_then_goes_on_from_its_last_epoch(ray_here, tmp_path):
-    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise", "times": 1}
+    fault = {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 2, "kind": "raise", "times": 1}
     faults(tmp_path, fault)
     drive(tmp_path)
     left_alone = drive(tmp_path)
@@ -88,7 +88,7 @@ def test_a_failed_trial_waits_for_retry_failed_and_then_goes_on_from_its_last_ep
 
 
 def test_from_scratch_starts_a_failed_trial_over(ray_here, tmp_path):
-    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "raise", "times": 1}
+    fault = {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 2, "kind": "raise", "times": 1}
     faults(tmp_path, fault)
     drive(tmp_path)
     faults(tmp_path)
@@ -99,7 +99,10 @@ def test_from_scratch_starts_a_failed_trial_over(ray_here, tmp_path):
 
 
 def test_what_failed_for_want_of_memory_is_run_again_without_being_asked(ray_here, tmp_path):
-    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "memory", "times": 4})
+    faults(
+        tmp_path,
+        {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s0", "epoch": 1, "kind": "memory", "times": 4},
+    )
     outcome = drive(tmp_path)
     assert list(outcome.failed.values()) == ["MemoryError: cannot allocate 3 GB"]
     assert drive(tmp_path).finished == 1
@@ -107,13 +110,13 @@ def test_what_failed_for_want_of_memory_is_run_again_without_being_asked(ray_her
 
 
 def test_a_request_error_in_a_trial_keeps_its_words(ray_here, tmp_path):
-    faults(tmp_path, {"run": "s0·natural·none·cross_entropy·scgpt", "epoch": 1, "kind": "request"})
+    faults(tmp_path, {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s0", "epoch": 1, "kind": "request"})
     assert list(drive(tmp_path).failed.values()) == ["class b lacks 3 cells; ask for fewer"]
 
 
 @pytest.mark.faults
 def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
-    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 2}
+    fault = {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 3, "kind": "kill", "times": 2}
     faults(tmp_path, fault)
     assert drive(tmp_path).finished == 8
     check_whole(tmp_path, spec())
@@ -123,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
 
 @pytest.mark.faults
 def test_epochs_after_the_last_checkpoint_are_trained_again_and_reported_once(ray_here, tmp_path):
-    fault = {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 3, "kind": "kill", "times": 1}
+    fault = {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 3, "kind": "kill", "times": 1}
     faults(tmp_path, fault, save_every=100)
     assert drive(tmp_path).finished == 8
     check_whole(tmp_path, spec())
@@ -148,25 +151,48 @@ def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_here, tmp_pat
 
 @pytest.mark.faults
 def test_a_worker_that_keeps_dying_fails_its_trial_alone(ray_here, tmp_path):
-    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "kill"})
+    faults(tmp_path, {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 2, "kind": "kill"})
     outcome = drive(tmp_path, spec(max_failures=1))
     assert outcome.finished == 7
     (reason,) = outcome.failed.values()
     assert "its worker died 2 times" in reason
-    _, _, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    _, _, tags = runs(tmp_path)["scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1·0"]
     assert tags["cellskew.cause"] == "outside"
 
 
 def test_whatever_goes_wrong_has_its_line_in_status(ray_here, tmp_path):
     going_on = {
-        "s0·natural·none·cross_entropy·scgpt": ("memory", 2, "MemoryError: cannot allocate 3 GB; tried again (time 1"),
-        "s1·natural·none·cross_entropy·scgpt": ("kill", 2, "its worker died once"),
-        "s0·exponential-20·none·cross_entropy·scgpt": ("retreat", 1, "memory ran out, so 4 cells at a time instead of"),
+        "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s0": (
+            "memory",
+            2,
+            "MemoryError: cannot allocate 3 GB; tried again (time 1",
+        ),
+        "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1": ("kill", 2, "its worker died once"),
+        "scgpt·none·cross_entropy·exponential-20·pbmc68k_reduced·s0": (
+            "retreat",
+            1,
+            "memory ran out, so 4 cells at a time instead of",
+        ),
     }
     over = {
-        "s1·exponential-20·none·cross_entropy·scgpt": ("raise", 2, "left alone until --retry-failed", "not finite"),
-        "s0·natural·none·cross_entropy·majority": ("disk", 2, "the next run tries it again", "No space left on device"),
-        "s1·natural·none·cross_entropy·majority": ("shard", 1, "the next run tries it again", "encode this part anew"),
+        "scgpt·none·cross_entropy·exponential-20·pbmc68k_reduced·s1": (
+            "raise",
+            2,
+            "left alone until --retry-failed",
+            "not finite",
+        ),
+        "majority·none·cross_entropy·natural·pbmc68k_reduced·s0": (
+            "disk",
+            2,
+            "the next run tries it again",
+            "No space left on device",
+        ),
+        "majority·none·cross_entropy·natural·pbmc68k_reduced·s1": (
+            "shard",
+            1,
+            "the next run tries it again",
+            "encode this part anew",
+        ),
     }
     once = [{"run": run, "kind": kind, "epoch": at, "times": 1} for run, (kind, at, _) in going_on.items()]
     faults(tmp_path, *once, *({"run": run, "kind": kind, "epoch": at} for run, (kind, at, *_) in over.items()))
@@ -174,10 +200,10 @@ def test_whatever_goes_wrong_has_its_line_in_status(ray_here, tmp_path):
     said = CliRunner().invoke(cli.app, ["status", "small", "--storage", str(tmp_path)]).output
     lines = [line.strip() for line in said.splitlines()]
     for run, (_, _, reason) in going_on.items():
-        at = lines.index(f"FINISHED in spite of trouble: pbmc68k_reduced·{run}·0")
+        at = lines.index(f"FINISHED in spite of trouble: {run}·0")
         assert lines[at + 1].startswith(reason)
     for run, (_, _, then, reason) in over.items():
-        at = lines.index(f"FAILED pbmc68k_reduced·{run}·0: {then}")
+        at = lines.index(f"FAILED {run}·0: {then}")
         assert reason in lines[at + 1]
 
 

@@ -1,0 +1,65 @@
+"""MLflow's own page of a sweep: a note with the answer, its file, names that begin with the choice, durations."""
+
+import time
+
+from fake_trials import spec
+from mlflow import MlflowClient
+
+from sweeps.answers.runs import results
+from sweeps.tracking import about, joint
+from sweeps.tracking.uris import default_uri
+
+
+def registered(storage, tracker_class):
+    tracker = tracker_class(default_uri(storage), "small", storage)
+    known = tracker.register(spec().trials(), {}, lambda done, total: None)
+    return tracker, next(iter(known.values()))
+
+
+def test_the_note_and_the_files_are_written_once_and_renewed(tmp_path):
+    from sweeps.tracking.store import Tracker
+
+    (tmp_path / "sweeps").mkdir()
+    tracker, _ = registered(tmp_path, Tracker)
+    assert tracker.close(60)
+    uri = default_uri(tmp_path)
+    for answer in ("can't tell", "x" * 9000, "scgpt · none"):
+        page = about.describe(uri, "small", ["question", answer], {"small.yaml": "name: small\n", "answer.txt": answer})
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment.tags["mlflow.note.content"] == "question\n\nscgpt · none"
+    assert page == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
+    mine = experiment.tags["cellskew.about"]
+    assert sorted(file.path for file in client.list_artifacts(mine)) == ["answer.txt", "small.yaml"]
+    named = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
+    assert named.count("about small") == 1
+    assert len(results.fetch(uri, "small")) == len(spec().trials()), "no table has it"
+
+
+def test_a_server_is_linked_to_without_its_password():
+    assert about.link("https://me:secret@mlflow.example/", "7").endswith("mlflow.example/#/experiments/7/runs")
+    assert "secret" not in about.link("https://me:secret@mlflow.example/", "7")
+
+
+def test_a_run_begins_when_its_training_does_and_keeps_that_when_it_goes_on(tmp_path):
+    from sweeps.tracking.store import Tracker
+
+    (tmp_path / "sweeps").mkdir()
+    tracker, run = registered(tmp_path, Tracker)
+    assert tracker.is_joint and joint.works(tracker.client, tracker.experiment_id)
+    before = tracker.client.get_run(run.run_id).info.start_time
+    time.sleep(0.2)
+    tracker.start(run.run_id, {})
+    assert tracker.outbox.settle(60)
+    began = tracker.client.get_run(run.run_id).info.start_time
+    assert began >= before + 200
+    tracker.report(run.run_id, {"epoch": 1, "train_loss": 1.0})
+    time.sleep(0.2)
+    tracker.start(run.run_id, {})
+    assert tracker.close(60)
+    assert MlflowClient(default_uri(tmp_path)).get_run(run.run_id).info.start_time == began
+
+
+def test_names_begin_with_what_is_chosen():
+    names = [trial.name for trial in spec().trials()]
+    assert all(name.startswith(("scgpt·none·", "majority·none·")) for name in names) and len(set(names)) == len(names)
