@@ -30,6 +30,12 @@ def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | No
     return folded[near[0]] if near else None
 
 
+def few_near(given: object, known: Iterable[str], most: int = 4) -> list[str]:
+    """Return the known names most like `given`, whatever the case, the likest first; at most so many."""
+    folded = {name.casefold(): name for name in known}
+    return [folded[name] for name in get_close_matches(str(given).casefold(), list(folded), most, 0.4)]
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """Return "did you mean name? ", with a space to go on from, or nothing where no known name is near."""
     near = nearest(given, known)

@@ -13,6 +13,7 @@ DEFAULTS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it would draw into what `predict` and `promote` say
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we try again, knowing what was said; MLflow would make a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

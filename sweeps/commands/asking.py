@@ -59,7 +59,7 @@ def results(
         str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="Metrics to show; default macro_f1, balanced_accuracy, recall_tail.")
+        str | None, typer.Option(help="Metrics to show, or list; default macro_f1, balanced_accuracy, recall_tail.")
     ] = None,
     type: Types = None,
     where: Where = None,
@@ -78,12 +78,14 @@ def results(
     from sweeps.answers.runs import results
 
     asked = _asked(name, storage, tracking_uri, where, all, type)
+    if metric == "list":
+        return print("\n".join(results.metric_names(asked.runs)))
     usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
     listed = usual if metric is None else words(metric)
     metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
     form, columns = "json" if as_json else format.value, None if by is None else words(by)
     runs = asked.by_choice if columns is None or "posthoc" in columns else asked.runs
-    table.show(runs, columns, metrics, asked.designs, form, results.warning(asked.runs))
+    return table.show(runs, columns, metrics, asked.designs, form, results.warning(asked.runs))
 
 
 def compare(

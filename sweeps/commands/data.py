@@ -91,8 +91,8 @@ def check(
     storage: Storage = STORAGE,
 ) -> None:
     """Look at a data file: what is in it, what is wrong with it and how to mend it, gene coverage per model.
-
     Exit code 2 if it, or the folder of weights, can't be used as it is.
+
     Example: `cellskew check cells.h5ad --label celltype --model geneformer --weights Geneformer-V1-10M`
     """
     from sweeps.answers.data import checking

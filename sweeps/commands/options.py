@@ -30,7 +30,7 @@ Concurrent = Annotated[int | None, typer.Option(min=1, help="Most trials at once
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, from their last checkpoint.")]
 Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished trials over, without checkpoints.")]
 MaxFailed = Annotated[
-    int | None, typer.Option(min=1, help="Stop once so many trials have failed; running ones save their epoch.")
+    int | None, typer.Option(min=1, help="Stop once so many trials have failed; running ones save their round.")
 ]
 Label = Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")]
 Donor = Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")]

@@ -114,7 +114,10 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
         print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None
     if outcome.has_begun:
-        _conclude(spec.name, storage, uri, outcome, screen)
+        try:
+            _conclude(spec.name, storage, uri, outcome, screen)
+        except KeyboardInterrupt:  # the sweep is what it is
+            print(f"cellskew: no table now; cellskew results {spec.name}", file=sys.stderr)
     else:
         print(f"cellskew: {outcome.stopped}; {AGAIN}", file=sys.stderr)
     if not outcome.is_complete:

@@ -57,7 +57,7 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
         file, why = next(iter(next(iter(found.lacking.values())).items()))
         say(f"{len(found.lacking)} finished trials lack files, their numbers are good; the first: {file}: {why[:200]}")
         say(f"  made later, without training: cellskew resume {name}{where}")
-    if found.stopped:
+    if found.stopped and not found.is_complete:
         say(f"{found.stopped}; go on: cellskew resume {name}{where}")
     elif done + len(found.failed) < found.wanted:
         say(f"Ray ended before the others had: a node was lost; go on: cellskew resume {name}{where}")

@@ -59,7 +59,7 @@ class Progress:
         if what == "started":
             self.running[key] = ""
         elif what == "epoch":
-            self.running[key] = f"epoch {numbers.get('epoch', '?')}/{numbers.get('epochs', '?')}"
+            self.running[key] = f"round {numbers.get('epoch', '?')}/{numbers.get('epochs', '?')}"
             self.share[key] = numbers.get("epoch", 0) / max(numbers.get("epochs", 1), 1)
         elif what == "trouble":
             self.say(f"goes on in spite of: {self.names[key]}: {numbers['reason'][:300]}")

@@ -19,10 +19,10 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Stop:
-    """Whether the user, or a lost lock, asked for the end: trials in progress finish their epoch, no other starts.
+    """Whether the user, or a lost lock, asked for the end: trials in progress finish their round, no other starts.
 
-    mark: a file that exists once the end was asked for, so that workers save the epoch they are in. longest: seconds
-    of the longest epoch so far. waits: whether what is being done now comes to a safe point of its own.
+    mark: a file that exists once the end was asked for, so that workers save the round they are in. longest: seconds
+    of the longest round so far. waits: whether what is being done now comes to a safe point of its own.
     """
 
     mark: Path
@@ -39,7 +39,7 @@ class Stop:
                 self.mark.touch()
 
     def took(self, seconds: float) -> None:
-        """Note how long an epoch took."""
+        """Note how long a round took."""
         self.longest = max(self.longest or 0.0, seconds)
 
     @contextmanager
@@ -110,7 +110,7 @@ class Signals:
         if not self.stop.waits:
             return "what isn't whole yet is left to the next run; within seconds"
         known = self.stop.longest
-        epoch = "none has ended yet, so it can't be said how long that takes"
+        took = "none has ended yet, so it can't be said how long that takes"
         if known is not None:
-            epoch = f"up to {timedelta(seconds=max(1, round(known)))}, the longest epoch so far"
-        return f"running trials finish and save their epoch ({epoch})"
+            took = f"up to {timedelta(seconds=max(1, round(known)))}, the longest round so far"
+        return f"running trials finish and save their round ({took})"

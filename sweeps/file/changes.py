@@ -32,7 +32,18 @@ def since(path: Path, trials: list[Trial]) -> list[str]:
         f"the sweep's file has changed since it last ran: {len(new - old)} of its {len(new)} trials are new, "
         f"{len(old - new)} of the {len(old)} before are left out of every table from now on (their runs stay: --all)"
     ]
-    return said + _settings(before, trials)
+    return said + _choices(before, trials) + _settings(before, trials)
+
+
+def _choices(before: list[Trial], now: list[Trial]) -> list[str]:
+    """Return a sentence per axis of the grid whose choices differ."""
+    said = []
+    for axis in {name: None for trial in now for name in trial.labels}:
+        was, is_now = ({trial.labels.get(axis): None for trial in trials} for trials in (before, now))
+        gone, come = ([str(one) for one in some if one not in other] for some, other in ((was, is_now), (is_now, was)))
+        changes = [f"{', '.join(names)} {word}" for names, word in ((gone, "left out"), (come, "new")) if names]
+        said += [f"{axis}: {'; '.join(changes)}"] if changes else []
+    return said
 
 
 def _contents(path: Path) -> Contents:

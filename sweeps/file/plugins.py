@@ -13,7 +13,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from data_pipeline import names
 from data_pipeline.hashes import identity_hash
-from data_pipeline.names import did_you_mean
+from data_pipeline.names import did_you_mean, few_near, nearest
 
 Problem = tuple[tuple[str | int, ...], str]  # where in the entry, what is wrong
 WORDS = (
@@ -25,6 +25,7 @@ WORDS = (
 )
 STRICT = ConfigDict(strict=True)
 LONGEST = 80  # characters of a label
+MOST = 12  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,16 @@ def read_entries(
     return [_entry(item["kind"], params, known, always) for params in _product(values)], []
 
 
-def unknown(noun: str, given: object, known: Iterable[str]) -> str:
-    """Return the sentence for a name nobody knows, with the nearest known one."""
+def unknown(noun: str, given: object, known: Iterable[str], listed: str = "") -> str:
+    """Return the sentence for a name nobody knows, with the nearest known one.
+
+    listed: where all of them are to be read, if they are too many for a sentence, which then has the few nearest.
+    """
     known = list(known)
     allowed = f"known: {', '.join(known)}" if known else "it takes none"
+    if listed and len(known) > MOST:
+        near = [name for name in few_near(given, known) if name != nearest(given, known)]
+        allowed = (f"near it: {', '.join(near)}; " if near else "") + f"all {len(known)}: {listed}"
     return f"unknown {noun} {given!r}; {did_you_mean(given, known)}{allowed}"
 
 

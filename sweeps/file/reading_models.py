@@ -33,7 +33,7 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
     allowed = ["weights", *spec.options.model_fields, *sorted(in_recipe)]
     allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
     problems: list[Problem] = [
-        ((key,), unknown(f"setting of {spec.name}", key, allowed))
+        ((key,), _unknown(spec.name, key, allowed))
         for key in given
         if key not in {"weights", *spec.options.model_fields, *in_recipe}
     ]
@@ -62,6 +62,12 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
         problems += wrong
     fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}
     return fields | {"options": {} if options is None else options.model_dump()}, problems
+
+
+def _unknown(model: str, key: str, allowed: list[str]) -> str:
+    if key == "recipe":
+        return f"the settings of a recipe stand beside the model's options: write `{model}: {{epochs: 3}}`"
+    return unknown(f"setting of {model}", key, allowed, "docs/sweep-file.md")
 
 
 def _checked(model: type[BaseModel], given: dict[str, Any]) -> tuple[BaseModel | None, list[Problem]]:

@@ -99,7 +99,7 @@ def test_a_first_signal_finishes_the_epoch_and_says_what_is_left(ask, tmp_path):
     assert re.search(rf"\d [12] stopped by {by}", (tmp_path / "said.txt").read_text())
     interrupted = [tags for status, _, tags in runs(tmp_path).values() if status == "KILLED"]
     assert 1 <= len(interrupted) <= 2
-    assert all(re.match(rf"stopped by {by} after epoch \d of 3", tags["cellskew.reason"]) for tags in interrupted)
+    assert all(re.match(rf"stopped by {by} after round \d of 3", tags["cellskew.reason"]) for tags in interrupted)
     assert sum(status == "SCHEDULED" for status, _, _ in runs(tmp_path).values()) >= 4
     faults(tmp_path)
     run_to_the_end(tmp_path)

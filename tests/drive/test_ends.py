@@ -20,7 +20,7 @@ from sweeps.cluster import nodes
 from sweeps.drive import converge
 from sweeps.drive.launching import launch
 from sweeps.drive.launching.news import _too_many
-from sweeps.drive.outcome import Outcome
+from sweeps.drive.outcome import Outcome, tell
 from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
 from sweeps.tracking import registration
 
@@ -58,8 +58,8 @@ def test_a_first_signal_waits_for_what_is_trained_and_says_how_long(tmp_path):
             for seconds in took:
                 stop.took(seconds)
             os.kill(os.getpid(), signal.SIGTERM)
-    assert "finish and save their epoch (none has ended yet, so it can't be said how long" in said[0]
-    assert "finish and save their epoch (up to 0:12:34, the longest epoch so far)" in said[1]
+    assert "finish and save their round (none has ended yet, so it can't be said how long" in said[0]
+    assert "finish and save their round (up to 0:12:34, the longest round so far)" in said[1]
 
 
 def test_a_second_signal_ends_at_once(stop, monkeypatch):
@@ -188,3 +188,19 @@ def test_the_last_node_lost_is_a_value_and_its_code_says_run_again(monkeypatch, 
     assert (
         Outcome(wanted=1, stopped=stop.why).is_broken and not Outcome(wanted=1, stopped="stopped by Ctrl-C").is_broken
     )
+
+
+def test_ctrl_c_after_the_last_trial_is_no_reason_to_go_on(monkeypatch, tmp_path):
+    """Neither while records are delivered, nor while the table is drawn: the sweep is complete."""
+    done, said = Outcome(wanted=2, finished=2, stopped="stopped by Ctrl-C"), []
+    tell("small", tmp_path, None, "sqlite:///x", done, said.append)
+    assert "go on" not in "\n".join(said)
+
+    def pressed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(converge, "converge", lambda *given: done)
+    monkeypatch.setattr("sweeps.commands.running._conclude", pressed)
+    (tmp_path / "small.yaml").write_text("name: small\ndatasets: [pbmc68k_reduced]\nmodels: {majority: {}}\n")
+    ended = CliRunner().invoke(cli.app, ["run", str(tmp_path / "small.yaml"), "--storage", str(tmp_path / "runs")])
+    assert ended.exit_code == 0 and "cellskew results small" in ended.output

@@ -29,8 +29,17 @@ def test_a_setting_that_trains_trials_anew_is_named_with_both_values(tmp_path):
 def test_more_seeds_change_no_setting(tmp_path):
     kept, file = tmp_path / "kept.yaml", tmp_path / "small.yaml"
     written(kept)
-    (said,) = changes.since(kept, written(file, splits="[0, 1, 2]"))
-    assert "4 of its 12 trials are new, 0 of the 8 before" in said
+    said = changes.since(kept, written(file, splits="[0, 1, 2]"))
+    assert "4 of its 12 trials are new, 0 of the 8 before" in said[0] and said[1:] == ["split: 2 new"]
+
+
+def test_choices_that_are_new_or_left_out_are_named(tmp_path):
+    kept, file = tmp_path / "kept.yaml", tmp_path / "small.yaml"
+    written(kept)
+    written(file, strategies="[none, oversample]")
+    file.write_text(file.read_text().replace("ratio: 20", "ratio: 50"))
+    said = changes.since(kept, load(file).trials())
+    assert said[1:] == ["skew: exponential-20 left out; exponential-50 new", "strategy: oversample new"]
 
 
 def test_a_kept_file_that_cannot_be_read_is_said(tmp_path):

@@ -182,6 +182,16 @@ def test_every_option_that_calls_itself_a_defect_is_one_of_protocols():
                 assert option in protocol.untagged(name, {option: True})
 
 
+def test_a_recipe_written_as_a_part_of_a_model_is_told_where_its_settings_stand():
+    (said,) = problems(MINIMAL.replace("scgpt: {epochs: 3}", "scgpt: {recipe: {epochs: 3}}"))
+    assert said.endswith("stand beside the model's options: write `scgpt: {epochs: 3}`") and "did you mean" not in said
+
+
+def test_of_many_settings_only_the_nearest_are_listed():
+    (said,) = problems(MINIMAL.replace("epochs: 3", "learning_rat: 3"))
+    assert "did you mean learning_rate?" in said and "docs/sweep-file.md" in said and "warmup" not in said
+
+
 def test_missing_keys_are_named():
     assert problems("seeds: [0]") == [
         "sweep.yaml:1: name: is missing",

@@ -16,6 +16,7 @@ from sweeps.tracking.locks.lease import holder_in
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 ALIASES = {"rare_type_recall": "recall_tail"}  # what people type -> what it is called
+ALL_METRICS = "`cellskew results NAME --metric list`; docs/metrics.md says what they are"
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
 NOTES = ["reason", "cause", "trouble", "lacking", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu"]
 NOTES += ["machine", "gpu", "gpus"]
@@ -132,7 +133,7 @@ def check_columns(runs: pd.DataFrame, by: list[str], metrics: list[str]) -> None
     problems = [
         unknown("column", name, [*AXES, "posthoc", "protocol", "defects"]) for name in by if name not in runs.columns
     ]
-    problems += [unknown("metric", name, numbers) for name in metrics if name not in numbers]
+    problems += [unknown("metric", name, numbers, ALL_METRICS) for name in metrics if name not in numbers]
     if problems:
         raise RequestError(*problems)
 

@@ -119,8 +119,8 @@ class News:
             return
         self.tally.end(job.key)
         if not self.tally.is_over(job.key):
-            epoch = self.epochs.get(job.key, "no epoch")
-            said = f"{self.stop.why or 'ended early'} after {epoch}; goes on when run again"
+            last = self.epochs.get(job.key, "no round")
+            said = f"{self.stop.why or 'ended early'} after {last}; goes on when run again"
             self.tracker.finish(job.run_id, "KILLED", {"cellskew.reason": said})
             self.tally.interrupted[job.key] = said
             self.watch("interrupted", job.key, {})
@@ -139,7 +139,7 @@ class News:
         if "replayed" not in numbers:
             self.stop.took(now - self.heard.get(job.key, now))
         self.heard[job.key] = now
-        self.epochs[job.key] = f"epoch {numbers.get('epoch')} of {numbers.get('epochs')}"
+        self.epochs[job.key] = f"round {numbers.get('epoch')} of {numbers.get('epochs')}"
         self.tracker.report(job.run_id, numbers)
         wanted = job.config["recipe"].get("batch_size", 0)
         if numbers.get("micro_batch", wanted) < wanted:

@@ -80,7 +80,7 @@ class SweepLock:
             return
         raise RequestError(
             f"another cellskew is running this sweep: pid {holder['pid']} on {holder['host']}. Wait for it, or stop it "
-            f"(kill {holder['pid']} there: it finishes its epochs first), then run again."
+            f"(kill {holder['pid']} there: it finishes its rounds first), then run again."
         )
 
     def _may_live(self, holder: dict[str, Any]) -> bool:
