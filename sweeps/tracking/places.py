@@ -30,3 +30,19 @@ def local_path(uri: str) -> Path | None:
     if scheme == "file":
         return Path(unquote(urlsplit(uri).path))
     return Path(unquote(uri)) if scheme == "" else None
+
+
+def placed(recorded: str, uri: str, storage: Path | None = None) -> str:
+    """Return where a run's artifacts lie now that MLflow at `uri` says were put at `recorded`.
+
+    Ours lie in STORAGE/artifacts/SWEEP/RUN/artifacts, which goes where the folder goes: beside an embedded database
+    wherever that is now; of another database under `storage`, if the folder that was recorded is gone.
+    """
+    path, file = local_path(recorded), sqlite_file(uri)
+    if path is None or len(path.parts) < 4 or path.parts[-4::3] != ("artifacts", "artifacts"):
+        return recorded
+    is_embedded = file is not None and (file.parent / "artifacts").is_dir()
+    root = file.parent if is_embedded else storage
+    if root is None or root == path.parents[3] or (not is_embedded and path.parents[2].is_dir()):
+        return recorded
+    return file_uri(root.joinpath(*path.parts[-4:]))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
@@ -20,6 +21,7 @@ from sweeps.tracking.connection import Patience
 from sweeps.tracking.kept.database import read_runs
 from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, stored
 from sweeps.tracking.outbox import clean
+from sweeps.tracking.places import placed
 
 AT_ONCE = 10  # questions to a server, as many as MLflow's client keeps connections for
 
@@ -28,10 +30,17 @@ class Registration:
     """Finds, makes and supersedes the runs of one sweep. is_joint: whether many are made in one transaction."""
 
     def __init__(
-        self, client: MlflowClient, uri: str, sweep: str, experiment_id: str, patiently: Patience, is_joint: bool
+        self,
+        client: MlflowClient,
+        uri: str,
+        sweep: str,
+        experiment_id: str,
+        storage: Path,
+        is_joint: bool,
+        patiently: Patience,
     ) -> None:
         self.client, self.uri, self.sweep, self.experiment_id = client, uri, sweep, experiment_id
-        self.patiently, self.is_joint = patiently, is_joint
+        self.storage, self.is_joint, self.patiently = storage.absolute(), is_joint, patiently
 
     def runs(self) -> dict[str, RunState]:
         """Return the run of every trial ever registered in this sweep, by trial key; duplicates are deleted.
@@ -54,7 +63,7 @@ class Registration:
         listed = read_runs(self.uri, self.sweep)
         if listed is None:
             listed = map(stored, pages(self.client, self.experiment_id, self.patiently))
-        return map(state_of, listed)
+        return (state_of(run, self.uri, self.storage) for run in listed)
 
     def _delete(self, run_id: str) -> None:
         def delete() -> None:
@@ -107,7 +116,8 @@ class Registration:
         run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(*pair) for pair in params_of(trial).items()])
         self.client.update_run(run_id, status="SCHEDULED")
-        return RunState(run_id, trial.key, trial.name, "SCHEDULED", run.info.artifact_uri, True, False, tags)
+        place = placed(run.info.artifact_uri, self.uri, self.storage)
+        return RunState(run_id, trial.key, trial.name, "SCHEDULED", place, True, False, tags)
 
     def _same(self, trial: Trial) -> list[Run]:
         found = self.client.search_runs([self.experiment_id], f"tags.`cellskew.trial` = '{trial.key}'")

@@ -50,9 +50,8 @@ class Tracker:
         self.lease = Lease(self.client, self.experiment_id, storage, on_loss, on_wait)
         if self.uri != default_uri(storage):  # the folder's own store has the folder's lock
             self.patiently(self.lease.take)
-        self.registration = Registration(
-            self.client, self.uri, sweep, self.experiment_id, self.patiently, self.is_joint
-        )
+        where = (self.client, self.uri, sweep, self.experiment_id, storage)
+        self.registration = Registration(*where, self.is_joint, self.patiently)
         self.delivery = Delivery(self.client, self.uri, self.experiment_id, self.is_joint, self.lease.check)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
         if not self.outbox.settle(patience):

@@ -132,18 +132,18 @@ def _write(table: pd.DataFrame, out: Path) -> None:
 def checkpoint_of(run_id: str, storage: Path, given_uri: str | None) -> Iterator[Path]:
     """Give the folder `checkpoint` of a finished network's run while `with` lasts: where it lies, or a copy."""
     registry, run = promote.find(run_id, storage, given_uri)
-    link = run.tags.get(promote.LINK)
+    link = promote.linked(run, storage)
     if link is not None:
-        yield Path(link)
+        yield link
         return
-    if not registry.has_artifact(run_id, promote.MODEL_FOLDER):
+    if not registry.has_artifact(run, promote.MODEL_FOLDER):
         raise RequestError(
             f"{run.name} has no checkpoint among its artifacts: its sweep says `tracking: {{checkpoints: none}}`. "
             f"Where its trial was run it may lie in STORAGE/trials/{run.key}/{promote.MODEL_FOLDER}: give that with "
             "--checkpoint"
         )
     with tempfile.TemporaryDirectory(prefix="cellskew-") as scratch:
-        yield registry.fetch_artifact(run_id, promote.MODEL_FOLDER, Path(scratch))
+        yield registry.fetch_artifact(run, promote.MODEL_FOLDER, Path(scratch))
 
 
 def show(found: Predicted) -> None:

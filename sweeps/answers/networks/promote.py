@@ -37,19 +37,19 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
     registry, run = find(run_id, storage, given_uri)
-    link = run.tags.get(LINK)
+    link = linked(run, storage)
     if link is not None:
-        _add_description(registry, run, Path(link))
-    elif not registry.has_artifact(run_id, MODEL_FOLDER):
+        _add_description(registry, run, link)
+    elif not registry.has_artifact(run, MODEL_FOLDER):
         raise RequestError(
             f"{run.name} has no checkpoint among its artifacts: its sweep says `tracking: {{checkpoints: none}}`. Say "
             f"upload or link there, delete the run (mlflow runs delete --run-id {run_id}) and run the sweep again: a "
             "trial that is trained is only uploaded"
         )
     tags = {f"cellskew.{word}": run.tags[f"cellskew.{word}"] for word in ORIGIN if f"cellskew.{word}" in run.tags}
-    tags |= {} if link is None else {LINK: link}
-    version, new = registry.register(name, run_id, MODEL_FOLDER, tags)
-    return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else link, new)
+    tags |= {} if link is None else {LINK: str(link)}
+    version, new = registry.register(name, run, MODEL_FOLDER, tags)
+    return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else str(link), new)
 
 
 def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
@@ -57,7 +57,7 @@ def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry",
     from sweeps.tracking.kept.registry import Registry
 
     uris = stores(storage, given_uri)
-    for registry in map(Registry, uris):
+    for registry in (Registry(uri, storage) for uri in uris):
         run = registry.run(run_id)
         if run is not None:
             _check(run)
@@ -66,6 +66,15 @@ def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry",
         f"MLflow at {', '.join(map(shown_uri, uris))} has no trial's run {run_id!r}; `cellskew results SWEEP --by "
         "run_id,model,strategy` lists them; look elsewhere with --storage or --tracking-uri"
     )
+
+
+def linked(run: "RunState", storage: Path) -> Path | None:
+    """Return the checkpoint that a run links to instead of having it; the storage folder may have been moved since."""
+    link = run.tags.get(LINK)
+    if link is None:
+        return None
+    here = storage.absolute() / "trials" / run.key / MODEL_FOLDER
+    return here if here.is_dir() else Path(link)
 
 
 def _check(run: "RunState") -> None:
@@ -86,7 +95,7 @@ def _add_description(registry: "Registry", run: "RunState", folder: Path) -> Non
             f"{run.name}: its checkpoint was linked to, not uploaded, and {folder} is not there; call this on a "
             "machine that sees the storage folder"
         )
-    registry.add_artifact(run.run_id, folder / "model.json", MODEL_FOLDER)
+    registry.add_artifact(run, folder / "model.json", MODEL_FOLDER)
 
 
 def show(found: Promoted) -> None:

@@ -62,6 +62,6 @@ class Stored:
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return Registry(self.uri).fetch_artifact(run_id, name, Path(folder)).read_bytes()
+                return Registry(self.uri).download(run_id, name, Path(folder)).read_bytes()
             except (RequestError, OSError):
                 return None

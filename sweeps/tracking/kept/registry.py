@@ -1,19 +1,21 @@
 """MLflow as the keeper of finished runs, their artifacts and registered models."""
 
+import shutil
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.connection import asking, connect
 from sweeps.tracking.kept.runs import RunState, state_of, stored
+from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import take_credentials
 
 
 class Registry:
-    """One MLflow; RequestError for whatever it refuses."""
+    """One MLflow; RequestError for whatever it refuses. storage: where files of runs may lie that were moved."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = take_credentials(uri)
+    def __init__(self, uri: str, storage: Path | None = None) -> None:
+        self.uri, self.storage = take_credentials(uri), None if storage is None else storage.absolute()
         self.client = connect(self.uri)
 
     def run(self, run_id: str) -> RunState | None:
@@ -25,24 +27,37 @@ class Registry:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
-        return state_of(stored(run)) if "cellskew.trial" in run.data.tags else None
+        return state_of(stored(run), self.uri, self.storage) if "cellskew.trial" in run.data.tags else None
 
-    def has_artifact(self, run_id: str, name: str) -> bool:
+    def has_artifact(self, run: RunState, name: str) -> bool:
         """Tell whether a run has an artifact, file or folder, of that name at its top."""
+        here = local_path(run.artifact_uri)
+        if here is not None:
+            return (here / name).exists()
         with asking(self.uri):
-            return any(found.path == name for found in self.client.list_artifacts(run_id))
+            return any(found.path == name for found in self.client.list_artifacts(run.run_id))
 
-    def fetch_artifact(self, run_id: str, name: str, into: Path) -> Path:
+    def fetch_artifact(self, run: RunState, name: str, into: Path) -> Path:
         """Return the place of a run's artifact, copied to the folder `into` unless it lies on this machine."""
+        here = local_path(run.artifact_uri)
+        return self.download(run.run_id, name, into) if here is None else here / name
+
+    def download(self, run_id: str, name: str, into: Path) -> Path:
+        """Return the place of a run's artifact, copied to the folder `into` by MLflow."""
         with asking(self.uri):
             return Path(self.client.download_artifacts(run_id, name, str(into)))
 
-    def add_artifact(self, run_id: str, file: Path, folder: str) -> None:
+    def add_artifact(self, run: RunState, file: Path, folder: str) -> None:
         """Put a file into a folder of a run's artifacts."""
+        here = local_path(run.artifact_uri)
+        if here is not None:
+            (here / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, here / folder / file.name)
+            return
         with asking(self.uri):
-            self.client.log_artifact(run_id, str(file), folder)
+            self.client.log_artifact(run.run_id, str(file), folder)
 
-    def register(self, name: str, run_id: str, folder: str, tags: dict[str, str]) -> tuple[str, bool]:
+    def register(self, name: str, run: RunState, folder: str, tags: dict[str, str]) -> tuple[str, bool]:
         """Make a run's artifact folder a version of model `name`; returns (version, whether it is new).
 
         A run has one version of a name, however often this is called.
@@ -54,8 +69,15 @@ class Registry:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             for known in self.client.search_model_versions(f"name = '{name}'"):
-                if known.run_id == run_id:
+                if known.run_id == run.run_id:
                     return str(known.version), False
-            source = f"runs:/{run_id}/{folder}"
-            made = self.client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
+            made = self.client.create_model_version(
+                name, self._source(run, folder), run.run_id, tags=tags, await_creation_for=0
+            )
             return str(made.version), True
+
+    def _source(self, run: RunState, folder: str) -> str:
+        """Return what a version is made of: a run's folder, or the place that it was moved to."""
+        recorded = self.client.get_run(run.run_id).info.artifact_uri
+        is_moved = local_path(recorded) != local_path(run.artifact_uri)
+        return f"{run.artifact_uri}/{folder}" if is_moved else f"runs:/{run.run_id}/{folder}"

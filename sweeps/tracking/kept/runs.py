@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import RequestError
 from sweeps.tracking.ailments import deleted
 from sweeps.tracking.kept.database import DeletedSweep, NoSuchSweep, StoredRun, read_params, read_runs, read_tags
+from sweeps.tracking.places import placed
 from sweeps.tracking.uris import take_credentials
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ def runs_of(uri: str, sweep: str) -> list[StoredRun]:
     """
     try:
         stored = read_runs(uri, sweep)
-        return _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+        found = _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+        return [replace(run, artifact_uri=placed(run.artifact_uri, uri)) for run in found]
     except DeletedSweep as found:
         raise RequestError(deleted(sweep, found.args[0], uri)) from None
 
@@ -127,7 +130,8 @@ def stored(run: "Run") -> StoredRun:
     return StoredRun(*about, data.tags, data.params, data.metrics)
 
 
-def state_of(run: StoredRun) -> RunState:
-    """Return what a driver needs to know of a trial's run."""
-    about = (run.name, run.status, run.artifact_uri, bool(run.params), bool(run.metrics), run.tags, run.started)
+def state_of(run: StoredRun, uri: str, storage: Path | None = None) -> RunState:
+    """Return what one needs to know of a trial's run of MLflow at `uri`; storage: where its files may have gone."""
+    place = placed(run.artifact_uri, uri, storage)
+    about = (run.name, run.status, place, bool(run.params), bool(run.metrics), run.tags, run.started)
     return RunState(run.run_id, run.tags["cellskew.trial"], *about)
