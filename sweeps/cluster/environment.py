@@ -1,8 +1,11 @@
 """Settings that Ray and MLflow read from the environment when they are imported; what a user has set there stays."""
 
 import getpass
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DEFAULTS = {
@@ -53,3 +56,17 @@ def settle() -> None:
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
 settle()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray's own talk below errors while it lasts."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

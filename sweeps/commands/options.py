@@ -32,6 +32,19 @@ Scratch = Annotated[bool, typer.Option("--from-scratch", help="Start unfinished 
 MaxFailed = Annotated[
     int | None, typer.Option(min=1, help="Stop once so many trials have failed; running ones save their round.")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(help='Start no trial once so much is used, let running ones save: "40 gpu-hours", "12 hours".'),
+]
+OnEnd = Annotated[
+    str | None,
+    typer.Option(help="Shell command at the end; CELLSKEW_SWEEP, _EXIT and _SAID are in its environment."),
+]
+Nodes = Annotated[int, typer.Option(min=1, help="With --gpus: nodes of the cluster to plan for.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="Plan for a cluster: GPUs of each node.")]
+GpuMemory = Annotated[float, typer.Option(min=1, help="With --gpus: gigabytes of each GPU.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="With --gpus: CPUs of each node; default 12 per GPU.")]
+Price = Annotated[float | None, typer.Option(min=0, help="With --gpus: price of a GPU-hour.")]
 Label = Annotated[str | None, typer.Option(help="Column of obs that holds the cell types.")]
 Donor = Annotated[str | None, typer.Option(help="Column of obs that holds the donor.")]
 Move = Annotated[bool, typer.Option("--move-tracking", help="Go on in the store that --tracking-uri names.")]

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from data_pipeline.errors import RequestError
+from sweeps.commands.ending import telling
 from sweeps.commands.options import (
     STORAGE,
     Address,
     AsJson,
+    Budget,
     Concurrent,
+    Cpus,
+    GpuMemory,
+    Gpus,
     MaxFailed,
     Move,
     Name,
+    Nodes,
+    OnEnd,
+    Price,
     Retry,
     Scratch,
     Storage,
@@ -31,15 +39,52 @@ if TYPE_CHECKING:
 AGAIN = "run the same command again to go on"
 
 
-def plan(sweep: Sweep, as_json: AsJson = False, storage: Storage = STORAGE) -> None:
+def plan(
+    sweep: Sweep,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = None,
+    gpu_memory: GpuMemory = 80.0,
+    cpus: Cpus = None,
+    price: Price = None,
+) -> None:
     """What a sweep would do: trials, class counts per skew and strategy, disk, time. Touches nothing.
 
-    Example: `cellskew plan sweeps/configs/quickstart.yaml`
+    With --gpus: how long and dear what isn't finished would be on a cluster. Example: `cellskew plan
+    sweeps/configs/paper.yaml --nodes 4 --gpus 8 --gpu-memory 80 --price 3.2`
     """
-    from sweeps.drive.forecast import planning
+    from sweeps.drive.forecast import fleet, planning
     from sweeps.file import config
 
-    planning.show(planning.plan(config.load(sweep, check_files=False), storage), as_json)
+    spec = config.load(sweep, check_files=False)
+    found = planning.plan(spec, storage)
+    if gpus is None:
+        planning.show(found, as_json)
+        return
+    given = fleet.Fleet(nodes, gpus, gpu_memory, cpus, price)
+    done = _done(spec.name, storage, tracking_uri)
+    told = fleet.forecast(found.trials, found.works, done, given, found.disk_gb)
+    if not as_json:
+        planning.show(found, as_json=False)
+    fleet.show(told, as_json, given)
+
+
+def _done(name: str, storage: Path, tracking_uri: str | None) -> dict[str, Any]:
+    """Return what the finished trials of a sweep took, by key; nothing where it never ran, or MLflow doesn't answer."""
+    from sweeps.answers.runs import results
+    from sweeps.drive.forecast.fleet import Done
+    from sweeps.tracking.uris import of_sweep
+
+    if tracking_uri is None and not (storage / "sweeps" / f"{name}.yaml").exists():
+        return {}
+    runs = results.fetch(of_sweep(storage, tracking_uri, name), name)
+    runs = runs[(runs["status"] == "FINISHED") & (runs["superseded"] == "")]
+    if "trial_seconds" not in runs:
+        return {}
+    seen = zip(runs["key"], runs["trial_seconds"], runs["gpu"], strict=True)
+    return {key: Done(float(seconds), "" if "not seen" in gpu else gpu) for key, seconds, gpu in seen if seconds > 0}
 
 
 def run(
@@ -52,6 +97,8 @@ def run(
     from_scratch: Scratch = False,
     move_tracking: Move = False,
     max_failed: MaxFailed = None,
+    budget: Budget = None,
+    on_end: OnEnd = None,
 ) -> None:
     """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
 
@@ -59,8 +106,9 @@ def run(
     """
     from sweeps.file import config
 
-    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed)
-    _converge(config.load(sweep), storage, tracking_uri, given)
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget)
+    with telling(on_end) as said:
+        _converge(config.load(sweep), storage, tracking_uri, given, said)
 
 
 def resume(
@@ -73,6 +121,8 @@ def resume(
     from_scratch: Scratch = False,
     move_tracking: Move = False,
     max_failed: MaxFailed = None,
+    budget: Budget = None,
+    on_end: OnEnd = None,
 ) -> None:
     """Go on with a sweep by its name, as its file was when it last ran.
 
@@ -80,8 +130,9 @@ def resume(
     """
     from sweeps.file import config
 
-    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed)
-    _converge(config.load(_stored(storage, name)), storage, tracking_uri, given)
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget)
+    with telling(on_end) as said:
+        _converge(config.load(_stored(storage, name)), storage, tracking_uri, given, said)
 
 
 def _stored(storage: Path, name: str) -> Path:
@@ -95,15 +146,25 @@ def _stored(storage: Path, name: str) -> Path:
 
 
 def _given(
-    address: str | None, most: int | None, retry: bool, scratch: bool, move: bool, max_failed: int | None
+    address: str | None,
+    most: int | None,
+    retry: bool,
+    scratch: bool,
+    move: bool,
+    max_failed: int | None,
+    budget: str | None,
 ) -> dict[str, Any]:
     """Return the options that `run` and `resume` share, as converge.Request calls them."""
+    from sweeps.drive.allowance import Allowance
+
     given = {"address": address, "max_concurrent": most, "retry_failed": retry, "from_scratch": scratch}
-    return given | {"move_tracking": move, "max_failed": max_failed}
+    allowance = None if budget is None else Allowance.of(budget)
+    return given | {"move_tracking": move, "max_failed": max_failed, "allowance": allowance}
 
 
-def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any]) -> None:
+def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any], said: dict[str, str]) -> None:
     _check_storage(storage)
+    said["CELLSKEW_SWEEP"] = spec.name
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
 
@@ -113,6 +174,7 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
     except KeyboardInterrupt:  # where converge heeds none; typer would end without a word
         print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None
+    said["CELLSKEW_SAID"] = outcome.in_short()
     if outcome.has_begun:
         try:
             _conclude(spec.name, storage, uri, outcome, screen)

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment, joining, origin, resources
-from sweeps.drive import contents, lineage
+from sweeps.drive import allowance, contents, lineage
 from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
@@ -212,11 +212,11 @@ class _Drive:
         jobs.sort(key=lambda job: -job.cost)
         costs = {trial.key: self.costs[trial.key] for trial in todo}
         self.screen.begin(todo, outcome.before, costs, lambda: self.tracker.outbox)
-        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed
+        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.request.allowance
         settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
         with self.stop.waiting():
             tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
-        self._note(tally, outcome)
+        self._note(tally, outcome, costs)
 
     def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
         """Return the share of a GPU of each network's trial, by key, that is to be measured."""
@@ -232,11 +232,11 @@ class _Drive:
             return {}
         return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
 
-    def _note(self, tally: Any, outcome: Outcome) -> None:
+    def _note(self, tally: Any, outcome: Outcome, costs: dict[str, float]) -> None:
         outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
         outcome.failed |= tally.failed
         outcome.lacking |= tally.lacking
-        outcome.given = tally.utilisation()
+        outcome.given, outcome.left = tally.utilisation(), allowance.left(costs, tally)
 
     def _job(
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]

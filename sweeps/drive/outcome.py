@@ -23,7 +23,14 @@ class Outcome:
     stopped: str = ""
     has_begun: bool = True  # False: stopped before this launch wrote anything down
     seconds: float = 0.0
+    left: str | None = None  # what the trials that are not over will take
     given: dict[str, tuple[float, float]] = field(default_factory=dict)  # GPUs, CPUs: on average, of how many
+
+    def in_short(self) -> str:
+        """Return the end in one line."""
+        done = f"{self.before + self.finished} of {self.wanted} trials finished"
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{done}{failed}" + (f"; {self.stopped}" if self.stopped else "")
 
     @property
     def is_broken(self) -> bool:
@@ -50,6 +57,8 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
     if found.given:
         say(", ".join(f"{name}s given {given:.1f} of {had:.3g}" for name, (given, had) in found.given.items()))
+    if found.left is not None:
+        say(found.left)
     if found.failed:
         say(f"{len(found.failed)} failed; the first: {next(iter(found.failed.values())).splitlines()[0][:300]}")
         say(f"  reasons: cellskew status {name}{where}   again: cellskew resume {name} --retry-failed{where}")

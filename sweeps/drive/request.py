@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sweeps.drive.allowance import Allowance
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 
@@ -12,7 +13,7 @@ from sweeps.file.trials import Trial
 @dataclass(frozen=True)
 class Request:
     """How a sweep is to be run. tracking_uri None: see uris.choose; address None: a Ray of our own; max_failed: so many
-    trials that fail in this launch stop it."""
+    trials that fail in this launch stop it; allowance: how much this launch may use."""
 
     storage: Path
     tracking_uri: str | None = None
@@ -23,6 +24,7 @@ class Request:
     from_scratch: bool = False
     move_tracking: bool = False
     max_failed: int | None = None
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How long trials take and how much disk they fill, roughly: for their order, the time left, and `cellskew plan`."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from sweeps.drive.forecast.shapes import Shape
@@ -25,18 +26,44 @@ EXPRESSED = 0.3  # of highly variable genes in a cell
 
 def costs(trials: list[Trial], shapes: dict[str, Shape], cells: dict[str, Any]) -> dict[str, float]:
     """Return seconds per trial key, on one CPU core. cells: as in `shapes`, with num_genes."""
-    return {trial.key: cost(trial, shapes[trial.key], tokens(trial, cells[trial.dataset])) for trial in trials}
+    return {key: found.cpu_seconds for key, found in works(trials, shapes, cells).items()}
+
+
+def works(trials: list[Trial], shapes: dict[str, Shape], cells: dict[str, Any]) -> dict[str, "Work"]:
+    """Return the work of each trial, by key."""
+    return {trial.key: work(trial, shapes[trial.key], tokens(trial, cells[trial.dataset])) for trial in trials}
 
 
 def cost(trial: Trial, shape: Shape, tokens_per_cell: float) -> float:
     """Return roughly the seconds that a trial takes on one CPU core: training, an evaluation per round, the test."""
+    return work(trial, shape, tokens_per_cell).cpu_seconds
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of a trial decides how long it takes.
+
+    tokens: trained on, each evaluated one counting a third; batch: tokens of a batch; cpu_seconds: on one core.
+    """
+
+    steps: int
+    rounds: int
+    tokens: float
+    batch: float
+    cpu_seconds: float
+
+
+def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
+    """Return what a trial has to do."""
     if trial.described["recipe"] is None:
-        return FIXED_SECONDS + BASELINE_SECONDS * shape.num_rows / 1000
-    recipe = Recipe(**trial.described["recipe"])
-    evaluated = (recipe.epochs + recipe.crt_epochs) * shape.validation.sum() + shape.test.sum()
-    rows = steps(trial, shape) * recipe.cells_per_step + PREDICTION * evaluated
+        return Work(0, 1, 0.0, 0.0, FIXED_SECONDS + BASELINE_SECONDS * shape.num_rows / 1000)
+    recipe, number = Recipe(**trial.described["recipe"]), steps(trial, shape)
+    rounds = recipe.epochs + recipe.crt_epochs
+    evaluated = rounds * shape.validation.sum() + shape.test.sum()
+    tokens = float(number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
     size = trial.described["options"].get("size", "small")
-    return FIXED_SECONDS + SECONDS[trial.model][size] * rows * tokens_per_cell / 1e6
+    seconds = FIXED_SECONDS + SECONDS[trial.model][size] * tokens / 1e6
+    return Work(number, rounds, tokens, recipe.batch_size * tokens_per_cell, seconds)
 
 
 def steps(trial: Trial, shape: Shape) -> int:

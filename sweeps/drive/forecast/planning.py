@@ -29,7 +29,8 @@ BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials together.
+    """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials
+    together; works: by trial.
 
     budgets: see budgets.budgets.
     """
@@ -41,9 +42,13 @@ class Plan:
     datasets: dict[str, str]
     shapes: dict[tuple[str, str, str, str], Shape]
     budgets: list[dict[str, Any]]
-    seconds: float
+    works: dict[str, estimate.Work]
     disk_gb: float
     notes: list[str]
+
+    @property
+    def seconds(self) -> float:
+        return sum(work.cpu_seconds for work in self.works.values())
 
 
 def plan(spec: SweepSpec, storage: Path) -> Plan:
@@ -65,7 +70,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         datasets=origin,
         shapes=by_axes,
         budgets=budgets.budgets(trials, found),
-        seconds=sum(estimate.costs(trials, found, cells).values()),
+        works=estimate.works(trials, found, cells),
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]

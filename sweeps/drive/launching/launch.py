@@ -1,13 +1,11 @@
 """Reconcile: wanted trials - finished runs -> Ray Tune. The only file that knows ray.tune."""
 
 import json
-import logging
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from data_pipeline.sameness import checked
+from sweeps.cluster import environment
 from sweeps.cluster.demand import Demand, capacities
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
+from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.line import Line
 from sweeps.drive.launching.news import News, Tally, Watch
@@ -87,7 +87,7 @@ class InOrder(_NotKept, FIFOScheduler):
                 tune_controller.stop_trial(trial)
             elif self.line.is_misplaced(_key(trial)):
                 self.line.back(_key(trial))
-                tune_controller.stop_trial(trial)
+                _take_back(tune_controller, trial)
         heirs = [trial for trial in waiting if self.line.has_inherited(_key(trial))]
         return min(heirs, key=lambda trial: int(trial.experiment_tag.split("_")[0]), default=None)
 
@@ -115,8 +115,8 @@ class Silence(TrialProgressCallback):
 class Listener(_NotKept, tune.Callback):
     """Tells News what Tune hears of the trials."""
 
-    def __init__(self, news: News, line: Line) -> None:
-        self.news, self.line, self.looked = news, line, -LOOK_EVERY
+    def __init__(self, news: News, line: Line, allowance: Allowance | None) -> None:
+        self.news, self.line, self.allowance, self.looked = news, line, allowance, -LOOK_EVERY
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         """Give up when Ray has no node left: Tune would wait for one without end."""
@@ -126,8 +126,12 @@ class Listener(_NotKept, tune.Callback):
                 self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
             self.news.tally.has(self.line.capacity())
+            spent = None if self.allowance is None else self.allowance.spent(self.news.tally)
+            if spent is not None:
+                self.news.stop.ask(spent)
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self.line.started(_key(trial))
         self.news.started(_job(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
@@ -143,6 +147,16 @@ class Listener(_NotKept, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         self.news.over(_job(trial))
         _forget(trial)
+
+
+def _take_back(tune_controller: Any, trial: TuneTrial) -> None:
+    """Stop a trial that waits for its worker.
+
+    Tune 2.60 would go on to count it among those that wait, and keep an idle worker for it on what others wait for.
+    """
+    if trial in tune_controller._staged_trials:
+        tune_controller._unstage_trial_with_resources(trial)
+    tune_controller.stop_trial(trial)
 
 
 def _forget(trial: TuneTrial) -> None:
@@ -179,6 +193,7 @@ class Settings:
     max_concurrent: int | None = None
     max_failures: int = 3
     max_failed: int | None = None  # failed trials that stop the launch
+    allowance: Allowance | None = None
     pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
     say: Callable[[str], None] = print
 
@@ -232,13 +247,13 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(state),
-            callbacks=[Listener(news, line), Silence()],
+            callbacks=[Listener(news, line, settings.allowance), Silence()],
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
     )
     try:
-        with _quiet():
+        with environment.quiet():
             tuner.fit()
     finally:
         demand.give_back()
@@ -271,17 +286,3 @@ def _on(node: str | None, resources: dict[str, float]) -> tune.PlacementGroupFac
     """Return a request for resources on a node, in Tune's words."""
     where = {} if node is None else {"bundle_label_selector": [{"ray.io/node-id": node}]}
     return tune.PlacementGroupFactory([resources], **where)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray's own talk below errors while it lasts."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -2,11 +2,11 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sweeps.cluster.resources import Shape
-from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.room import Held, Places
 
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
@@ -16,11 +16,19 @@ SAY_EVERY = 60.0  # seconds between words about trials that no node has room for
 Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
 
 
+class Waiting(Protocol):
+    """A trial that waits: see Job."""
+
+    key: str
+    resources: dict[str, float]
+    cost: float
+
+
 @dataclass
 class Handed:
     """A trial that has been handed out: its node (None: any) and its part of it, None while it waits for a worker."""
 
-    job: Job
+    job: Waiting
     node: str | None
     part: Held | None
     since: float
@@ -37,15 +45,26 @@ class Line:
     while takes the worker of one of its shape: one waits behind each of these.
     """
 
-    def __init__(self, jobs: list[Job], capacities: Capacities, say: Callable[[str], None], most: int | None) -> None:
-        self.waiting: dict[Shape, deque[Job]] = {}
+    def __init__(
+        self,
+        jobs: Sequence[Waiting],
+        capacities: Capacities,
+        say: Callable[[str], None],
+        most: int | None,
+        clock: Callable[[], float] | None = None,
+        short: float = SHORT,
+    ) -> None:
+        self.clock, self.brief = time.monotonic if clock is None else clock, short
+        self.waiting: dict[Shape, deque[Waiting]] = {}
+        self.left: Counter[Shape] = Counter()  # what those that wait cost together
         for job in jobs:
             self.waiting.setdefault(Shape.of(job.resources), deque()).append(job)
+            self.left[Shape.of(job.resources)] += job.cost
         self.capacities, self.say, self.most = capacities, say, most
         self.places = Places()
         self.handed: dict[str, Handed] = {}
         self.short: Counter[tuple[str, Shape]] = Counter()  # 1 where the last trial was short
-        self.avoided: dict[str, float] = {}  # node -> time.monotonic() until which nothing is sent there
+        self.avoided: dict[str, float] = {}  # node -> when it may be tried again; until then nothing is sent there
         self.looked = self.said = -1e9
 
     def is_over(self) -> bool:
@@ -58,7 +77,7 @@ class Line:
         if self.most is not None and len(self.handed) >= self.most:
             return None
         shapes = sorted((shape for shape, jobs in self.waiting.items() if jobs), key=self._urgency)
-        without = [node for node, until in self.avoided.items() if until > time.monotonic()]
+        without = [node for node, until in self.avoided.items() if until > self.clock()]
         for shape in shapes:
             node = self.places.find(shape, self._dense(), without)
             if node is not None:
@@ -69,16 +88,23 @@ class Line:
                 return self._hand(shape, node, None)
         return None
 
+    def started(self, key: str) -> None:
+        """Note that a trial has its worker; one that waited behind another may have got one of its own before."""
+        found = self.handed[key]
+        node, shape = self.places.nodes.get(found.node), Shape.of(found.job.resources)
+        if found.part is None and node is not None and node.has_room(shape):
+            found.part = self.places.take(shape, found.node)
+
     def over(self, key: str) -> None:
         """Note that a trial needs its part no more; the one that waits behind it, if any, has it now."""
         gone = self.handed.pop(key, None)
         if gone is None or gone.part is None:
             return
         place = (gone.part.node, gone.part.shape)
-        self.short[place] = int(time.monotonic() - gone.since < SHORT)
+        self.short[place] = int(self.clock() - gone.since < self.brief)
         behind = [one for one in self.handed.values() if self._is_behind(one, *place)]
         if behind:
-            behind[0].part, behind[0].since, behind[0].is_heir = gone.part, time.monotonic(), True
+            behind[0].part, behind[0].since, behind[0].is_heir = gone.part, self.clock(), True
         else:
             self.places.give(gone.part)
 
@@ -87,6 +113,7 @@ class Line:
         job = self.handed[key].job
         self.over(key)
         self.waiting[Shape.of(job.resources)].appendleft(job)
+        self.left[Shape.of(job.resources)] += job.cost
 
     def is_misplaced(self, key: str) -> bool:
         """Tell whether a trial that has not started waits where it will not: its node is gone, or has no room."""
@@ -94,9 +121,9 @@ class Line:
         found = self.handed[key]
         if found.node is None:
             return False
-        if found.node not in self.places.nodes or self.avoided.get(found.node, 0) > time.monotonic():
+        if found.node not in self.places.nodes or self.avoided.get(found.node, 0) > self.clock():
             return True
-        is_late = found.part is not None and time.monotonic() - found.since > PATIENCE
+        is_late = found.part is not None and self.clock() - found.since > PATIENCE
         if is_late:
             self.avoid(found.node, PATIENCE)
         return is_late
@@ -110,12 +137,12 @@ class Line:
             shape = Shape.of(found.job.resources)
             found.node = self.places.find(shape)
             found.part = None if found.node is None else self.places.take(shape, found.node)
-        found.since = time.monotonic()
+        found.since = self.clock()
         return found.node
 
     def avoid(self, node: str, seconds: float) -> None:
         """Send nothing to a node for a while."""
-        self.avoided[node] = time.monotonic() + seconds
+        self.avoided[node] = self.clock() + seconds
 
     def has_inherited(self, key: str) -> bool:
         """Tell whether a trial waited behind another, which is over."""
@@ -134,13 +161,14 @@ class Line:
 
     def _hand(self, shape: Shape, node: str, part: Held | None) -> Handed:
         job = self.waiting[shape].popleft()
-        self.handed[job.key] = Handed(job, node, part, time.monotonic())
+        self.left[shape] -= job.cost
+        self.handed[job.key] = Handed(job, node, part, self.clock())
         return self.handed[job.key]
 
     def _urgency(self, shape: Shape) -> tuple[bool, float, float]:
         """Return what decides which shape is next, smallest first."""
         amount = shape.gpu or shape.cpu
-        left = sum(job.cost for job in self.waiting[shape]) * amount
+        left = self.left[shape] * amount
         held = sum(one.part is not None and one.part.shape == shape for one in self.handed.values()) * amount
         return not shape.gpu, held / max(left, 1e-9), -self.waiting[shape][0].cost
 
@@ -162,7 +190,7 @@ class Line:
         return one.part is None and one.node == node and Shape.of(one.job.resources) == shape
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self.clock()
         if now - self.looked < LOOK_EVERY:
             return
         self.looked = now

@@ -43,10 +43,10 @@ def test_baselines_start_at_once_on_nodes_without_gpus_and_shapes_share_the_gpus
     assert [key for key, node in found if node == "c"] == [f"base{n}" for n in range(8)]
 
 
-def test_a_trial_without_a_gpu_never_takes_the_cpus_that_gpus_can_use(monkeypatch):
-    monkeypatch.setattr(lines, "SHORT", 0.0)
+def test_a_trial_without_a_gpu_never_takes_the_cpus_that_gpus_can_use():
     jobs = [job("base1", cpu=4.0), job("base2", cpu=4.0), *(job(f"q{n}", 0.25) for n in range(8))]
     first = line(*jobs, nodes={"g": Shape(1.0, 8.0)})
+    first.brief = 0.0
     assert drawn(first) == [("q0", "g"), ("q1", "g"), ("q2", "g"), ("q3", "g"), ("base1", "g")]
     first.over("q0")
     assert drawn(first) == [("q4", "g")], "the four CPUs that are left feed the GPU"
@@ -113,6 +113,36 @@ def test_behind_a_short_trial_another_waits_for_its_worker(monkeypatch):
     made.over("t2")
     made.over("t3")
     assert made.is_over()
+
+
+def test_one_that_waits_and_gets_a_worker_of_its_own_has_its_own_place():
+    nodes = {"c": Shape(0.0, 2.0)}
+    made = line(*(job(f"t{n}") for n in range(5)), nodes=nodes)
+    drawn(made)
+    made.over("t0")
+    assert [key for key, _ in drawn(made)] == ["t2", "t3", "t4"], "two behind the two that run"
+    nodes["c"], made.looked = Shape(0.0, 3.0), -1e9
+    assert made.next() is None
+    made.started("t3")
+    assert made.handed["t3"].part is not None and made.places.nodes["c"].free_cpu == 0
+    made.over("t1")
+    assert made.has_inherited("t4") and not made.has_inherited("t3")
+
+
+def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path, monkeypatch):
+    from sweeps.drive.launching import launch
+    from sweeps.drive.stopping import Stop
+
+    said = []
+    trial = SimpleNamespace(status="PENDING", config={"job": "t0"}, experiment_tag="1_x")
+    tune = SimpleNamespace(get_live_trials=lambda: [trial], _staged_trials=[trial])
+    tune._unstage_trial_with_resources = lambda trial: said.append("unstaged")
+    tune.stop_trial = lambda trial: said.append("stopped")
+    made = SimpleNamespace(is_misplaced=lambda key: True, back=lambda key: said.append("back"))
+    made.has_inherited = lambda key: False
+    monkeypatch.setattr(launch, "_key", lambda trial: trial.config["job"])
+    launch.InOrder(made, Stop(tmp_path / "stop")).choose_trial_to_run(tune)
+    assert said == ["back", "unstaged", "stopped"]
 
 
 def test_nothing_waits_behind_a_long_trial(monkeypatch):
