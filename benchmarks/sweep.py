@@ -10,7 +10,7 @@ with seconds from the call to its return, registration and Ray's start included.
 are timed as processes, and ten trials are taken back and run again by a new process.
 compare: the same real trials, encoded beforehand, on two slots: cellskew; Ray Tune with the stock MLflowLoggerCallback;
 one process per trial. Overhead per trial = (wall x slots - sum of trial_seconds) / trials.
-mixed: 120 trials that sleep, on 4 simulated nodes of 1 GPU and 4 CPUs, 24 each of a whole GPU, half, a quarter, and 48
+mixed: 120 trials that sleep, on 4 simulated nodes of 1 GPU and 6 CPUs, 24 each of a whole GPU, half, a quarter, and 48
 without; GPUs given = share x seconds of all trials that had one, over the seconds until the last of them started.
 """
 
@@ -61,7 +61,7 @@ strategies: [none, oversample]
 models: {scgpt: {size: tiny, epochs: 3}, geneformer: {size: tiny, epochs: 3}, logistic_regression: {}, majority: {}}
 """
 
-NODES, GPUS, CPUS = 4, 1, 4
+NODES, GPUS, CPUS = 4, 1, 6
 SECONDS = {"scbert": 40.0, "geneformer": 30.0, "scgpt": 30.0, "logistic_regression": 6.0, "majority": 3.0}
 SHARES = {"scbert": 1.0, "geneformer": 0.5, "scgpt": 0.25}
 MIXED = """

@@ -10,7 +10,7 @@ from sweeps.cluster.resources import Shape
 from sweeps.drive.launching.room import Held, Places
 
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
-SHORT = 60.0  # a trial that was over within so many seconds has another one wait for its worker
+SHORT = 120.0  # a trial that was over within so many seconds has another one wait for its worker
 PATIENCE = 300.0  # seconds that a trial waits in vain for what its node should have
 SAY_EVERY = 60.0  # seconds between words about trials that no node has room for
 Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
@@ -91,6 +91,7 @@ class Line:
     def started(self, key: str) -> None:
         """Note that a trial has its worker; one that waited behind another may have got one of its own before."""
         found = self.handed[key]
+        found.since = self.clock()
         node, shape = self.places.nodes.get(found.node), Shape.of(found.job.resources)
         if found.part is None and node is not None and node.has_room(shape):
             found.part = self.places.take(shape, found.node)
