@@ -10,10 +10,10 @@ from pathlib import Path
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
+from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape, nth, of_trial
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.estimate import Work
-from sweeps.drive.launching.line import Line
 from sweeps.file.trials import Trial
 
 MEASURED = "one H100 (benchmarks/README.md)"

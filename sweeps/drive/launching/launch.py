@@ -20,10 +20,10 @@ from ray.tune.search import Searcher
 from data_pipeline.sameness import checked
 from sweeps.cluster import environment
 from sweeps.cluster.demand import Demand, capacities
+from sweeps.cluster.line import Line
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job
-from sweeps.drive.launching.line import Line
 from sweeps.drive.launching.news import News, Tally, Watch
 from sweeps.drive.launching.worker import Trainable, work
 from sweeps.drive.stopping import Stop

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from sweeps.cluster import line as lines
+from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape
-from sweeps.drive.launching import line as lines
-from sweeps.drive.launching.line import Line
-from sweeps.drive.launching.room import Held, Places
+from sweeps.cluster.room import Held, Places
 
 GPU, CPU = Shape(4.0, 10.0), Shape(0.0, 8.0)
 

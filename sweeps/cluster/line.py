@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sweeps.cluster.resources import Shape
-from sweeps.drive.launching.room import Held, Places
+from sweeps.cluster.room import Held, Places
 
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 SHORT = 120.0  # a trial that was over within so many seconds has another one wait for its worker
