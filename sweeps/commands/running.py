@@ -52,8 +52,9 @@ def plan(
 ) -> None:
     """What a sweep would do: trials, class counts per skew and strategy, disk, time. Touches nothing.
 
-    With --gpus: how long and dear what isn't finished would be on a cluster. Example: `cellskew plan
-    sweeps/configs/paper.yaml --nodes 4 --gpus 8 --gpu-memory 80 --price 3.2`
+    With --gpus: how long and how dear what isn't finished would be on a cluster.
+
+    Example: `cellskew plan sweeps/configs/paper.yaml --nodes 4 --gpus 8 --price 3.2`
     """
     from sweeps.drive.forecast import fleet, planning
     from sweeps.file import config
