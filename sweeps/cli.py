@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands import asking, data, networks, running
+from sweeps.commands import asking, data, networks, running, trial
 
 COMMANDS = {  # in the order of use
     "init": data.init,
@@ -17,6 +17,7 @@ COMMANDS = {  # in the order of use
     "run": running.run,
     "resume": running.resume,
     "status": running.status,
+    "trial": trial.trial,
     "answer": asking.answer,
     "results": asking.results,
     "compare": asking.compare,

@@ -21,7 +21,7 @@ FORGOTTEN = 300.0  # seconds without a sign of life in MLflow, by both clocks, a
 class State:
     """counts: wanted trials by status; removed: runs of trials that the sweep's file no longer has.
 
-    failed: name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
+    failed: key, name, reason and again (does the next run try it again?) of each; troubled: name, status and trouble of
     those that something went wrong with and that went on; lacking: name, and by file why, of finished trials without
     some of their files, which the next run makes. waiting_records: for MLflow, in the outbox; refused: runs
     whose news MLflow refused time and again, and why. unconverged: names of finished trials whose fit was stopped
@@ -94,7 +94,7 @@ def _unconverged(runs: pd.DataFrame) -> list[str]:
 
 def _failed(runs: pd.DataFrame) -> pd.DataFrame:
     failed = runs[runs["status"] == "FAILED"]
-    return failed.assign(again=failed["cause"] == "outside")[["name", "reason", "again"]]
+    return failed.assign(again=failed["cause"] == "outside")[["key", "name", "reason", "again"]]
 
 
 def _lacking(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def _show_trials(found: State, out: Console) -> None:
     """Print the trials that something went wrong with, ten of a kind."""
     for row in found.failed.head(10).itertuples():
         then = "the next run tries it again" if row.again else "left alone until --retry-failed"
-        out.print(f"FAILED {row.name}: {then}\n       {row.reason}")
+        out.print(f"FAILED {row.name}: {then}\n       {row.reason}\n       cellskew trial {row.key[:8]}")
     for row in found.troubled.head(10).itertuples():
         out.print(f"{row.status} in spite of trouble: {row.name}\n       {row.trouble}")
     for one in found.lacking[:10]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from sweeps.tracking.places import local_path
 from trainables.trial.outcome import MODEL_FOLDER
 
+LOGS = ("log.txt", "log.1.txt")  # of a trial: what was said in its worker, the newer one first
 FILES = (".yaml", ".csv", ".png", ".parquet", ".json")
 
 
@@ -24,9 +25,22 @@ class Upload:
 
 def upload(directory: Path, to: Upload) -> None:
     """Copy a trial's tables, picture and predictions, and the checkpoint if it is to go, to its run's artifacts."""
-    files = sorted(path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
+    tables = (path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
     model = directory / MODEL_FOLDER
     folder = model if to.with_checkpoint and model.is_dir() else None
+    _put([*sorted(tables), *_logs(directory)], folder, to)
+
+
+def upload_log(directory: Path, to: Upload) -> None:
+    """Copy the log of a trial that failed to its run's artifacts."""
+    _put(_logs(directory), None, to)
+
+
+def _logs(directory: Path) -> list[Path]:
+    return [directory / name for name in LOGS if (directory / name).exists()]
+
+
+def _put(files: list[Path], folder: Path | None, to: Upload) -> None:
     here = local_path(to.artifact_uri)
     if here is not None:
         _copy(files, folder, here)

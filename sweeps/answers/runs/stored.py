@@ -24,6 +24,10 @@ class Stored:
         self.uri = uri
         self._read = functools.lru_cache(maxsize=None)(self._fetch)
 
+    def file(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
+        """Return a file that lies at the top of a run's artifacts."""
+        return self._read(run_id, artifact_uri, name)
+
     def per_class(self, run: pd.Series) -> pd.DataFrame | None:
         """Return a run's table per type, see metrics.per_class."""
         data = self._read(run["run_id"], run.get("artifact_uri"), "per_class.csv")

@@ -1,7 +1,10 @@
 """What runs on a worker: one trial, with its failure as a value. Knows neither Ray nor MLflow."""
 
+import contextlib
 import json
+import os
 import shutil
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from data_pipeline.errors import RequestError
 from sweeps.cluster.origin import machine
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
-from sweeps.tracking.artifacts import Upload, upload
+from sweeps.drive.launching.log import epoch_line, logged, logger
+from sweeps.tracking.artifacts import Upload, upload, upload_log
 from sweeps.tracking.uris import without_secrets
 from trainables.trial.files import missing
 
@@ -51,7 +55,8 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
 
             _start_over(directory, job.fresh)
             publish(directory / TOLD, json.dumps(job.config).encode(), durable=False)
-            final = _train_on(job.config, send_if_ours, trainable, directory)
+            with logged(directory, _begins(job)):
+                final = _train_on(job.config, send_if_ours, trainable, directory)
             check()
             lacking = missing(directory) | _upload(job)
         tags = final.get("tags", {})  # how it was computed
@@ -59,6 +64,13 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
         send({"final": numbers, "where": machine() | tags, "lacking": lacking})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
+        if job.upload is not None:
+            with contextlib.suppress(Exception):  # it is in the folder all the same
+                upload_log(directory, job.upload)
+
+
+def _begins(job: Job) -> str:
+    return f"{job.config.get('name', '')} ({job.directory.name}) on {socket.gethostname()}, pid {os.getpid()}"
 
 
 def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
@@ -69,6 +81,7 @@ def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Pat
         except PASSING as error:
             if isinstance(error, LASTING):
                 raise
+            logger.exception("tried again (time %d of %d)", attempt + 1, len(TRAIN_PAUSES))
             send({"trouble": f"{describe(error)}; tried again (time {attempt + 1} of {len(TRAIN_PAUSES)})"})
         time.sleep(TRAIN_PAUSES[attempt])
     return _train(config, send, trainable, directory)
@@ -82,6 +95,8 @@ def _train(config: dict, send: Callable, trainable: Trainable, directory: Path) 
         if metrics.get("final"):
             last.update(metrics)
         else:
+            if "replayed" not in metrics:
+                logger.info(epoch_line(metrics))
             send({"metrics": metrics, "saved": checkpoint is not None or "replayed" in metrics})
 
     result = trainable(config, report, _newest_checkpoint(directory))

@@ -1,7 +1,8 @@
 """The runs of a sweep: read off MLflow's database file, or asked of its server page by page."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 SUPERSEDED = "cellskew.superseded"  # tag of a run whose trial was trained anew, in another run: when
 LACKING = "cellskew.lacking"  # tag of a finished run: JSON, which of its files couldn't be made or uploaded, and why
-OURS = "tags.`cellskew.trial` != ''"
+KEY = "tags.`cellskew.trial`"
+OURS = f"{KEY} != ''"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,30 @@ def tags_of(uri: str, sweep: str) -> dict[str, str]:
     """Return the tags of a sweep's experiment; RequestError if MLflow doesn't answer."""
     found = read_tags(uri, sweep)
     return _asked(uri, lambda client: client.get_experiment_by_name(sweep).tags) if found is None else found
+
+
+def trials_like(uri: str, asked: str) -> list[tuple[str, StoredRun]]:
+    """Return the sweep and the run of every trial whose key begins with `asked`, or that has this name."""
+    is_key = re.fullmatch("[0-9a-f]{1,16}", asked) is not None
+    quote = '"' if "'" in asked else "'"
+    wanted = f"{KEY} LIKE '{asked}%'" if is_key else f"attributes.run_name = {quote}{asked}{quote} and {OURS}"
+
+    def ask(client: "MlflowClient") -> list[tuple[str, StoredRun]]:
+        sweeps = {found.experiment_id: found.name for found in client.search_experiments()}
+        runs = client.search_runs(list(sweeps), wanted, max_results=PAGE)
+        return [(sweeps[run.info.experiment_id], stored(run)) for run in runs]
+
+    return _asked(uri, ask)
+
+
+def history_of(uri: str, run_id: str, metrics: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Return metric -> step -> value of those metrics that a run has points of."""
+
+    def ask(client: "MlflowClient") -> dict[str, dict[int, float]]:
+        points = {name: client.get_metric_history(run_id, name) for name in metrics}
+        return {name: {point.step: point.value for point in listed} for name, listed in points.items() if listed}
+
+    return _asked(uri, ask)
 
 
 def params_of(uri: str, run_ids: list[str]) -> dict[str, dict[str, str]]:
