@@ -33,7 +33,7 @@ def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | No
 def few_near(given: object, known: Iterable[str], most: int = 4) -> list[str]:
     """Return the known names most like `given`, whatever the case, the likest first; at most so many."""
     folded = {name.casefold(): name for name in known}
-    return [folded[name] for name in get_close_matches(str(given).casefold(), list(folded), most, 0.4)]
+    return [folded[name] for name in get_close_matches(str(given).casefold(), list(folded), most, 0.5)]
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
