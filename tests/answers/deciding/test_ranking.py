@@ -187,4 +187,6 @@ def test_what_people_type_is_understood_as_the_metric_on_test_cells():
 def test_columns_that_tell_no_single_choice_have_no_marks():
     frame = choices.unfolded(runs(FOUR))
     assert not table.build(frame, ["model"], [METRIC], Designs(frame))["mark"].any()
+    folded = frame[frame["posthoc"] == "none"].drop(columns="posthoc")  # `results --by model,strategy`
+    assert not table.build(folded, ["model"], [METRIC], Designs(folded))["mark"].any()
     assert table.build(frame, ["model", "strategy"], [METRIC], Designs(frame))["mark"].iloc[2] == table.BEST
