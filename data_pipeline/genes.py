@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from data_pipeline.errors import RequestError
+from data_pipeline.normalise import row_sums
 
 THETA = 100.0  # overdispersion of the negative binomial, as scanpy has it
 DEPTHS = 2048  # different totals per cell told apart; more are taken in groups
@@ -135,7 +136,7 @@ def _shares(blocks: Blocks, num_genes: int) -> tuple[np.ndarray, np.ndarray]:
     sums, totals = np.zeros(num_genes), [np.zeros(0)]
     for block in blocks():
         sums += np.bincount(block.indices, block.data, num_genes)
-        totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
+        totals.append(row_sums(block))
     return sums / max(sums.sum(), 1.0), np.concatenate(totals)
 
 

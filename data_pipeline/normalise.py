@@ -7,6 +7,12 @@ TARGET = 1e4  # counts per cell after scaling
 MOST_VARIABLE = 2000  # genes that principal components are computed from
 
 
+def row_sums(counts: sparse.csr_matrix) -> np.ndarray:
+    """Return the sum of each row, float64 [n], added up in float64: scipy's own sum rounds as the matrix does."""
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    return np.bincount(rows, counts.data, counts.shape[0])
+
+
 def log_normalised(counts: sparse.csr_matrix, totals: np.ndarray | None = None) -> sparse.csr_matrix:
     """Return log1p(counts per 10,000) as float64 CSR [n, G], without stored zeros; a cell without counts stays zero.
 
@@ -15,7 +21,7 @@ def log_normalised(counts: sparse.csr_matrix, totals: np.ndarray | None = None) 
     logs = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
     logs.sum_duplicates()
     logs.eliminate_zeros()
-    sums = np.asarray(logs.sum(axis=1)).ravel() if totals is None else np.asarray(totals, dtype=np.float64)
+    sums = row_sums(logs) if totals is None else np.asarray(totals, dtype=np.float64)
     factors = np.divide(TARGET, sums, out=np.zeros(len(sums)), where=sums > 0)
     logs.data = np.log1p(logs.data * np.repeat(factors, np.diff(logs.indptr)))
     return logs

@@ -11,6 +11,7 @@ import pandas as pd
 from data_pipeline.reading import labels
 from data_pipeline.reading.file import inspection
 from data_pipeline.reading.file.inspection import Table, quoted
+from data_pipeline.reading.labels import Renames
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import Files, Part
 
@@ -32,11 +33,13 @@ def join_cells(tables: list[Table], source: Source) -> Joint:
     """Return the cells of all files, their labels renamed as asked; problems of a column are noted in its table."""
     found = [inspection.label_strings(table, source) for table in tables]
     texts, labelled = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    texts, renames = labels.without_decimals(texts, source.labels)
     counts = Counter(texts[labelled])
-    texts, dropped = _renamed_labels(texts, labelled, tables, source)
+    texts, dropped = _renamed_labels(texts, labelled, tables, renames)
     donors = None
     if source.donor is not None:
         donors = np.concatenate([inspection.donor_strings(table, source) for table in tables])
+        donors, _ = labels.without_decimals(donors)
     totals = None
     if all(table.totals is not None for table in tables):
         totals = np.concatenate([table.totals for table in tables])
@@ -49,20 +52,20 @@ def join_cells(tables: list[Table], source: Source) -> Joint:
         donors,
         totals,
         np.concatenate(test),
-        [[label, name, counts[label]] for label, name in labels.cleaned_renames(source.labels) if label in counts],
+        [[label, name, counts[label]] for label, name in renames if label in counts],
     )
 
 
 def _renamed_labels(
-    texts: np.ndarray, labelled: np.ndarray, tables: list[Table], source: Source
+    texts: np.ndarray, labelled: np.ndarray, tables: list[Table], renames: Renames
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels renamed, bool: cells to be left out); what is wrong with the renames goes to the first table."""
-    if not source.labels:
+    if not renames:
         return texts, np.zeros(len(texts), bool)
-    wrong, doubts = labels.rename_problems(set(texts[labelled]), source.labels, source.all_paths[0])
+    wrong, doubts = labels.rename_problems(set(texts[labelled]), renames, tables[0].path)
     tables[0].problems += wrong
     tables[0].doubts += doubts
-    return labels.rename(texts, source.labels)
+    return labels.rename(texts, renames)
 
 
 WAY_OUT = (
@@ -113,12 +116,13 @@ def _renamed(names: np.ndarray) -> np.ndarray:
 
 def join_genes(tables: list[Table], source: Source, scratch: Path) -> tuple[list[str], Files, list[str]]:
     """Return (genes in the first file's order, the files brought to it, what is wrong)."""
+    problems = _mixed_up(tables, source)
     if source.duplicates == "rename":
         for table in tables:
             table.genes = _renamed(table.genes)
     names = [table.genes[_taken(table, source)] for table in tables]
     repeating = [(table, found) for table, found in zip(tables, names, strict=True) if len(set(found)) < len(found)]
-    problems = [] if source.duplicates else [_repeated(table.path, "gene", found) for table, found in repeating]
+    problems += [] if source.duplicates else [_repeated(table.path, "gene", found) for table, found in repeating]
     problems += [_nothing_left(table) for table in tables if len(table.genes) and not _taken(table, source).any()]
     genes = list(dict.fromkeys(names[0]))
     column = {gene: number for number, gene in enumerate(genes)}
@@ -133,6 +137,19 @@ def join_genes(tables: list[Table], source: Source, scratch: Path) -> tuple[list
         same = len(columns) == len(genes) and np.array_equal(columns, np.arange(len(genes)))
         parts.append(Part(table.path, source.layer, len(table.cells), None if same else columns))
     return genes, Files(parts, len(genes), source.values, scratch), problems
+
+
+def _mixed_up(tables: list[Table], source: Source) -> list[str]:
+    """Return a reason to refuse each file that has genes of one name in another order than the first file."""
+    first = tables[0].genes
+    if source.duplicates not in ("first", "rename") or len(set(first)) == len(first):
+        return []
+    return [
+        f"{table.path}: its genes are in another order than those of {tables[0].path}, so of genes with one name it "
+        f"can't be told which is which. Add them up with `duplicates: sum`, or write both files in one order."
+        for table in tables[1:]
+        if not np.array_equal(table.genes, first)
+    ]
 
 
 def _taken(table: Table, source: Source) -> np.ndarray:
@@ -198,7 +215,7 @@ def group_rows(joint: Joint, source: Source, problems: list[str]) -> tuple[np.nd
     codes = pd.factorize(names)[0]
     rows = rows[np.argsort(codes, kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes))])
-    problems += _conflicts(joint, rows, offsets)
+    problems += [f"{', '.join(source.all_paths)}: {said}" for said in _conflicts(joint, rows, offsets)]
     return rows, offsets
 
 

@@ -3,10 +3,10 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
@@ -38,12 +38,21 @@ def clean(name: object) -> str:
     return text
 
 
-def cleaned(names: Iterable[object]) -> list[str]:
-    """Return labels cleaned; where all of them are numbers, whole ones lose their decimals: "1.0" is "1"."""
-    texts = [clean(name) for name in names]
-    if not all(NUMBER.fullmatch(text) for text in texts if text not in NO_LABEL):
-        return texts
-    return [WHOLE.sub(r"\1", text) if WHOLE.fullmatch(text) else text for text in texts]
+def without_decimals(texts: np.ndarray, renames: Renames = ()) -> tuple[np.ndarray, Renames]:
+    """Return cleaned labels (str objects [n], of all files) and what they are renamed to, in one form of number.
+
+    Where all labels are numbers, whole ones lose their decimals: "1.0" in one file is "1" in another.
+    """
+    codes, kinds = pd.factorize(texts)
+    if not all(NUMBER.fullmatch(kind) for kind in kinds if kind not in NO_LABEL):
+        return texts, renames
+    return np.array([_whole(kind) for kind in kinds], dtype=object)[codes], tuple(
+        (_whole(label), name) for label, name in renames
+    )
+
+
+def _whole(text: str) -> str:
+    return WHOLE.sub(r"\1", text) if WHOLE.fullmatch(text) else text
 
 
 # renaming by a table
@@ -98,21 +107,16 @@ def _row_problem(fields: list[str], found: dict[str, str]) -> str | None:
 
 def rename(texts: np.ndarray, renames: Renames) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels after the renames, str objects [n]; bool [n]: cells whose label has an empty target)."""
-    kinds, which = np.unique(texts.astype(str), return_inverse=True)
-    table = dict(cleaned_renames(renames))
+    codes, kinds = pd.factorize(texts)
+    table = dict(renames)
     targets = np.array([table.get(kind, kind) for kind in kinds], dtype=object)
     dropped = np.array([kind in table and not table[kind] for kind in kinds], dtype=bool)
-    return targets[which], dropped[which]
-
-
-def cleaned_renames(renames: Renames) -> list[tuple[str, str]]:
-    """Return the renames with their labels in the form that labels are brought to."""
-    return list(zip(cleaned(label for label, _ in renames), (name for _, name in renames), strict=True))
+    return targets[codes], dropped[codes]
 
 
 def rename_problems(kinds: set[str], renames: Renames, where: str) -> tuple[list[str], list[str]]:
     """Return (reasons to refuse, doubts) about a table of renames for cells of these types."""
-    names = [label for label, _ in cleaned_renames(renames)]
+    names = [label for label, _ in renames]
     idle = [name for name in names if name not in kinds]
     if not idle:
         return [], []

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import RequestError
+from data_pipeline.normalise import row_sums
 from data_pipeline.reading import joining, labels, likely, twins
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import inspection
 from data_pipeline.reading.file.inspection import Table
-from data_pipeline.reading.file.values import Scan
+from data_pipeline.reading.file.matrix import EXACT
+from data_pipeline.reading.file.values import TOO_LARGE, Scan
 from data_pipeline.reading.joining import Joint
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import BLOCK, Counts, Files
@@ -36,6 +38,7 @@ def validate(source: Source, scratch: Path) -> Cells:
     if len(seen.sums) == len(joint.cells):
         grouped = joining.drop_empty(seen.sums, joint, grouped, source, problems)
         problems += _totals_problems(joint, seen.sums, source)
+        problems += [] if problems else _sums_problems(seen.largest_count, grouped[1], source)
         grouped, alike = twins.settle(seen.hashes, joint, grouped, source)
     classes = sorted(set(joint.labels[grouped[0]]))
     if not problems and len(classes) < 2 and source.label is not None:
@@ -91,6 +94,14 @@ def _totals_problems(joint: Joint, sums: np.ndarray, source: Source) -> list[str
     ]
 
 
+def _sums_problems(largest: float, offsets: np.ndarray, source: Source) -> list[str]:
+    """Return that counts which are added up would be rounded. largest: of a row; offsets: where cells begin in rows."""
+    most = largest * int(np.diff(offsets).max(initial=1))
+    if source.values.kind != "counts" or most < EXACT:
+        return []
+    return [f"{', '.join(source.all_paths)}: counts of one name add up to {most:,.0f} and more. {TOO_LARGE}"]
+
+
 class Pass:
     """What one pass over every number of every file finds (or over `most` cells per file).
 
@@ -101,6 +112,7 @@ class Pass:
     def __init__(self, files: Files, tables: list[Table], most: int | None) -> None:
         self.problems: list[str] = []
         self.facts = {"nonzero": 0, "largest": 0.0, "warnings": []}
+        self.largest_count = 0.0  # of a gene in a row, columns of one gene added up
         self._hashes = [hashlib.sha256() for _ in range(3)]
         self._cells_per_gene = np.zeros(files.num_genes, np.int64)
         found = [self._look(files, number, table, most) for number, table in enumerate(tables)]
@@ -123,9 +135,10 @@ class Pass:
                 block = stored.read(start, min(start + BLOCK, end))
                 self._hash(block.data, block.indices, np.diff(block.indptr).astype(np.int32))
                 counts = files.counts(number, block)
-                sums.append(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
+                sums.append(row_sums(counts))
                 hashes.append(twins.row_hashes(counts))
                 scan.add(start, files.taken(number, block), sums[-1])
+                self.largest_count = max(self.largest_count, float(counts.data.max(initial=0.0)))
                 self._cells_per_gene += np.bincount(counts.indices, minlength=files.num_genes)
                 self.facts["nonzero"] += counts.nnz
         except inspection.DAMAGE as error:

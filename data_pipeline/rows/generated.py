@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from data_pipeline.atomic import publish
+from data_pipeline.normalise import row_sums
 
 NUMBERS = {"data": np.float32, "indices": np.int32, "indptr": np.int64, "labels": np.int64, "totals": np.float64}
 
@@ -69,6 +70,6 @@ def totals_of(made: sparse.csr_matrix, sources: np.ndarray, real: sparse.csr_mat
     A file may hold some of the genes only; a made cell then has as much outside the file, relative to what is inside,
     as the real cell (`real` CSR [n, G], `totals` [n]) that lent it its library size.
     """
-    inside, own = (np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel() for counts in (real, made))
+    inside, own = (row_sums(sparse.csr_matrix(counts)) for counts in (real, made))
     ratio = np.divide(totals, inside, out=np.ones(len(inside)), where=inside > 0)
     return own * ratio[sources]

@@ -50,11 +50,15 @@ def test_whole_numbers_are_one_label_however_they_are_stored(tmp_path, values):
 
 
 def test_numbers_among_words_stay_as_they_are():
-    assert labels.cleaned(["1.0", "T cell"]) == ["1.0", "T cell"] and labels.cleaned(["1.0", "02.", "nan"]) == [
-        "1",
-        "02",
-        "nan",
-    ]
+    for given, wanted in ((["1.0", "T cell"], ["1.0", "T cell"]), (["1.0", "02.", "nan"], ["1", "02", "nan"])):
+        found, renames = labels.without_decimals(np.array(given, dtype=object), (("1.0", "B"),))
+        assert found.tolist() == wanted and renames == ((wanted[0], "B"),)
+
+
+def test_files_agree_on_what_is_a_number(tmp_path):
+    first = write(tmp_path / "a.h5ad", COUNTS, {"celltype": np.tile(["1.0", "T"], 45)})
+    second = write(tmp_path / "b.h5ad", COUNTS * 2, {"celltype": ["1.0"] * 90}, cells=[f"b{i}" for i in range(90)])
+    assert open_cells(source(first, paths=(str(first), str(second)))).classes == ["1.0", "T"]
 
 
 def test_training_and_test_labels_meet_as_numbers(tmp_path):

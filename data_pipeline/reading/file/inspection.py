@@ -13,7 +13,7 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading.file import features, hdf5, matrix, places
-from data_pipeline.reading.labels import NO_LABEL, cleaned
+from data_pipeline.reading.labels import NO_LABEL, clean
 from data_pipeline.reading.source import Source
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _as_strings(values: pd.Series) -> np.ndarray:
     names = [
         int(kind) if isinstance(kind, float | np.floating) and float(kind).is_integer() else kind for kind in kinds
     ]
-    return np.array([*cleaned(names), ""], dtype=object)[codes]
+    return np.array([*map(clean, names), ""], dtype=object)[codes]
 
 
 def _check_labelled(table: Table, source: Source, labelled: np.ndarray) -> None:

@@ -20,6 +20,7 @@ GAP = 16_384  # unwanted numbers that are cheaper to read than to skip
 COLUMNS_PIECE = 16_000_000  # numbers of a large CSC matrix turned round at once: 400 MB
 SMALL = 2_000_000  # numbers of a CSC matrix that is simply loaded
 BLOCK = 4096  # rows written at once
+EXACT = 2**24  # whole numbers from here on are rounded by float32
 
 
 def layout(element) -> str:
@@ -79,7 +80,7 @@ class Rows:
         if hasattr(self.element, "dtype"):
             return self._read_dense(start, stop)
         first, last = int(self.ends[start]), int(self.ends[stop])
-        data = np.asarray(self.element["data"][first:last], dtype=np.float32)
+        data = _float32(self.element["data"][first:last])
         indices = _checked_indices(self.element["indices"][first:last], self.shape[1])
         indptr = (self.ends[start : stop + 1] - first).astype(np.int32)
         return _canonical(sparse.csr_matrix((data, indices, indptr), shape=(stop - start, self.shape[1])))
@@ -87,8 +88,7 @@ class Rows:
     def _read_dense(self, start: int, stop: int) -> sparse.csr_matrix:
         step = max(1, PIECE // max(1, self.shape[1]))
         pieces = [
-            sparse.csr_matrix(np.asarray(self.element[at : min(at + step, stop)], dtype=np.float32))
-            for at in range(start, stop, step)
+            sparse.csr_matrix(_float32(self.element[at : min(at + step, stop)])) for at in range(start, stop, step)
         ]
         return stack(pieces, self.shape[1])
 
@@ -107,6 +107,12 @@ class Rows:
         apart = begins[1:] - self.ends[wanted[:-1] + 1] > self._gap
         full = begins[1:] // PIECE != begins[:-1] // PIECE
         yield from np.split(wanted, np.flatnonzero(apart | full) + 1)
+
+
+def _float32(numbers: np.ndarray) -> np.ndarray:
+    """Return the numbers as float32, which keeps whole ones below EXACT; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, dtype=np.float32)
 
 
 def stack(pieces: list[sparse.csr_matrix], num_genes: int) -> sparse.csr_matrix:
@@ -151,7 +157,7 @@ def _sparse(element, first: int = 0, last: int | None = None) -> sparse.csc_matr
     num_rows, num_genes = shape_of(element)
     last = num_genes if last is None else last
     ends = _checked_ends(element)[first : last + 1]
-    data = np.asarray(element["data"][ends[0] : ends[-1]], dtype=np.float32)
+    data = _float32(element["data"][ends[0] : ends[-1]])
     indices = _checked_indices(element["indices"][ends[0] : ends[-1]], num_rows)
     return sparse.csc_matrix((data, indices, ends - ends[0]), shape=(num_rows, last - first))
 

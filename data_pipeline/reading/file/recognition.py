@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from data_pipeline.normalise import row_sums
 from data_pipeline.reading.source import Values
 
 BASES = ("e", 2, 10)
@@ -180,7 +181,7 @@ def _undone(sample: sparse.csr_matrix, base: float | str) -> sparse.csr_matrix:
 
 
 def _sums(sample: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(sample.sum(axis=1, dtype=np.float64)).ravel()
+    return row_sums(sample)
 
 
 def is_constant(sums: np.ndarray) -> bool:

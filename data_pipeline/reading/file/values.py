@@ -7,6 +7,7 @@ from scipy import sparse
 
 from data_pipeline.reading.file import layers
 from data_pipeline.reading.file.inspection import Table
+from data_pipeline.reading.file.matrix import EXACT
 from data_pipeline.reading.file.recognition import (
     FITS,
     NO_MULTIPLES,
@@ -20,6 +21,7 @@ from data_pipeline.reading.file.recognition import (
 from data_pipeline.reading.source import Values
 
 SAMPLE = 200  # cells per file looked at closely when log values are recognised or verified
+TOO_LARGE = f"Counts of {EXACT:,} or more per gene and cell would be rounded; no cell has so many. Check the file."
 NEARLY = 1e-3  # from a whole number: rounding errors of a count
 
 
@@ -37,7 +39,7 @@ class Scan:
 
     def __init__(self, values: Values, table: Table) -> None:
         self.values, self.table = values, table
-        self.found = {"negative": 0, "non-finite": 0, "non-integer": 0}
+        self.found = {"negative": 0, "non-finite": 0, "non-integer": 0, "huge": 0}
         self.first: dict[str, str] = {}
         self.off = 0.0  # furthest from a whole number
         self.largest, self.largest_sum, self.smallest_sum = 0.0, 0.0, math.inf
@@ -51,6 +53,7 @@ class Scan:
         self._keep_sample(block)
         finite = np.isfinite(data)
         bad = {"non-finite": ~finite, "negative": data < 0, "non-integer": finite & (data != np.rint(data))}
+        bad["huge"] = finite & (data >= EXACT)
         for kind, where in bad.items():
             self._note(kind, where, start, block)
         if self.found["non-integer"]:
@@ -89,6 +92,8 @@ class Scan:
             return [f"{self.table.path}: declared `values: {self.values}`, but {problem}"] if problem else []
         if self.found["non-integer"]:
             return [f"{self._what('non-integer')}, so these aren't counts. {self._kind(sample, layer)}"]
+        if self.found["huge"]:
+            return [f"{self._what('huge')}. {TOO_LARGE}"]
         return []
 
     def _what(self, kind: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from data_pipeline.normalise import row_sums
 from data_pipeline.shards.encoded import Encoded
 
 VERSION = 1
@@ -57,7 +58,7 @@ class GeneformerEncoder:
         the special tokens, or none at all.
         """
         counts = sparse.csr_matrix(counts)
-        totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel() if totals is None else np.asarray(totals)
+        totals = row_sums(counts) if totals is None else np.asarray(totals)
         genes = self._genes(counts)
         ranked = self._ranked(genes, np.where(totals > 0, totals, 1.0).astype(np.float64))
         return self._with_specials(ranked, genes.indptr.astype(np.int64))
