@@ -4,8 +4,8 @@
 
     print(sweeps.plan("sweep.yaml").seconds)                      # touches nothing
     outcome = sweeps.run("sweep.yaml")                            # goes on with what an earlier call left
-    runs = sweeps.load("mysweep")                                 # a row per finished trial
-    sweeps.results(runs[runs["skew"] != "natural"], by=["model"], metrics=["test_recall_tail"])
+    trials, types = sweeps.load("mysweep")                        # a row per trial; per trial x cell type
+    sweeps.results(trials[trials["skew"] != "natural"], by=["model"], metrics=["recall_tail"])
     sweeps.compare("mysweep", between="strategy", within=["model"])
 
 Whatever is wrong with a request is a data_pipeline.errors.RequestError that lists its problems. Heavy packages are
@@ -14,11 +14,12 @@ imported when a function needs them.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sweeps.answers.runs.stored import Stored
     from sweeps.drive.forecast.planning import Plan
     from sweeps.drive.outcome import Outcome
 
@@ -68,18 +69,42 @@ def plan(sweep: str | Path, storage: str | Path = STORAGE) -> "Plan":
     return planning.plan(config.load(sweep, check_files=False), Path(storage))
 
 
-def load(name: str, where: str | Path = STORAGE) -> "pd.DataFrame":
-    """Return the finished trials of a sweep, one per row: its axes, its run in MLflow and every metric's last value.
+class Frames(NamedTuple):
+    """A sweep's finished trials, and its trials x cell types; `posthoc` tells adjustments after training apart.
 
-    where: the storage folder that it was run in, or the URI of an MLflow server. Trials that the sweep's file had no
-    longer when it last ran are left out. RequestError if there is no such sweep.
+    trials: axes, run and every metric's last value. types: axes, class, cells (natural, train, test, predicted),
+    precision, recall, f1 and what so few test cells leave open of them.
     """
+
+    trials: "pd.DataFrame"
+    types: "pd.DataFrame"
+
+
+def load(name: str, where: str | Path = STORAGE) -> Frames:
+    """Return a sweep as two frames, see Frames.
+
+    name: of a sweep, or a bundle that `cellskew export` wrote (*.zip). where: the storage folder that it was run in, or
+    the URI of an MLflow server. Trials that the sweep's file had no longer when it last ran are left out. RequestError
+    if there is no such sweep.
+    """
+    from sweeps.answers import frames
+
+    runs, stored = _chosen(name, where)
+    return Frames(frames.trials(runs), frames.types(runs, stored))
+
+
+def _chosen(name: str, where: str | Path) -> "tuple[pd.DataFrame, Stored]":
+    """Return a sweep's wanted runs and what they left."""
+    from sweeps.answers import bundle
     from sweeps.answers.runs import results
+    from sweeps.answers.runs.stored import Stored
     from sweeps.tracking.uris import of_sweep
 
+    if name.endswith(".zip"):
+        return bundle.read(Path(name))
     uri = str(where) if "://" in str(where) else of_sweep(Path(where), None, name)
     runs, _ = results.choose(uri, results.fetch(uri, name), every=False)
-    return runs[runs["status"] == "FINISHED"].reset_index(drop=True)
+    return runs, Stored(uri)
 
 
 def results(
@@ -90,14 +115,16 @@ def results(
 ) -> "pd.DataFrame":
     """Return mean, spread and 95 % interval of metrics for each group of finished trials.
 
-    runs: a sweep's name, looked for in `where`, or what `load` returned, or a part of that. metrics: None for macro
-    F1, balanced accuracy and rare-type recall, as far as they are there. Columns: see sweeps.answers.summary.summarise.
+    runs: a sweep's name, looked for in `where`, or the trials that `load` returned, or a part of them, which tell
+    adjustments after training apart. metrics: None for macro_f1, balanced_accuracy and recall_tail, as far as they are
+    there. Columns: see sweeps.answers.summary.summarise.
     """
     from sweeps.answers import summary
     from sweeps.answers.runs import results
 
     found = _runs(runs, where)
-    shown = [metric for metric in results.SHOWN if metric in found] if metrics is None else list(metrics)
+    shown = [metric for metric in results.SHOWN if metric in found] if metrics is None else metrics
+    shown = [results.full_name(metric, found) for metric in shown]
     return summary.summarise(found, list(by), shown)
 
 
@@ -105,7 +132,7 @@ def compare(
     runs: "str | pd.DataFrame",
     between: str,
     within: Sequence[str] = (),
-    metric: str = "test_macro_f1",
+    metric: str = "macro_f1",
     *,
     against: str | None = None,
     tie: float = 0.005,
@@ -116,9 +143,12 @@ def compare(
     runs, where: as in `results`. Columns: see sweeps.answers.comparison.compare.
     """
     from sweeps.answers import comparison
+    from sweeps.answers.runs import results
 
-    return comparison.compare(_runs(runs, where), between, list(within), metric, against, tie).table
+    found = _runs(runs, where)
+    full = results.full_name(metric, found)
+    return comparison.compare(found, between, list(within), full, against, tie).table
 
 
 def _runs(runs: "str | pd.DataFrame", where: str | Path) -> "pd.DataFrame":
-    return load(runs, where) if isinstance(runs, str) else runs
+    return _chosen(runs, where)[0] if isinstance(runs, str) else runs

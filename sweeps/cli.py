@@ -22,6 +22,7 @@ COMMANDS = {  # in the order of use
     "results": asking.results,
     "compare": asking.compare,
     "report": asking.report,
+    "export": asking.export,
     "predict": networks.predict,
     "promote": networks.promote,
     "datasets": data.datasets,

@@ -45,11 +45,11 @@ def test_what_it_offers_is_documented():
 
 
 def test_load_gives_finished_trials_that_are_still_wanted(storage):
-    runs = sweeps.load("small", storage)
+    runs, _ = sweeps.load("small", storage)
     trials = fake_trials.spec(splits="[0, 1, 2]").trials()
     assert set(runs["key"]) == {trial.key for trial in trials[1:-1]} and set(runs["status"]) == {"FINISHED"}
     assert runs["test_macro_f1"].tolist() == [fake_trials.score(key, "macro_f1") for key in runs["key"]]
-    assert sweeps.load("small", f"sqlite:///{storage}/mlflow.db")["key"].equals(runs["key"]), (
+    assert sweeps.load("small", f"sqlite:///{storage}/mlflow.db").trials["key"].equals(runs["key"]), (
         "MLflow knows what is wanted"
     )
     with pytest.raises(RequestError, match="unknown sweep 'smal'; did you mean small?"):
@@ -58,7 +58,7 @@ def test_load_gives_finished_trials_that_are_still_wanted(storage):
 
 def test_results_and_compare_take_a_name_or_a_part_of_the_runs(storage):
     by_name = sweeps.results("small", by=["model"], where=storage)
-    runs = sweeps.load("small", storage)
+    runs, _ = sweeps.load("small", storage)
     assert by_name.equals(sweeps.results(runs, by=["model"])) and list(by_name["runs"]) == [5, 5]
     natural = sweeps.results(runs[runs["skew"] == "natural"], by=["model"], metrics=["test_macro_f1"])
     assert dict(zip(natural["model"], natural["runs"], strict=True)) == {"scgpt": 2, "majority": 3}

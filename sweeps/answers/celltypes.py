@@ -35,9 +35,10 @@ def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
         mine = table[table["class"].astype(str) == kind]
         if len(mine):
             rows[at] = {f"test_{name}:{kind}": value for name, value in _of_type(mine.iloc[0]).items()}
-            for name in _adjustments(run):
-                adjusted = _adjusted(run, name, kind, stored)
-                rows[at] |= {f"test_{number}.{name}:{kind}": value for number, value in adjusted.items()}
+            for name in adjustments(run):
+                adjusted = adjusted_table(run, name, mine.reset_index(drop=True), stored)
+                numbers = {} if adjusted is None else _of_type(adjusted.iloc[0])
+                rows[at] |= {f"test_{number}.{name}:{kind}": numbers[number] for number in numbers if number != "cells"}
     if not rows:
         if not known:
             raise RequestError(f"--type {kind}: no finished run's per_class.csv can be read, which has the types")
@@ -51,26 +52,25 @@ def _of_type(row: pd.Series) -> dict[str, float]:
     return {name: row[name] for name in names} | {"cells": row["test"]}
 
 
-def _adjustments(run: pd.Series) -> list[str]:
+def adjustments(run: pd.Series) -> list[str]:
     """Return the adjustments after training that a run has numbers of."""
     begin = "test_macro_f1."
     return [name.removeprefix(begin) for name in run.index if name.startswith(begin) and pd.notna(run[name])]
 
 
-def _adjusted(run: pd.Series, adjustment: str, kind: str, stored: Stored) -> dict[str, float]:
-    """Return a type's numbers after an adjustment; nothing without its predictions, or test cells of it."""
+def adjusted_table(run: pd.Series, adjustment: str, table: pd.DataFrame, stored: Stored) -> pd.DataFrame | None:
+    """Return a run's table per type as an adjustment makes it; None if its predictions weren't kept."""
     said = stored.predictions(run, adjustment)
-    if said is None or kind not in said.classes:
-        return {}
-    mine = said.classes.index(kind)
-    test, predicted = (said.truth == mine), (said.predicted == mine)
-    hits = int((test & predicted).sum())
-    if not test.any():
-        return {}
-    numbers = {"recall": hits / test.sum(), "precision": hits / max(1, predicted.sum())}
-    numbers["f1"] = 2 * hits / (test.sum() + predicted.sum())
-    ends = metrics.intervals(np.array([hits]), np.array([test.sum()]), np.array([predicted.sum()]))
-    return numbers | {name: float(end[0]) for name, end in ends.items()}
+    if said is None:
+        return None
+    counts = metrics.confusion_counts(said.truth, said.predicted, len(said.classes))
+    hits, test, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = {"recall": hits / test, "f1": np.where(test > 0, 2 * hits / (test + predicted), np.nan)}
+        shares["precision"] = np.where(predicted > 0, hits / predicted, np.where(test > 0, 0.0, np.nan))
+    found = pd.DataFrame({"class": said.classes, "predicted": predicted, **shares}).set_index("class")
+    ends = pd.DataFrame(metrics.intervals(hits, test, predicted), index=found.index)
+    return table.assign(**found.join(ends).reindex(table["class"].astype(str)).reset_index(drop=True))
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:

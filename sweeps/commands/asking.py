@@ -15,6 +15,8 @@ from sweeps.commands.options import (
     Between,
     Every,
     Format,
+    From,
+    MaybeName,
     Name,
     Storage,
     Types,
@@ -25,6 +27,7 @@ from sweeps.commands.options import (
 
 if TYPE_CHECKING:
     from sweeps.answers.designs import Designs
+    from sweeps.answers.runs.stored import Stored
 
 
 def answer(
@@ -54,7 +57,7 @@ def answer(
 
 
 def results(
-    name: Name,
+    name: MaybeName = None,
     by: Annotated[
         str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")
     ] = None,
@@ -66,6 +69,7 @@ def results(
     all: Every = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
+    bundle: From = None,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -77,7 +81,7 @@ def results(
     from sweeps.answers.deciding import table
     from sweeps.answers.runs import results
 
-    asked = _asked(name, storage, tracking_uri, where, all, type)
+    asked = _asked(_named(name, bundle), storage, tracking_uri, where, all, type)
     if metric == "list":
         return print("\n".join(results.metric_names(asked.runs)))
     usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
@@ -184,21 +188,59 @@ class _Asked:
         return "\n".join(said) if said else None
 
 
+def _named(name: str | None, bundle: Path | None) -> str:
+    if (name is None) == (bundle is None):
+        raise RequestError("say which sweep: its name, or a bundle that `cellskew export` wrote (--from bundle.zip)")
+    return str(bundle) if name is None else name
+
+
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, a .zip file.")] = Path("bundle.zip"),
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """One file for a paper's supplement: sweep file, tables, versions, digests, report, and how to redo it.
+
+    Example: `cellskew export quickstart -o quickstart.zip`
+    """
+    from sweeps.answers import bundle, report
+
+    if out.suffix != ".zip":
+        raise RequestError(f"--out {out}: a bundle's name ends in .zip")
+    asked = _asked(name, storage, tracking_uri, None, False)
+    file = storage / "sweeps" / f"{name}.yaml"
+    sweep = file.read_text(encoding="utf-8") if file.is_file() else None
+    page = report.report(asked.runs, name, "test_macro_f1", asked.designs)
+    bundle.write(out, name, asked.runs, asked.designs.stored, sweep, page)
+    print(f"{out}: `cellskew results {out}` reads it anywhere")
+
+
+def _found(name: str, storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored"]:
+    """Return a sweep's runs and what they left: from MLflow, or from a bundle (*.zip)."""
+    from sweeps.answers import bundle
+    from sweeps.answers.runs import results
+    from sweeps.answers.runs.stored import Stored
+    from sweeps.tracking.uris import of_sweep
+
+    if name.endswith(".zip"):
+        return bundle.read(Path(name))
+    place = of_sweep(storage, uri, name)
+    runs, left_out = results.choose(place, results.fetch(place, name), every)
+    if left_out is not None:
+        print(f"cellskew: {left_out}", file=sys.stderr)
+    return runs, Stored(place)
+
+
 def _asked(
     name: str, storage: Path, uri: str | None, where: str | None, every: bool, kinds: list[str] | None = None
 ) -> _Asked:
     """Return what the options of a question choose; those that the sweep no longer wants are counted in a line."""
     from sweeps.answers import celltypes
     from sweeps.answers.designs import Designs
-    from sweeps.answers.runs import choices, results, selection
-    from sweeps.answers.runs.stored import Stored
-    from sweeps.tracking.uris import of_sweep
+    from sweeps.answers.runs import choices, selection
 
-    place = of_sweep(storage, uri, name)
-    runs, left_out = results.choose(place, results.fetch(place, name), every)
-    if left_out is not None:
-        print(f"cellskew: {left_out}", file=sys.stderr)
-    stored = Stored(place)
+    runs, stored = _found(name, storage, uri, every)
     for kind in kinds or ():
         runs = celltypes.with_type(runs, kind, stored)
     if where is not None:

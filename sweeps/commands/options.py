@@ -22,6 +22,8 @@ Uri = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
+MaybeName = Annotated[str | None, typer.Argument(help="Name of a sweep, or a bundle (*.zip).", show_default=False)]
+From = Annotated[Path | None, typer.Option("--from", help="A bundle that `cellskew export` wrote; needs no MLflow.")]
 Address = Annotated[
     str | None,
     typer.Option(help="Join a running Ray cluster, from one of its nodes: auto or HOST:6379; default RAY_ADDRESS."),

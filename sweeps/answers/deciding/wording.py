@@ -52,7 +52,11 @@ def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str 
     if not cells and "test_cells" in runs:
         cells = [f"{_range(runs['test_cells'])} test cells in a split"]
     splits = _range(pd.Series([float(one.splits) for one in ranked if len(one.blocks)], dtype=float))
-    said = [many(runs["run_id"].nunique(), "trial"), *([f"{splits} splits"] if splits else []), *cells]
+    said = [
+        many(runs["run_id"].nunique(), "trial"),
+        *([f"{splits} split{'' if splits == '1' else 's'}"] if splits else []),
+        *cells,
+    ]
     chance = [one.best_of(CHANCE)["mean"] for one in ranked if one.best_of(CHANCE) is not None]
     said += [f"by chance (majority): {np.mean(chance):.3f}"] if chance else []
     return f"question: which choice has the best {title(metric)}? {'; '.join(said)}"

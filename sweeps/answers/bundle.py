@@ -1,0 +1,120 @@
+"""`cellskew export`: a finished sweep as a file for a supplement, and the same tables from it without MLflow."""
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_pipeline.atomic import publish
+from data_pipeline.errors import RequestError
+from sweeps.answers import frames
+from sweeps.answers.runs.stored import Stored
+from sweeps.file.questions import Question
+
+TABLES = ("per_class.csv", "predictions.parquet")  # of each finished run, what tables are made of
+README = """{name}: a sweep of cellskew, as it was exported.
+
+sweep.yaml            the sweep file: what was asked for
+trials.parquet        a row per trial and adjustment after training (posthoc): axes, key, metrics
+types.parquet         a row per trial, adjustment and cell type: cells, precision, recall, F1, intervals
+runs.parquet          all runs with status and reason, as MLflow had them
+versions.json         code, packages, digests of the data, machines
+report.html           the answer as a page
+runs/ID/              tables per type and predicted types of each finished run
+
+The same tables, without MLflow:      cellskew results {file}
+                                      cellskew answer {file}
+                                      cellskew compare {file} --between strategy
+The same trials, trained anew:        cellskew run sweep.yaml
+"""
+
+
+class Bundled(Stored):
+    """What finished runs left, read from a bundle."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(None)
+        self._path = path
+
+    def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
+        with zipfile.ZipFile(self._path) as file:
+            inside = f"runs/{run_id}/{name}"
+            return file.read(inside) if inside in file.NameToInfo else None
+
+
+def write(path: Path, name: str, runs: pd.DataFrame, stored: Stored, sweep: str | None, report: str | None) -> None:
+    """Write a sweep's bundle: whole or not at all. runs: see results.choose; sweep, report: the texts, None without.
+
+    RequestError if nothing is finished.
+    """
+    finished = runs[runs["status"] == "FINISHED"]
+    if finished.empty:
+        raise RequestError(f"no trial of {name} is finished yet; `cellskew status {name}` says how far it is")
+    texts = {"README.txt": README.format(name=name, file=path.name), "versions.json": _versions(finished)}
+    texts |= {} if sweep is None else {"sweep.yaml": sweep}
+    texts |= {} if report is None else {"report.html": report}
+    texts["about.json"] = json.dumps({"name": name, "questions": _questions(runs)})
+    tables = {"trials": frames.trials(runs), "types": frames.types(runs, stored), "runs": runs}
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
+        for inside, text in texts.items():
+            file.writestr(inside, text)
+        for inside, table in tables.items():
+            file.writestr(f"{inside}.parquet", _parquet(table))
+        for _, run in finished.iterrows():
+            for inside in TABLES:
+                if (part := _slim(stored, run, inside)) is not None:
+                    file.writestr(f"runs/{run['run_id']}/{inside}", part)
+    publish(path, data.getvalue())
+
+
+def read(path: Path) -> tuple[pd.DataFrame, Bundled]:
+    """Return a bundle's runs, see results.fetch, and what they left; RequestError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            runs = pd.read_parquet(io.BytesIO(file.read("runs.parquet")))
+            about = json.loads(file.read("about.json"))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise RequestError(f"{path} is no bundle that `cellskew export` wrote: {error}") from None
+    runs.attrs |= {"keys": None, "uri": None, "driver": None}
+    runs.attrs["questions"] = [Question(**one) for one in about["questions"]]
+    return runs, Bundled(path)
+
+
+def _questions(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    return [question.model_dump() for question in runs.attrs.get("questions", ())]
+
+
+def _versions(finished: pd.DataFrame) -> str:
+    """Return what the trials were made with: each tag's values, and of how many trials."""
+    names: Sequence[str] = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")
+    found = {name: finished[name].value_counts().to_dict() for name in names if name in finished}
+    return json.dumps({name: counts for name, counts in found.items() if set(counts) != {""}}, indent=1)
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    data = io.BytesIO()
+    plain = table.copy()
+    plain.attrs = {}
+    plain.to_parquet(data, index=False)
+    return data.getvalue()
+
+
+def _slim(stored: Stored, run: pd.Series, name: str) -> bytes | None:
+    """Return one of a run's tables; of predictions the types alone, since probabilities are most of them."""
+    data = stored.file(run["run_id"], run["artifact_uri"], name)
+    if data is None or name != "predictions.parquet":
+        return data
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(io.BytesIO(data))
+    empty = arrow.nulls(len(table))
+    columns = {one: empty if one.startswith("p_") else table[one] for one in table.column_names}
+    out = io.BytesIO()
+    parquet.write_table(arrow.table(columns), out)
+    return out.getvalue()

@@ -1,0 +1,36 @@
+"""A sweep as two tables: its trials, and its trials x cell types, adjustments after training included."""
+
+import pandas as pd
+
+from sweeps.answers import celltypes
+from sweeps.answers.runs import choices
+from sweeps.answers.runs.results import AXES
+from sweeps.answers.runs.stored import Stored
+
+ABOUT = ["run_id", "key", *AXES, "posthoc"]
+
+
+def trials(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs, one per row and adjustment (`posthoc`, "none" for the plain one), see results.fetch."""
+    return choices.unfolded(runs[runs["status"] == "FINISHED"]).reset_index(drop=True)
+
+
+def types(runs: pd.DataFrame, stored: Stored) -> pd.DataFrame:
+    """Return one row per finished run, adjustment and type: ABOUT and the columns of metrics.per_class.
+
+    A run whose table per type can't be read has no rows, an adjustment whose predictions weren't kept none of its own.
+    """
+    rows = []
+    for _, run in runs[runs["status"] == "FINISHED"].iterrows():
+        table = stored.per_class(run)
+        if table is None:
+            continue
+        table, about = celltypes.with_intervals(table), {name: run[name] for name in ABOUT if name in run}
+        rows.append(table.assign(**about, posthoc="none"))
+        for name in celltypes.adjustments(run):
+            adjusted = celltypes.adjusted_table(run, name, table, stored)
+            rows += [] if adjusted is None else [adjusted.assign(**about, posthoc=name)]
+    if not rows:
+        return pd.DataFrame(columns=[*ABOUT, "class"])
+    found = pd.concat(rows, ignore_index=True)
+    return found[[*ABOUT, *(name for name in found if name not in ABOUT)]]
