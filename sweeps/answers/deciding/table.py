@@ -32,8 +32,9 @@ def columns(runs: pd.DataFrame) -> list[str]:
 def build(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], designs: Designs) -> pd.DataFrame:
     """Return summary.summarise of runs, the best of each dataset and skew first, with `kind` and `mark`.
 
-    runs: see choices.unfolded; those that aren't are taken as they are. kind: network, baseline or chance, in this order; "" where `by` has no model. mark:
-    best, tie (can't be told from the best, see ranking) or ""; of nothing where a row is no single choice.
+    runs: see choices.unfolded; those that aren't are taken as they are. kind: network, baseline or chance, in this
+    order; "" where `by` has no model. mark: best, tie (can't be told from the best, see ranking) or ""; of nothing
+    where a row is no single choice.
     """
     runs = runs if "posthoc" in runs else runs.assign(posthoc="none")
     table = summary.summarise(runs, list(by), list(metrics), designs)
