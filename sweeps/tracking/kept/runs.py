@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import RequestError
 from sweeps.tracking.ailments import deleted
+from sweeps.tracking.kept import settled, wanted
 from sweeps.tracking.kept.database import DeletedSweep, NoSuchSweep, StoredRun, read_params, read_runs, read_tags
 from sweeps.tracking.places import placed
-from sweeps.tracking.uris import take_credentials
+from sweeps.tracking.uris import bare, take_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 PAGE = 1000
-SUPERSEDED = "cellskew.superseded"  # tag of a run whose trial was trained anew, in another run: when
+SUPERSEDED = settled.SUPERSEDED  # tag of a run whose trial was trained anew, in another run: when
 LACKING = "cellskew.lacking"  # tag of a finished run: JSON, which of its files couldn't be made or uploaded, and why
 KEY = "tags.`cellskew.trial`"
 OURS = f"{KEY} != ''"
@@ -73,7 +74,7 @@ def runs_of(uri: str, sweep: str) -> list[StoredRun]:
     """
     try:
         stored = read_runs(uri, sweep)
-        found = _asked(uri, lambda client: _ask_server(client, sweep)) if stored is None else stored
+        found = _asked(uri, lambda client: _ask_server(client, uri, sweep)) if stored is None else stored
         return [replace(run, artifact_uri=placed(run.artifact_uri, uri)) for run in found]
     except DeletedSweep as found:
         raise RequestError(deleted(sweep, found.args[0], uri)) from None
@@ -125,23 +126,36 @@ def _asked(uri: str, ask: Callable[["MlflowClient"], Any]) -> Any:
         return ask(client)
 
 
-def _ask_server(client: "MlflowClient", sweep: str) -> list[StoredRun]:
+def _ask_server(client: "MlflowClient", uri: str, sweep: str) -> list[StoredRun]:
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
         raise NoSuchSweep(*(found.name for found in client.search_experiments()))
     if experiment.lifecycle_stage == "deleted":
         raise DeletedSweep(experiment.experiment_id)
-    return [stored(run) for run in pages(client, experiment.experiment_id)]
+
+    def read(which: str, deleted: bool = False) -> Iterator[StoredRun]:
+        return map(stored, pages(client, experiment.experiment_id, which=which, deleted=deleted))
+
+    place = settled.place_of(bare(uri), experiment.experiment_id, experiment.creation_time)
+    return settled.runs_of(place, read, wanted.read(experiment.tags))
 
 
-def pages(client: "MlflowClient", experiment_id: str, ask: Callable = lambda page: page()) -> Iterator["Run"]:
-    """Yield the trials' runs of an experiment, the oldest first. ask: how a page is asked for, patiently perhaps."""
-    token, order = None, ["attributes.start_time ASC"]
+def pages(
+    client: "MlflowClient",
+    experiment_id: str,
+    ask: Callable = lambda page: page(),
+    which: str = "",
+    deleted: bool = False,
+) -> Iterator["Run"]:
+    """Yield the trials' runs of an experiment, the oldest first. ask: how a page is asked for, patiently perhaps.
+
+    which: a filter of MLflow's; deleted: those that were deleted, and no others.
+    """
+    token, order, view = None, ["attributes.start_time ASC"], 2 if deleted else 1  # of mlflow.entities.ViewType
+    where = f"{OURS} and {which}" if which else OURS
     while True:
         page = ask(
-            lambda token=token: client.search_runs(
-                [experiment_id], OURS, max_results=PAGE, order_by=order, page_token=token
-            )
+            lambda token=token: client.search_runs([experiment_id], where, view, PAGE, order_by=order, page_token=token)
         )
         yield from page
         token = page.token
