@@ -30,10 +30,17 @@ def test_intervals_over_splits_hold_the_mean_and_seeds_buy_nothing(monkeypatch):
     monkeypatch.setattr(coverage, "SPLITS", (3, 5))
     monkeypatch.setattr(coverage, "SEEDS", (1, 3))
     scores = coverage.redrawn(STUDIES, 0.2, 0.1)
-    found = [coverage.rates(scores, 0.2 / 0.7, splits, seeds) for splits in (3, 5) for seeds in (1, 3)]
+    shared = coverage.ratio(0.2, 0.1)
+    assert shared == pytest.approx(0.246, abs=0.001), "a fifth of six cells is one: not 0.2 / 0.7"
+    found = [coverage.rates(scores, shared, splits, seeds) for splits in (3, 5) for seeds in (1, 3)]
     assert min(rates.coverage for rates in found) > 0.90
     assert max(rates.false_positives for rates in found) < 0.10
     assert found[3].naive < 0.80, "the premise: pairs of split and seed as replicates are far too sure"
+
+
+def test_a_type_of_few_test_cells_is_no_sure_thing():
+    found = coverage.one_type(60, 0.4, splits=5, kind=5)
+    assert found.coverage > 0.86 and found.false_positives < 0.14, "60 studies: 0.05 is right to 0.055"
 
 
 def test_a_fixed_test_set_is_no_sure_thing():
