@@ -71,6 +71,7 @@ class Designs:
         self.stored = Stored(runs.attrs.get("uri")) if stored is None else stored
         self._draws: dict[str, resampling.Draws | None] = {}
         self._scores: dict[tuple[str, str], np.ndarray | None] = {}
+        self._known: dict[tuple[str, str], list[tuple[pd.DataFrame, np.ndarray]]] = {}
         self.notes: list[str] = []
 
     @property
@@ -143,11 +144,19 @@ class Designs:
         return splits < FEW_SPLITS and bool(cells) and float(np.mean(cells)) < FEW_CELLS
 
     def _tables(self, dataset: str, metric: str, runs: pd.DataFrame | None) -> list[tuple[pd.DataFrame, np.ndarray]]:
-        """Return a table per type of each split with which types a metric averages; none of one that averages none."""
-        by_skew = metric.endswith(("_rarefied", "_after_skew"))  # else all runs of a split have the same counts
-        runs = self._runs if runs is None or not by_skew else runs
+        """Return a table per type of each split with which types a metric averages; none of one that averages none.
+
+        All runs of a split have the same counts, but those of metrics that tell types apart by what the skew left.
+        """
+        if runs is not None and metric.partition(".")[0].endswith(("_rarefied", "_after_skew")):
+            return self._read_tables(runs[runs["dataset"] == dataset], metric)
+        if (dataset, metric) not in self._known:
+            self._known[dataset, metric] = self._read_tables(self._runs[self._runs["dataset"] == dataset], metric)
+        return self._known[dataset, metric]
+
+    def _read_tables(self, runs: pd.DataFrame, metric: str) -> list[tuple[pd.DataFrame, np.ndarray]]:
         found = []
-        for _, run in runs[runs["dataset"] == dataset].drop_duplicates("split").iterrows():
+        for _, run in runs.drop_duplicates("split").iterrows():
             table = self.stored.per_class(run)
             about = None if table is None or "natural" not in table else celltypes.averaged(metric, table)
             if about is not None:

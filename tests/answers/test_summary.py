@@ -237,6 +237,14 @@ def test_where_a_types_test_cells_and_splits_are_few_the_cells_are_drawn_again(t
     assert "under 10 test cells in a split" in said and "paired bootstrap" in said
 
 
+def test_tables_per_type_are_read_once_per_split_not_per_row(tmp_path, monkeypatch):
+    runs, stored = per_class(tmp_path, grid(3)), Stored(None)
+    read, per_type = [], stored.per_class
+    monkeypatch.setattr(stored, "per_class", lambda run: read.append(run["run_id"]) or per_type(run))
+    table = summary.summarise(runs, ["model", "strategy"], [METRIC], Designs(runs, stored))
+    assert len(table) == 4 and len(read) == 3
+
+
 @pytest.mark.parametrize(("splits", "cells"), [(10, 5), (4, 12)])
 def test_enough_splits_or_cells_keep_students_t(tmp_path, splits, cells):
     runs = few_cells(tmp_path, splits, cells)
