@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import importlib
 import logging
 import os
 import signal
@@ -23,6 +24,8 @@ from sweeps.cluster import alone, joining
 from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import own_cpus
 
+HANDED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "CELLSKEW_")  # begins of names of the driver's variables
+
 
 @contextmanager
 def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
@@ -33,7 +36,7 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
     if ray.is_initialized():
         yield _nodes() + node_types()
         return
-    here = {"worker_process_setup_hook": sameness.pinning()}
+    here = {"worker_process_setup_hook": beginning()}
     shared = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": here}
     with _shielded():
         if address is None:
@@ -46,6 +49,22 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
         yield _nodes() + node_types()
     finally:
         ray.shutdown()
+
+
+def beginning() -> Callable[[], None]:
+    """Return what each worker does first: it finds the driver's code, and has its credentials and settings.
+
+    It travels as code, and so stands neither in the environment of a job, which `ray job list` shows, nor in a log.
+    """
+    pin, settings = sameness.pinning(), {name: os.environ[name] for name in os.environ if name.startswith(HANDED_ON)}
+
+    def begin() -> None:
+        pin()
+        os.environ.update(settings)
+        with contextlib.suppress(ImportError):  # a node without cellskew, which `check_nodes` names
+            importlib.import_module("sweeps.cluster.environment")  # the settings that are ours
+
+    return begin
 
 
 @contextmanager

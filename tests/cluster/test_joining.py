@@ -15,6 +15,7 @@ from data_pipeline.errors import RequestError
 from sweeps.cluster import joining
 
 ROOT = Path(__file__).parents[2]
+SECRET = "hunter2-and-more"
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,25 @@ def test_another_version_and_a_machine_that_is_no_node_are_told(head):
     said, seconds = asked(address, home, "joining._is_here = lambda host: False")
     assert "RequestError: this machine is no node of the Ray cluster" in said and "cellskew submit" in said
     assert seconds < 10
+
+
+@pytest.mark.cluster
+def test_credentials_reach_workers_of_a_cluster_and_stand_where_nobody_reads_them(head):
+    """`ray job list` and the dashboard show the runtime environment of a job."""
+    address, home = head
+    code = f"""
+import os
+from sweeps.cluster import nodes
+with nodes.running_ray({address!r}):
+    import ray
+    print(ray.get(ray.remote(lambda: os.environ.get("MLFLOW_TRACKING_PASSWORD")).remote()))
+    from ray._private.state import state
+    secret = os.environ["MLFLOW_TRACKING_PASSWORD"]  # not in the code, which is shown, too
+    print("shown:", secret in str(state.job_table()) + ray.get_runtime_context().get_runtime_env_string())
+"""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    known |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_PASSWORD": SECRET}
+    ended = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == [SECRET, "shown: False"], ended.stderr
+    logs = subprocess.run(["grep", "-rl", SECRET, f"/tmp/cellskew-{address.rpartition(':')[2]}"], capture_output=True)
+    assert not logs.stdout

@@ -25,6 +25,7 @@ from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.news import News, Tally, Watch
+from sweeps.drive.launching.uploading import PATIENCE
 from sweeps.drive.launching.worker import Trainable, work
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.store import Tracker
@@ -205,7 +206,15 @@ def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: 
     A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
     workers), the trials that are not over are launched again, each at most `max_failures` times.
     """
-    news = News(tracker, watch, stop, settings.max_failed)
+    news = News(tracker, watch, stop, settings.max_failed, settings.say)
+    try:
+        _train(jobs, news, stop, storage, settings)
+    finally:
+        news.uploads.close(0.0 if stop.asked else PATIENCE)
+    return news.tally
+
+
+def _train(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
     strikes: Counter[str] = Counter()
     while jobs and not stop.asked:
         try:
@@ -226,7 +235,6 @@ def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: 
             news.fell_over(_first_line(error), lost, hopeless)
             jobs = [job for job in jobs if not news.tally.is_over(job.key)]
             time.sleep(settings.pause * max(strikes.values()))
-    return news.tally
 
 
 def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:

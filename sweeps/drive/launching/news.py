@@ -10,6 +10,8 @@ from typing import Any
 
 from sweeps.cluster.resources import Shape
 from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.uploading import Uploads
+from sweeps.drive.launching.worker import UPLOAD, WAITS
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.kept.runs import LACKING
 from sweeps.tracking.store import Tracker
@@ -76,11 +78,19 @@ def _plus(total: Shape, shape: Shape, seconds: float) -> Shape:
 class News:
     """Passes on what is heard of the trials. Knows nothing of Tune."""
 
-    def __init__(self, tracker: Tracker, watch: Watch, stop: Stop, max_failed: int | None = None) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        watch: Watch,
+        stop: Stop,
+        max_failed: int | None = None,
+        say: Callable[[str], None] = lambda said: None,
+    ) -> None:
         self.tracker, self.watch, self.stop, self.max_failed = tracker, watch, stop, max_failed
         self.heard: dict[str, float] = {}  # key -> time.monotonic() of its start or its last epoch
         self.tally = Tally()
         self.epochs: dict[str, str] = {}
+        self.uploads = Uploads(self.uploaded, say)
         self.troubles: dict[str, str] = {}  # key -> what went wrong last with a trial that went on
 
     def started(self, job: Job) -> None:
@@ -100,6 +110,12 @@ class News:
             self._finished(job, news["final"], news["where"], news.get("lacking", {}))
         elif "failed" in news:
             self._failed(job, news["failed"], news["cause"], news["traceback"], news["where"])
+
+    def uploaded(self, job: Job) -> None:
+        """Note that the files of a finished trial have arrived where they belong."""
+        lacking = {name: why for name, why in self.tally.lacking.pop(job.key).items() if name != UPLOAD}
+        self.tally.lacking |= {job.key: lacking} if lacking else {}
+        self.tracker.lacks(job.run_id, lacking)
 
     def goes_on(self, job: Job, trouble: str) -> None:
         """Note what went wrong with a trial that goes on."""
@@ -152,7 +168,8 @@ class News:
         self.tally.finished.add(job.key)
         self.tally.lacking |= {job.key: lacking} if lacking else {}
         self.watch("finished", job.key, final)
-        for name, why in lacking.items():
+        self.uploads.put(job, lacking)
+        for name, why in lacking.items() if lacking.get(UPLOAD) != WAITS else ():
             self.watch("trouble", job.key, {"reason": f"{name} could not be made, the numbers are good: {why}"})
 
     def _failed(self, job: Job, why: str, cause: str, tail: str, where: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.log import epoch_line, logged, logger
 from sweeps.tracking.artifacts import Upload, upload, upload_log
+from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import without_secrets
 from trainables.trial.files import missing
 
@@ -38,6 +39,7 @@ LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryE
 TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
 UPLOAD_PAUSES = (1, 2, 5, 10)  # seconds between attempts to upload a trial's files; the driver tries again
 UPLOAD = "upload"  # what a trial lacks whose files aren't with its run
+WAITS = "waits for the driver"
 TOLD = ".told.json"  # in a trial's folder: what run_trial was told last
 
 
@@ -125,8 +127,13 @@ def _start_over(directory: Path, launch: str) -> None:
 
 
 def _upload(job: Job) -> dict[str, str]:
-    """Upload a trial's files; returns {} or, if that can't be done now, why: a trained trial is not to wait for it."""
+    """Upload a trial's files; returns {} or, if that can't be done now, why: a trained trial is not to wait for it.
+
+    What goes to a server is the driver's to send, see uploading: it has the credentials, and holds no slot meanwhile.
+    """
     why: dict[str, str] = {}
+    if job.upload is not None and local_path(job.upload.artifact_uri) is None:
+        return {UPLOAD: WAITS}
     for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
         why = try_upload(job.directory, job.upload)
         if not why or pause is None:

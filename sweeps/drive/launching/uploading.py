@@ -1,0 +1,62 @@
+"""Files of finished trials to a server's store: by the driver, so that neither a slot nor a credential is needed."""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.worker import UPLOAD, WAITS, try_upload
+
+PAUSES = (1, 2, 5, 10)  # seconds before the next attempt while the store is away; the last again and again
+PATIENCE = 120.0  # seconds at a sweep's end for what hasn't arrived; the next run brings the rest
+Done = Callable[[Job], None]
+
+
+@dataclass
+class Uploads:
+    """Uploads trials' files on a thread of its own, in the order of their ends, from the first one on.
+
+    done(job): called there of each whose files have arrived; say: told when the store goes away and comes back. What
+    has not arrived when `close` is called stays with what its trial lacks, see mending.
+    """
+
+    done: Done
+    say: Callable[[str], None]
+    waiting: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    over: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+    def put(self, job: Job, lacking: dict[str, str]) -> None:
+        """Have a finished trial's files uploaded, if that is what it waits for."""
+        if lacking.get(UPLOAD) != WAITS:
+            return
+        self.waiting.put(job)
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._work, name="cellskew-uploads", daemon=True)
+            self.thread.start()
+
+    def close(self, seconds: float) -> None:
+        """End when all have arrived, or after so many seconds and the attempt that is being made then."""
+        self.waiting.put(None)
+        if self.thread is not None:
+            self.thread.join(seconds)
+            self.over.set()
+            self.thread.join()
+
+    def _work(self) -> None:
+        while (job := self.waiting.get()) is not None and not self.over.is_set():
+            if self._arrives(job):
+                self.done(job)
+
+    def _arrives(self, job: Job) -> bool:
+        attempt = 0
+        while why := try_upload(job.directory, job.upload):
+            if attempt == 0:
+                self.say(f"files of finished trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
+            if self.over.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
+                return False
+            attempt += 1
+        if attempt:
+            self.say("files are uploaded again")
+        return True

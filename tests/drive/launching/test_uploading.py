@@ -1,0 +1,84 @@
+"""Files for a server's store are the driver's to send: a slot isn't held meanwhile, nor credentials needed there."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ray import cloudpickle
+
+from data_pipeline import sameness
+from sweeps.cluster import nodes
+from sweeps.drive.launching import uploading, worker
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.uploading import Uploads
+from sweeps.tracking.artifacts import Upload
+
+ROOT = Path(__file__).parents[3]
+SECRET = "hunter2-and-more"
+WAITS = {worker.UPLOAD: worker.WAITS}
+
+
+def job(directory: Path) -> Job:
+    to = Upload("mlflow-artifacts:/1/r/artifacts", "http://127.0.0.1:9", with_checkpoint=False)
+    return Job({"key": directory.name, "directory": str(directory)}, "run", {}, {}, {}, upload=to)
+
+
+def test_a_worker_leaves_what_goes_to_a_server_to_the_driver(tmp_path):
+    sent, begin = [], time.monotonic()
+    worker.work(job(tmp_path / "k"), sent.append, lambda config, report, checkpoint: {"test_macro_f1": 0.5})
+    assert sent[-1]["lacking"] == WAITS and time.monotonic() - begin < 5, "it asks no server"
+
+
+def wait_for(happened) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_files_go_in_order_and_a_store_that_is_away_is_waited_for_and_told(tmp_path, monkeypatch):
+    away = threading.Event()
+    away.set()
+    monkeypatch.setattr(uploading, "PAUSES", (0.01,))
+    monkeypatch.setattr(uploading, "try_upload", lambda folder, to: {"upload": "refused"} if away.is_set() else {})
+    arrived, said = [], []
+    uploads = Uploads(lambda job: arrived.append(job.key), said.append)
+    uploads.put(job(tmp_path / "whole"), {})
+    uploads.put(job(tmp_path / "other"), {"confusion.png": "no font"})
+    for key in ("a", "b", "c"):
+        uploads.put(job(tmp_path / key), WAITS)
+    wait_for(lambda: said)
+    assert "can't be uploaded now, and wait; the numbers go on: refused" in said[0] and not arrived
+    away.clear()
+    wait_for(lambda: len(arrived) == 3)
+    uploads.close(30)
+    assert arrived == ["a", "b", "c"] and said[1:] == ["files are uploaded again"]
+
+
+def test_what_waits_at_the_end_is_left_to_be_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploading, "try_upload", lambda folder, to: {"upload": "refused"})
+    arrived = []
+    uploads = Uploads(arrived.append, lambda said: None)
+    uploads.put(job(tmp_path / "a"), WAITS)
+    begin = time.monotonic()
+    uploads.close(0.1)
+    assert not arrived and time.monotonic() - begin < 5
+
+
+def test_a_worker_begins_with_the_drivers_credentials_and_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    monkeypatch.setenv("UNRELATED", "x")
+    file = tmp_path / "begin"
+    file.write_bytes(cloudpickle.dumps(nodes.beginning()))
+    code = "import json, os, sys; from ray import cloudpickle; cloudpickle.loads(open(sys.argv[1], 'rb').read())(); "
+    code += "import sweeps; print(json.dumps([sweeps.__path__[0], dict(os.environ)]))"
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code, file], cwd=tmp_path, env=bare, capture_output=True, text=True)
+    place, found = json.loads(ended.stdout)
+    assert place == str(ROOT / "sweeps") and sameness.places() == [str(ROOT)]
+    assert found["MLFLOW_TRACKING_PASSWORD"] == SECRET and "UNRELATED" not in found
+    assert found["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "our own settings are there, too"
