@@ -51,6 +51,12 @@ def stop(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
     process.wait(60)
 
 
+QUIET = {  # ten processes for evaluations of language models, which nobody asks for here
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
 @dataclass
 class MlflowServer:
     """`mlflow server`, which can be stopped and started again on the same port and database."""
@@ -69,7 +75,7 @@ class MlflowServer:
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--artifacts-destination", self.artifacts, "--workers", "1"]
-        given = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | self.environment
+        given = os.environ | QUIET | self.environment
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=given
