@@ -80,7 +80,7 @@ def check(
     duplicates: Duplicates = None,
     empty_cells: Empty = None,
     unlabelled: Annotated[str | None, typer.Option(help="Cells without a label: drop.")] = None,
-    names: Map = None,
+    labels: Map = None,
     twins: Twins = None,
     totals: Totals = None,
     test_path: TestPath = None,
@@ -99,7 +99,7 @@ def check(
 
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor, "duplicates": duplicates}
     given |= {"empty_cells": empty_cells, "unlabelled": unlabelled, "twins": twins, "other_features": other_features}
-    given |= {"labels": names and {"map": str(names)}, "totals": totals, "test_path": test_path}
+    given |= {"labels": labels and {"map": str(labels)}, "totals": totals, "test_path": test_path}
     options = said(given) | of_values(values, base, target_sum)
     raise typer.Exit(0 if checking.show(checking.check(data, options, model, weights, storage), as_json) else 2)
 

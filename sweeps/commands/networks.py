@@ -13,6 +13,7 @@ from sweeps.commands.options import (
     Base,
     Duplicates,
     Empty,
+    Features,
     GeneNames,
     Kind,
     Layer,
@@ -21,6 +22,7 @@ from sweeps.commands.options import (
     Uri,
     advises_options,
     of_values,
+    said,
 )
 
 Totals = Annotated[
@@ -41,6 +43,7 @@ def predict(
     gene_names: GeneNames = None,
     duplicates: Duplicates = None,
     empty_cells: Empty = None,
+    other_features: Features = None,
     totals: Totals = None,
     min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
     storage: Storage = STORAGE,
@@ -56,8 +59,8 @@ def predict(
     if (run is None) == (checkpoint is None):
         raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
     given = {"layer": layer, "gene_names": gene_names, "duplicates": duplicates, "empty_cells": empty_cells}
-    given |= {"totals": totals}
-    options = {key: value for key, value in given.items() if value is not None} | of_values(values, base, target_sum)
+    given |= {"other_features": other_features, "totals": totals}
+    options = said(given) | of_values(values, base, target_sum)
     place = nullcontext(checkpoint) if run is None else predicting.checkpoint_of(run, storage, tracking_uri)
     screen = Progress(console())
     with place as folder:

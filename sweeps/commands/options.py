@@ -127,6 +127,8 @@ def as_options(problem: str, known: set[str]) -> str:
 
 
 def _option(name: str, value: str) -> str:
+    if name == "labels":  # of a sweep file: `labels: {map: names.csv}`
+        return f"`--map {value.removeprefix('{map: ').removesuffix('}')}`"
     if value.startswith("{kind: "):  # of `values:`, whose parts are options of their own
         kind, *parts = value.removeprefix("{kind: ").removesuffix("}").split(", ")
         value = " ".join([kind, *(f"--{part.replace('_', '-').replace(': ', ' ')}" for part in parts)])

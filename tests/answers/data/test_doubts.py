@@ -12,6 +12,7 @@ from scgpt_folder import write_folder
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.answers.data.checking import check
+from sweeps.commands.options import as_options
 from sweeps.drive.forecast import planning
 from sweeps.file.config import load
 
@@ -147,3 +148,14 @@ def _with_weights(folder: Path, weights: Path) -> Path:
     models = f"models: {{geneformer: {json.dumps({'weights': str(weights)})}}}"
     path.write_text(path.read_text().replace("a.h5ad", "b.h5ad").replace("models: {majority: {}}", models))
     return path
+
+
+def test_errors_of_check_advise_its_own_options(tmp_path, capsys, monkeypatch):
+    first = write(tmp_path / "a.h5ad", obs={"celltype": ["T", *TYPES[1:]]})
+    (tmp_path / "names.csv").write_text("tcell,T\n")
+    words = ["check", first, "--label", "celltype", "--map", tmp_path / "names.csv", "--storage", tmp_path]
+    code, said = run(words, capsys, monkeypatch)
+    assert code == 2 and "the table of labels names 1 that no cell has: 'tcell'" in said
+    assert as_options("do `labels: {map: names.csv}` or `twins: drop`", {"labels", "twins"}) == (
+        "do `--map names.csv` or `--twins drop`"
+    )
