@@ -1,5 +1,6 @@
 """What a trial records of the cells that its numbers rest on, so that tables know how sure they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from conftest import made_up_cells, trial_config
 
 from data_pipeline.rows.generated import GeneratedCells
+from trainables.config import read
+from trainables.material import open_material
 from trainables.trial.trial import run_trial
 
 
@@ -35,3 +38,10 @@ def test_donors_and_a_fixed_test_set_are_recorded(tmp_path, fixed_test):
     predictions = pd.read_parquet(Path(config["directory"]) / "predictions.parquet")
     assert final["test_donors"] == predictions["donor"].nunique() == 2
     assert final["fixed_test"] == fixed_test and final["natural_donors"] == 7
+
+
+def test_a_trial_keeps_twins_in_one_part(tmp_path):
+    cells = replace(made_up_cells(), twins=np.arange(300) % 100)
+    material = open_material(read(trial_config(tmp_path, "majority", cells=cells)))
+    parts = [set(cells.twins[rows]) for rows in (material.natural, material.validation, material.test)]
+    assert all(parts) and len(set().union(*parts)) == 100 == sum(map(len, parts))
