@@ -4,8 +4,10 @@
 class RequestError(ValueError):
     """What was asked for is wrong and the user can mend it: `problems` lists every mistake, each with its way out.
 
-    Anything else that is raised is a fault of ours. The command line prints the problems and ends with exit code 2.
+    Anything else that is raised is a fault of ours. The command line prints the problems and ends with `exit_code`.
     """
+
+    exit_code = 2
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
@@ -13,3 +15,9 @@ class RequestError(ValueError):
 
     def __reduce__(self) -> tuple:  # survives the way back from a Ray worker
         return type(self), self.problems
+
+
+class NoRoomError(RequestError):
+    """A disk is full: nothing is wrong with the request, which goes on when there is room."""
+
+    exit_code = 3

@@ -57,7 +57,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a wrong request ends in its problems, one a line, and exit code 2; else 3."""
+    """Run the command line; a wrong request ends in its problems, one a line, and its exit code; else 3."""
     from data_pipeline.names import shown
     from sweeps.cluster import environment
     from sweeps.drive.stopping import one_signal
@@ -72,7 +72,7 @@ def main() -> None:
     except RequestError as error:
         for problem in error.problems:
             print(f"cellskew: {shown(problem, lines=True)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except Exception as error:  # a full disk, a lost cluster, or a fault of ours
         if not isinstance(error, OSError):
             traceback.print_exc()

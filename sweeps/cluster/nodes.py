@@ -89,6 +89,11 @@ def _shielded() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
+def address() -> str:
+    """Return HOST:PORT of the head of the Ray that runs."""
+    return ray.get_runtime_context().gcs_address
+
+
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 

@@ -1,16 +1,17 @@
 """What must be so before a sweep is driven: a storage folder that takes something, no news for another store."""
 
 import contextlib
+import errno
 import uuid
 from pathlib import Path
 
-from data_pipeline.errors import RequestError
+from data_pipeline.errors import NoRoomError, RequestError
 from sweeps.tracking.outbox import waiting
 from sweeps.tracking.uris import default_uri, remembered, shown_uri
 
 
 def check_writable(storage: Path) -> None:
-    """RequestError if nothing can be written to the storage folder, or its disk is full. Makes nothing."""
+    """RequestError if nothing can be written to the storage folder, NoRoomError if its disk is full. Makes nothing."""
     there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
     probe = there / f".cellskew-{uuid.uuid4().hex}"
     try:
@@ -19,7 +20,8 @@ def check_writable(storage: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-        raise RequestError(
+        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RequestError
+        raise kind(
             f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
             "its disk, and run again; or choose another folder with --storage"
         ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
-from sweeps.cluster import environment, joining, origin, resources
+from sweeps.cluster import environment, head, joining, origin, resources
 from sweeps.drive import allowance, contents, lineage
 from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.forecast import estimate
@@ -144,7 +144,14 @@ class _Drive:
             said = resources.without_gpu(todo, nodes)
             if said is not None and self.request.address is not None:
                 self.screen.say(said)
-            yield nodes
+            with head.watched(cluster.address(), self._without_head):
+                yield nodes
+
+    def _without_head(self) -> None:
+        """End this process, in words, before Ray does: workers end with their node, records are on disk."""
+        self.screen.say("Ray's head doesn't answer any more; run the same command again to go on from the checkpoints")
+        self.tracker.close(10)
+        os._exit(3)
 
     def _register(self, trials: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
         """Have a run for every trial, and the sweep's file and wishes kept."""

@@ -12,13 +12,19 @@ DAMAGED = (
     "is damaged ({said}). Put a copy of {file} back; or move it away and run the sweep again: finished trials are "
     "registered anew from their folders in trials, none is trained again"
 )
+FULL = "database or disk is full"
 OF_FILES = {  # what SQLite says -> what to tell
     "disk image is malformed": DAMAGED,
     "file is not a database": DAMAGED,
-    "database or disk is full": "has no room left ({said}): make room on the disk of {file}, then run again",
+    FULL: "has no room left ({said}): make room on the disk of {file}, then run again",
     "readonly database": "can't be written to: make {file}, and its folder, writable for this user",
     "unable to open database file": "can't be opened: is {file} in a folder that is there, and may this user read it?",
 }
+
+
+def is_full(error: object) -> bool:
+    """Tell whether a database has no room left."""
+    return FULL in str(error)
 
 
 def told(error: object, uri: str) -> str | None:

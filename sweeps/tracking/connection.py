@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from data_pipeline.atomic import replacing
-from data_pipeline.errors import RequestError
+from data_pipeline.errors import NoRoomError, RequestError
 from sweeps.cluster import environment
 from sweeps.tracking import ailments
 from sweeps.tracking.outbox import Undeliverable
@@ -36,6 +36,10 @@ UNWANTED = "Invalid Host header"  # how MLflow's server refuses a name that it w
 
 class Shut(Undeliverable):
     """MLflow answers, and won't let us in: waiting alone is of no use, save that credentials may be renewed."""
+
+
+class Full(Shut):
+    """The disk of an embedded database is full."""
 
 
 def client(uri: str) -> MlflowClient:
@@ -61,11 +65,16 @@ def connect(uri: str) -> MlflowClient:
                 return made
         except Undeliverable as error:
             if pause is None or isinstance(error, Shut):
-                raise RequestError(away(uri, error)) from None
+                raise unreachable(uri, error) from None
             time.sleep(pause)
         except MlflowException as error:
             raise RequestError(refused(uri, error)) from None
     raise AssertionError("unreachable")
+
+
+def unreachable(uri: str, error: Exception) -> RequestError:
+    """Return what to raise for a person whose MLflow can't be reached, see `away`."""
+    return (NoRoomError if isinstance(error, Full) else RequestError)(away(uri, error))
 
 
 def away(uri: str, why: Exception | str) -> str:
@@ -102,7 +111,7 @@ def _shut(code: int, said: str, uri: str) -> Shut:
 def _check_ailments(error: Exception, uri: str) -> None:
     said = ailments.told(error, uri)
     if said is not None:
-        raise Shut(said) from None
+        raise (Full if ailments.is_full(error) else Shut)(said) from None
 
 
 def _may_pass(error: MlflowException) -> bool:
@@ -139,7 +148,7 @@ def asking(uri: str) -> Iterator[None]:
         with reaching(uri):
             yield
     except Undeliverable as error:
-        raise RequestError(away(uri, error)) from None
+        raise unreachable(uri, error) from None
     except MlflowException as error:
         raise RequestError(refused(uri, error)) from None
 
@@ -158,7 +167,7 @@ class Patience:
                     return ask()
             except Undeliverable as error:
                 if time.monotonic() + pause > deadline or isinstance(error, Shut):
-                    raise RequestError(away(self.uri, error)) from None
+                    raise unreachable(self.uri, error) from None
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
             except MlflowException as error:

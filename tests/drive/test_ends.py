@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +13,20 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from fake_trials import drive, faults, parts, spec
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
-from data_pipeline.errors import RequestError
+from data_pipeline.errors import NoRoomError, RequestError
 from sweeps import cli
 from sweeps.cluster import nodes
 from sweeps.drive import converge
+from sweeps.drive.before import check_writable
 from sweeps.drive.launching import launch
 from sweeps.drive.launching.news import _too_many
 from sweeps.drive.outcome import Outcome, tell
 from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
 from sweeps.tracking import registration
+from sweeps.tracking.connection import asking
 
 
 def test_sigterm_ends_the_preparation_as_ctrl_c_does_and_is_given_back():
@@ -143,6 +147,7 @@ def test_a_number_that_nobody_has_named_may_run_a_sweep(monkeypatch):
     ("error", "code", "said", "has_traceback"),
     [
         (RequestError("too few cells"), 2, "cellskew: too few cells", False),
+        (NoRoomError("no room on /x"), 3, "cellskew: no room on /x", False),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 3, "No space left on device", False),
         (KeyError("ours"), 3, "KeyError: 'ours'", True),
     ],
@@ -158,7 +163,23 @@ def test_whatever_ends_a_command_has_its_exit_code_and_a_sentence(
         cli.main()
     shown = capsys.readouterr().err
     assert ended.value.code == code and said in shown and ("Traceback" in shown) is has_traceback
-    assert ("run the same command again" in shown) is (code == 3)
+    assert ("run the same command again" in shown) is not isinstance(error, RequestError)
+
+
+def test_a_full_disk_is_no_wrong_request(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(NoRoomError, match="can't be written to: No space left on device. Make it writable, or make"):
+        check_writable(tmp_path)
+
+
+@pytest.mark.parametrize(("said", "kind"), [("database or disk is full", NoRoomError), ("locked", RequestError)])
+def test_a_database_without_room_is_no_wrong_request(said, kind):
+    with pytest.raises(RequestError) as caught, asking("sqlite:////x/mlflow.db"):
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError(said))
+    assert type(caught.value) is kind
 
 
 def test_no_secret_is_in_what_a_fault_says(monkeypatch, capsys):
