@@ -191,13 +191,16 @@ def _kill(pid: int, birth: str) -> None:
 def histories(uri: str, sweep: str = "small") -> dict[str, Any]:
     """Return run name -> {id, key, status, params, metrics {name: [(step, value)]}} in MLflow; one run per trial.
 
+    The run that holds the sweep's answer is no trial's, and is left out.
+
     Of metrics that no two runs share (times, memory) only the steps are kept.
     """
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     found: dict[str, Any] = {}
-    for run in client.search_runs([client.get_experiment_by_name(sweep).experiment_id], max_results=1000):
+    experiment = client.get_experiment_by_name(sweep).experiment_id
+    for run in client.search_runs([experiment], "tags.`cellskew.trial` != ''", max_results=1000):
         name = run.info.run_name
         assert name not in found, f"two runs of {name}"
         metrics = {key: _points(client.get_metric_history(run.info.run_id, key)) for key in sorted(run.data.metrics)}
@@ -231,7 +234,7 @@ def state(storage: Path) -> dict[str, Any]:
     """Return everything about a sweep that must not depend on what happened to it on the way."""
     runs, there = histories(f"sqlite:///{storage}/mlflow.db"), artifacts(storage)
     found = {name: there.pop(run["id"], []) for name, run in runs.items()}
-    assert not there, f"artifacts of no run: {there}"
+    assert not there, f"artifacts of no trial's run: {there}"
     return {"runs": runs, "files": files(storage), "artifacts": found}
 
 

@@ -225,3 +225,12 @@ def test_ctrl_c_after_the_last_trial_is_no_reason_to_go_on(monkeypatch, tmp_path
     (tmp_path / "small.yaml").write_text("name: small\ndatasets: [pbmc68k_reduced]\nmodels: {majority: {}}\n")
     ended = CliRunner().invoke(cli.app, ["run", str(tmp_path / "small.yaml"), "--storage", str(tmp_path / "runs")])
     assert ended.exit_code == 0 and "cellskew results small" in ended.output
+
+
+def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
+    said = []
+    uri = "http://ann:hunter2-and-more@mlflow:5000"
+    tell("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
+    text = "\n".join(said)
+    assert "hunter2" not in text and "--tracking-uri 'http://ann:***@mlflow:5000'" in text
+    assert "a node was lost; go on: cellskew resume small --storage here" in text

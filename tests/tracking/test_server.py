@@ -13,7 +13,6 @@ from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.networks.promote import promote
-from sweeps.drive.outcome import Outcome, tell
 
 pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(2400)]
 SHORT = SWEEP.replace("[0, 1]", "[0]")  # two trials: scgpt, majority
@@ -137,15 +136,6 @@ def test_a_server_down_at_the_end_leaves_a_queue_that_the_next_run_delivers(serv
 
 def uploaded(server: MlflowServer) -> int:
     return len(list(Path(server.artifacts).glob("**/predictions.parquet")))
-
-
-def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
-    said = []
-    uri = f"http://ann:{PASSWORD}@mlflow:5000"
-    tell("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
-    text = "\n".join(said)
-    assert PASSWORD not in text and "--tracking-uri http://ann:***@mlflow:5000" in text
-    assert "a node was lost; go on: cellskew resume small --storage here" in text
 
 
 @pytest.mark.slow
