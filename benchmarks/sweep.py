@@ -388,36 +388,36 @@ class Clock:
 
 
 def sleeping_as_told(config: dict[str, Any], report: Callable, checkpoint: Path | None) -> dict[str, Any]:
-    time.sleep(SECONDS[config["model"]])
+    time.sleep(float(os.environ["STRETCH"]) * SECONDS[config["model"]])
     report({"epoch": 1, "epochs": 1, "train_loss": 0.5}, Path(config["directory"]))
     report({"epoch": 1, "final": 1, "test_macro_f1": 0.5}, None)
     return {}
 
 
-def mixed(storage: Path) -> None:
+def mixed(storage: Path, stretch: float) -> None:
     """Run the mixed sweep on simulated nodes and print how much of the GPUs trials had."""
     from ray.cluster_utils import Cluster
 
-    os.environ["CELLSKEW_SIMULATED_GPUS"] = "1"
+    os.environ |= {"CELLSKEW_SIMULATED_GPUS": "1", "STRETCH": str(stretch)}
     spec = parse(MIXED, storage / "mixed.yaml")
     cluster = Cluster()
     try:
         for _ in range(NODES):
             cluster.add_node(num_cpus=CPUS, num_gpus=GPUS, include_dashboard=False, object_store_memory=80_000_000)
         cluster.wait_for_nodes()
-        told_of_mixed(spec, storage, cluster.address)
+        told_of_mixed(spec, storage, cluster.address, stretch)
     finally:
         cluster.shutdown()
 
 
-def told_of_mixed(spec: SweepSpec, storage: Path, address: str) -> None:
+def told_of_mixed(spec: SweepSpec, storage: Path, address: str, stretch: float) -> None:
     clock = Clock({trial.key: trial.model for trial in spec.trials()})
     parts: Parts = dataclasses.replace(real_parts(), prepare=nothing_to_prepare, run_trial=sleeping_as_told)
     outcome = converge(spec, Request(storage=storage, address=address), clock, parts)
     assert outcome.finished == outcome.wanted, outcome
     on_gpus = [clock.began[key] for key, model in clock.models.items() if model in SHARES]
     first, last, over = min(on_gpus), max(on_gpus), max(clock.ended.values())
-    ideal = sum(SECONDS[model] * SHARES.get(model, 0.0) for model in clock.models.values()) / (NODES * GPUS)
+    ideal = sum(SECONDS[model] * SHARES.get(model, 0.0) for model in clock.models.values()) * stretch / (NODES * GPUS)
     baseline = min(clock.began[key] for key, model in clock.models.items() if model not in SHARES)
     print(f"{outcome.wanted} trials on {NODES} nodes of {GPUS} GPU and {CPUS} CPUs: {over - clock.at:.0f} s,", end=" ")
     print(f"at best {ideal:.0f}; the first baseline started {baseline - first:.0f} s after the first network")
@@ -430,13 +430,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["size", "compare", "mixed", "again", "one"])
     parser.add_argument("--trials", type=int, default=2000, help="a multiple of 200")
+    parser.add_argument("--stretch", type=float, default=1.0, help="mixed: times the seconds of each trial")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--storage", type=Path, help="default: a temporary folder")
     given = parser.parse_args()
     storage = given.storage or Path(tempfile.mkdtemp(prefix="cellskew-sweep-"))
     storage.mkdir(parents=True, exist_ok=True)
     run = {"size": lambda: size(given.trials, given.slots, storage), "compare": lambda: compare(storage)}
-    run["mixed"] = lambda: mixed(storage)
+    run["mixed"] = lambda: mixed(storage, given.stretch)
     (run | {"again": lambda: again(storage), "one": lambda: one(storage)})[given.what]()
     if given.storage is None:
         shutil.rmtree(storage)

@@ -97,7 +97,8 @@ def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> 
         history.append(numbers_of(config["key"], epoch, plan["epochs"]))
         if (directory / "fault-retreat-1").exists():
             history[-1]["micro_batch"] = 4
-        is_saved = epoch % plan["save_every"] == 0 or epoch == plan["epochs"] or Path(config["stop_file"]).exists()
+        asked = Path(config["stop_file"]).exists() or (directory / ".leave").exists()
+        is_saved = epoch % plan["save_every"] == 0 or epoch == plan["epochs"] or asked
         if is_saved:
             temporary = directory / ".history.part"
             temporary.write_text(json.dumps(history))
@@ -140,6 +141,8 @@ def fail(fault: dict[str, Any], directory: Path) -> None:
         raise ShardError("part-000000000.arrow: altered; run the sweep again to encode this part anew")
     if fault["kind"] == "retreat":
         return
+    if fault["kind"] == "node":
+        raise worker.NodeError("node n1 does not see weights /weights")
     if fault["kind"] == "request":
         raise RequestError("class b lacks 3 cells", "ask for fewer")
     raise ValueError(f"loss is not finite in epoch {fault['epoch']}")

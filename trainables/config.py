@@ -9,6 +9,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
 from data_pipeline.seeds import derive
 
+LEAVE = ".leave"  # in a trial's folder while it is to save each round, as its node is about to go
 Entry = dict[str, Any]  # a plug-in and its parameters: {"kind": name, **parameters}
 
 

@@ -1,5 +1,6 @@
 """`cellskew status`: how far a sweep is, from MLflow, the lock of its driver and the keys it wants."""
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class State:
     those that something went wrong with and that went on; lacking: name, and by file why, of finished trials without
     some of their files, which the next run makes. waiting_records: for MLflow, in the outbox; refused: runs
     whose news MLflow refused time and again, and why. unconverged: names of finished trials whose fit was stopped
-    before it converged (metric `converged` is 0).
+    before it converged (metric `converged` is 0). barred: why nodes get no more trials of the
+    driver that runs.
     """
 
     name: str
@@ -39,6 +41,7 @@ class State:
     seconds_left: float | None
     waiting_records: int
     refused: dict[str, str]
+    barred: list[str]
 
     @property
     def wanted(self) -> int:
@@ -77,7 +80,12 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         seconds_left=_left(wanted, left) if alive else None,
         waiting_records=waiting,
         refused=refused,
+        barred=_barred(folder / f"{name}.barred.json") if alive else [],
     )
+
+
+def _barred(path: Path) -> list[str]:
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def _word(status: str, alive: bool) -> str:
@@ -118,7 +126,7 @@ def show(found: State, as_json: bool) -> None:
             name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver", "unconverged")
         }
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
-        fields["refused"] = found.refused
+        fields |= {"refused": found.refused, "barred": found.barred}
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
         fields["lacking"] = found.lacking
         tables.print_json(fields)
@@ -137,6 +145,8 @@ def show(found: State, as_json: bool) -> None:
         print(
             f"MLflow refused the news of {len(found.refused)} trials; the next run tries again; the last answer: {why}"
         )
+    for why in found.barred:
+        out.print(f"a node gets no more trials: {why}", markup=False)
     _show_unconverged(found.unconverged)
     _show_trials(found, out)
 

@@ -44,9 +44,8 @@ def check(address: str) -> str:
     """Return HOST:PORT of the cluster at an address; RequestError if this process can't join it, with the way out."""
     place = _running_here() if address == "auto" else address
     _check_answers(place)
-    _use_token()
     with _in_words(place):
-        gcs = _client(place)
+        gcs = _client_with_token(place)
         _check_versions(place, gcs)
         hosts = sorted({node.node_manager_address for node in gcs.get_all_node_info(timeout=SECONDS).values()})
     if not any(map(_is_here, hosts)):
@@ -55,6 +54,24 @@ def check(address: str) -> str:
             "them, or from here `cellskew submit SWEEP.yaml --address http://HEAD:8265 --storage FOLDER`"
         )
     return place
+
+
+def _client_with_token(place: str) -> Any:
+    """Return a client of the cluster's head, the token shown if it is wanted and there is one; Ray does so for `auto`
+    alone.
+
+    Not otherwise: a driver that wants a token itself is dead to a cluster that has none, and so are all its trials.
+    """
+    from ray._private.authentication import authentication_token_setup as tokens
+    from ray.exceptions import AuthenticationError
+
+    try:
+        return _client(place)
+    except AuthenticationError:
+        tokens.logger.setLevel(logging.ERROR)
+        if not tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise
+        return _client(place)
 
 
 def _client(place: str) -> Any:
@@ -106,14 +123,6 @@ def _check_answers(place: str) -> None:
 
 
 _WAY_OUT = "On a node of it say `--address auto`, or the address that `ray start --head` printed, mostly HOST:6379"
-
-
-def _use_token() -> None:
-    """Show the token where there is one; Ray does so for `auto` alone."""
-    from ray._private.authentication import authentication_token_setup as tokens
-
-    tokens.logger.setLevel(logging.ERROR)
-    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 @contextmanager

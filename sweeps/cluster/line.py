@@ -12,6 +12,8 @@ from sweeps.cluster.room import Held, Places
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 SHORT = 120.0  # a trial that was over within so many seconds has another one wait for its worker
 PATIENCE = 300.0  # seconds that a trial waits in vain for what its node should have
+FAULTS = 2  # trials that a node fails before it gets no more
+TRIES = 3  # nodes that may fail a trial before it counts as its own failure
 SAY_EVERY = 60.0  # seconds between words about trials that no node has room for
 Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
 
@@ -33,6 +35,7 @@ class Handed:
     part: Held | None
     since: float
     is_heir: bool = False  # of the worker that another one had
+    comes_back: str = ""  # why, once its end will not be one
 
 
 class Line:
@@ -65,6 +68,10 @@ class Line:
         self.handed: dict[str, Handed] = {}
         self.short: Counter[tuple[str, Shape]] = Counter()  # 1 where the last trial was short
         self.avoided: dict[str, float] = {}  # node -> when it may be tried again; until then nothing is sent there
+        self.faults: Counter[str] = Counter()  # of nodes
+        self.refusals: Counter[str] = Counter()  # of trials
+        self.barred: dict[str, str] = {}  # node -> why it gets no more trials
+        self.back_for: dict[str, str] = {}  # trial that is in line again -> why
         self.looked = self.said = -1e9
 
     def is_over(self) -> bool:
@@ -77,7 +84,7 @@ class Line:
         if self.most is not None and len(self.handed) >= self.most:
             return None
         shapes = sorted((shape for shape, jobs in self.waiting.items() if jobs), key=self._urgency)
-        without = [node for node, until in self.avoided.items() if until > self.clock()]
+        without = {node for node, until in self.avoided.items() if until > self.clock()} | set(self.barred)
         for shape in shapes:
             node = self.places.find(shape, self._dense(), without)
             if node is not None:
@@ -99,6 +106,9 @@ class Line:
     def over(self, key: str) -> None:
         """Note that a trial needs its part no more; the one that waits behind it, if any, has it now."""
         gone = self.handed.pop(key, None)
+        if gone is not None and gone.comes_back:
+            self.back_for[key] = gone.comes_back
+            self._wait_again(gone.job)
         if gone is None or gone.part is None:
             return
         place = (gone.part.node, gone.part.shape)
@@ -113,8 +123,50 @@ class Line:
         """Put a trial that was handed out in front of its line again."""
         job = self.handed[key].job
         self.over(key)
-        self.waiting[Shape.of(job.resources)].appendleft(job)
-        self.left[Shape.of(job.resources)] += job.cost
+        self._wait_again(job)
+
+    def refused(self, key: str, why: str) -> bool:
+        """Note that a node lacks what a trial needs; tell whether the trial goes back in line when it ends.
+
+        A node that fails two is barred. A trial that three nodes refuse has itself to blame.
+        """
+        found = self.handed[key]
+        self.refusals[key] += 1
+        if found.node is not None:
+            self.faults[found.node] += 1
+            if self.faults[found.node] >= FAULTS and found.node not in self.barred:
+                self.barred[found.node] = why
+                self.say(f"a node gets no more trials, as it failed {FAULTS}: {why}")
+        if self.refusals[key] >= TRIES:
+            return False
+        found.comes_back = why
+        return True
+
+    def hopeless(self) -> str | None:
+        """Return why, if every node is barred; else None."""
+        self._look()
+        nodes = self.places.nodes
+        if not nodes or any(node not in self.barred for node in nodes):
+            return None
+        return next(iter(self.barred.values()))
+
+    def leaving(self) -> list[Waiting]:
+        """Return the trials that were handed to nodes which are being drained, or are gone."""
+        self._look()
+        nodes = self.places.nodes
+        return [one.job for one in self.handed.values() if one.node is not None and one.node not in nodes]
+
+    def leaves(self, key: str) -> bool:
+        """Tell whether a trial's node is being drained; its end is none then: it goes back in line."""
+        found = self.handed.get(key)
+        if found is None or found.node is None or found.node in self.places.nodes:
+            return False
+        found.comes_back = "its node is being drained"
+        return True
+
+    def came_back(self, key: str) -> str | None:
+        """Return why a trial that ended is in line again, None if it isn't; told once."""
+        return self.back_for.pop(key, None)
 
     def is_misplaced(self, key: str) -> bool:
         """Tell whether a trial that has not started waits where it will not: its node is gone, or has no room."""
@@ -122,7 +174,9 @@ class Line:
         found = self.handed[key]
         if found.node is None:
             return False
-        if found.node not in self.places.nodes or self.avoided.get(found.node, 0) > self.clock():
+        if found.node not in self.places.nodes or found.node in self.barred:
+            return True
+        if self.avoided.get(found.node, 0) > self.clock():
             return True
         is_late = found.part is not None and self.clock() - found.since > PATIENCE
         if is_late:
@@ -159,6 +213,10 @@ class Line:
         """Return how many trials of each shape run or wait."""
         running = Counter(Shape.of(one.job.resources) for one in self.handed.values())
         return running + Counter({shape: len(jobs) for shape, jobs in self.waiting.items()})
+
+    def _wait_again(self, job: Waiting) -> None:
+        self.waiting[Shape.of(job.resources)].appendleft(job)
+        self.left[Shape.of(job.resources)] += job.cost
 
     def _hand(self, shape: Shape, node: str, part: Held | None) -> Handed:
         job = self.waiting[shape].popleft()

@@ -159,3 +159,26 @@ with nodes.running_ray({address!r}):
     assert ended.stdout.splitlines() == [SECRET, "shown: False"], ended.stderr
     logs = subprocess.run(["grep", "-rl", SECRET, f"/tmp/cellskew-{address.rpartition(':')[2]}"], capture_output=True)
     assert not logs.stdout
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_token_is_shown_only_where_it_is_wanted(monkeypatch, wanted):
+    """A driver that wants a token is dead to a cluster without one."""
+    from ray._private.authentication import authentication_token_setup as tokens
+    from ray.exceptions import AuthenticationError
+
+    from sweeps.cluster import joining
+
+    shown = []
+
+    def client(place: str) -> str:
+        if wanted and not shown:
+            raise AuthenticationError("no token")
+        return place
+
+    monkeypatch.setattr(joining, "_client", client)
+    monkeypatch.setattr(
+        tokens, "maybe_enable_token_auth_if_token_available", lambda warn_if_disabled: shown.append(1) or True
+    )
+    assert joining._client_with_token("h:1") == "h:1"
+    assert bool(shown) == wanted

@@ -1,5 +1,6 @@
 """The order of trials and their places: who starts when, on which node, without Ray."""
 
+import heapq
 from types import SimpleNamespace
 
 import pytest
@@ -206,3 +207,81 @@ def test_tune_may_pickle_whatever_the_screen_is_made_of(tmp_path):
 
     made = Line([], dict, threading.RLock().acquire, None)
     cloudpickle.dumps([Queue(made, Demand("small"), Stop(tmp_path)), InOrder(made, Stop(tmp_path))])
+
+
+def test_a_node_that_fails_two_trials_is_barred_and_they_are_free_to_try_another():
+    made = line(*(job(f"t{n}") for n in range(4)), nodes={"a": Shape(0.0, 1.0), "b": Shape(0.0, 1.0)})
+    made.brief = 0.0
+    on = dict(drawn(made))
+    bad = on["t0"]
+    assert made.refused("t0", "node x does not see /weights") and made.heard == []
+    made.over("t0")
+    assert made.came_back("t0") == "node x does not see /weights" and made.came_back("t0") is None
+    assert drawn(made) == [("t0", bad)], "once may be chance"
+    assert made.refused("t0", "node x does not see /weights")
+    made.over("t0")
+    assert made.heard == ["a node gets no more trials, as it failed 2: node x does not see /weights"]
+    assert drawn(made) == [] and made.hopeless() is None
+    made.over("t1")
+    assert drawn(made) == [("t0", on["t1"])]
+
+
+def test_a_trial_that_three_nodes_refuse_has_itself_to_blame():
+    made = line(job("t0"), nodes={name: Shape(0.0, 1.0) for name in "abc"})
+    for expected in (True, True, False):
+        made.avoided.clear()
+        ((_, node),) = drawn(made)
+        assert made.refused("t0", "no weights") is expected
+        made.avoid(node, 1e9)
+        made.over("t0")
+    assert made.is_over()
+
+
+def test_when_every_node_is_barred_the_first_reason_is_told():
+    made = line(*(job(f"t{n}") for n in range(4)), nodes={"a": Shape(0.0, 2.0)})
+    drawn(made)
+    assert made.refused("t0", "torch sees no GPU") and made.refused("t1", "torch sees no GPU, either")
+    assert made.hopeless() == "torch sees no GPU, either"
+
+
+def test_a_trial_whose_node_is_drained_goes_back_in_line_once_it_is_saved():
+    nodes = {"a": Shape(0.0, 1.0), "b": Shape(0.0, 1.0)}
+    made = line(job("t0"), job("t1"), nodes=nodes)
+    on = dict(drawn(made))
+    assert made.leaving() == [] and not made.leaves("t0")
+    gone = on["t0"]
+    del nodes[gone]
+    made.looked = -1e9
+    assert [one.key for one in made.leaving()] == ["t0"]
+    assert made.leaves("t0") and not made.leaves("t1")
+    made.over("t0")
+    assert made.came_back("t0") == "its node is being drained" and drawn(made) == []
+    made.brief = 0.0
+    made.over("t1")
+    assert drawn(made) == [("t0", on["t1"])]
+
+
+def test_mixed_shapes_on_four_nodes_have_every_gpu_until_the_last_wave():
+    """120 trials of a whole GPU, half, a quarter and none, on four nodes of a GPU and six CPUs; seconds are made up."""
+    kinds = {
+        "whole": (1.0, 40.0),
+        "half": (0.5, 30.0),
+        "quarter": (0.25, 30.0),
+        "base": (0.0, 6.0),
+        "major": (0.0, 3.0),
+    }
+    jobs = [job(f"{name}{n}", gpu, cost=cost) for name, (gpu, cost) in kinds.items() for n in range(24)]
+    now, running, spans = 0.0, [], []
+    nodes = {f"n{number}": Shape(1.0, 6.0) for number in range(4)}
+    made = Line(jobs, lambda: nodes, print, None, clock=lambda: now, short=0.0)
+    while not made.is_over():
+        for handed in iter(made.next, None):
+            end = now + handed.job.cost
+            heapq.heappush(running, (end, handed.job.key))
+            spans.append((now, end, handed.job.resources["gpu"]))
+        now, key = heapq.heappop(running)
+        made.over(key)
+    last = max(begin for begin, _, gpu in spans if gpu)
+    given = sum(gpu * max(0.0, min(end, last) - begin) for begin, end, gpu in spans) / last
+    assert given > 0.99 * 4 and now < 1.1 * 375, (given, now)
+    assert min(begin for begin, _, gpu in spans if not gpu) == 0

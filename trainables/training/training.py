@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 from data_pipeline.shards.shards import Shards
 from trainables import protocol
-from trainables.config import TrialConfig
+from trainables.config import LEAVE, TrialConfig
 from trainables.cost import Cost
 from trainables.losses import Loss, loss_of
 from trainables.material import Material
@@ -160,8 +160,9 @@ class _Run:
         return numbers | {"cells": progress.cells, "cells_per_second": progress.cells / max(progress.seconds, 1e-9)}
 
     def _must_stop(self) -> bool:
-        """Tell whether the sweep was asked to stop, which it does for each trial once its state is saved."""
-        return self.config.stop_file is not None and self.config.stop_file.exists()
+        """Tell whether the sweep was asked to stop, or this trial to leave its node, once its state is saved."""
+        marks = (self.config.stop_file, self.config.directory / LEAVE)
+        return any(mark is not None and mark.exists() for mark in marks)
 
     def restore(self, path: Path) -> None:
         """Put back the state of a checkpoint; refuses one whose frozen base is another."""

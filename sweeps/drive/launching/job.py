@@ -1,10 +1,12 @@
-"""What a worker is handed for one trial: a frozen record, which travels as text."""
+"""What a worker is handed for one trial, a frozen record that travels as text; how a launch runs them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.drive.allowance import Allowance
 from sweeps.tracking.artifacts import Upload
 
 
@@ -44,3 +46,16 @@ class Job:
         """Return the job that `to_text` wrote."""
         found = json.loads(text)
         return cls(**found | {"upload": None if found["upload"] is None else Upload(**found["upload"])})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How trials are run: by what, how many at once (None: as many as fit), how often again after a worker's death."""
+
+    run_trial: Callable[..., dict[str, Any]]
+    max_concurrent: int | None = None
+    max_failures: int = 3
+    max_failed: int | None = None  # failed trials that stop the launch
+    allowance: Allowance | None = None
+    pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
+    say: Callable[[str], None] = print

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from data_pipeline.atomic import publish
 from data_pipeline.sameness import checked
 from sweeps.cluster import environment
 from sweeps.cluster.demand import Demand, capacities
 from sweeps.cluster.line import Line
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
-from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch
 from sweeps.drive.launching.uploading import PATIENCE
-from sweeps.drive.launching.worker import Trainable, work
+from sweeps.drive.launching.worker import leave, work
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.store import Tracker
 
@@ -50,6 +50,9 @@ class Queue(_NotKept, Searcher):
         self.keys: dict[str, str] = {}  # of Tune's trials
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        hopeless = self.line.hopeless()
+        if hopeless is not None:
+            self.stop.ask(f"stopped: no node is left that trials don't fail on: {hopeless}")
         if self.stop.asked or self.line.is_over():
             return Searcher.FINISHED
         self.demand.want(self.line.wanted())
@@ -99,9 +102,11 @@ class InOrder(_NotKept, FIFOScheduler):
             trial.update_resources(_on(node, trial.placement_group_factory.required_resources))
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        """Stop a trial, when the end was asked for, at an epoch whose checkpoint is on disk; see Stop.mark."""
-        is_safe = _news(result).get("saved", True)
-        return TrialScheduler.STOP if self.stop.asked and is_safe else TrialScheduler.CONTINUE
+        """Stop a trial at an epoch whose checkpoint is on disk, if the end was asked for or its node is drained."""
+        news = _news(result)
+        is_safe = news.get("saved", True)
+        leaves = is_safe and "metrics" in news and self.line.leaves(_key(trial))
+        return TrialScheduler.STOP if leaves or (self.stop.asked and is_safe) else TrialScheduler.CONTINUE
 
 
 class Silence(TrialProgressCallback):
@@ -116,8 +121,9 @@ class Silence(TrialProgressCallback):
 class Listener(_NotKept, tune.Callback):
     """Tells News what Tune hears of the trials."""
 
-    def __init__(self, news: News, line: Line, allowance: Allowance | None) -> None:
-        self.news, self.line, self.allowance, self.looked = news, line, allowance, -LOOK_EVERY
+    def __init__(self, news: News, line: Line, allowance: Allowance | None, barred: Path) -> None:
+        self.news, self.line, self.allowance, self.barred = news, line, allowance, barred
+        self.looked = -LOOK_EVERY
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         """Give up when Ray has no node left: Tune would wait for one without end."""
@@ -127,6 +133,8 @@ class Listener(_NotKept, tune.Callback):
                 self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
             self.news.tally.has(self.line.capacity())
+            for job in self.line.leaving():
+                leave(job.directory)
             spent = None if self.allowance is None else self.allowance.spent(self.news.tally)
             if spent is not None:
                 self.news.stop.ask(spent)
@@ -136,7 +144,11 @@ class Listener(_NotKept, tune.Callback):
         self.news.started(_job(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        self.news.told(_job(trial), _news(result))
+        news = _news(result)
+        if news.get("cause") != "node" or not self.line.refused(_key(trial), news["failed"]):
+            self.news.told(_job(trial), news)
+        if self.line.barred:
+            publish(self.barred, json.dumps(list(self.line.barred.values())).encode(), durable=False)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         self.news.goes_on(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
@@ -146,7 +158,11 @@ class Listener(_NotKept, tune.Callback):
         _forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self.news.over(_job(trial))
+        why = self.line.came_back(_key(trial))
+        if why is None:
+            self.news.over(_job(trial))
+        else:
+            self.news.waits_again(_job(trial), why)
         _forget(trial)
 
 
@@ -184,19 +200,6 @@ def _key(trial: TuneTrial) -> str:
 def _news(result: dict[str, Any]) -> dict[str, Any]:
     """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
     return json.loads(result.get("news", "{}"))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How trials are run: by what, how many at once (None: as many as fit), how often again after a worker's death."""
-
-    run_trial: Trainable
-    max_concurrent: int | None = None
-    max_failures: int = 3
-    max_failed: int | None = None  # failed trials that stop the launch
-    allowance: Allowance | None = None
-    pause: float = 5.0  # seconds before a launch that fell over is repeated, times the number of times
-    say: Callable[[str], None] = print
 
 
 def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
@@ -241,6 +244,8 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
     state = storage.absolute() / "ray"
     name = f"{news.tracker.sweep}-{os.getpid()}"
     shutil.rmtree(state / name, ignore_errors=True)
+    barred = storage.absolute() / "sweeps" / f"{news.tracker.sweep}.barred.json"
+    barred.unlink(missing_ok=True)
     line = Line(jobs, capacities, settings.say, settings.max_concurrent)
     demand = Demand(news.tracker.sweep)
     tuner = tune.Tuner(
@@ -255,7 +260,7 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(state),
-            callbacks=[Listener(news, line, settings.allowance), Silence()],
+            callbacks=[Listener(news, line, settings.allowance, barred), Silence()],
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             verbose=0,
         ),
@@ -279,7 +284,7 @@ def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
         work(Job.from_text(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
 
     def refuse(said: str) -> None:  # imports nothing of ours
-        news = {"failed": said, "cause": "outside", "traceback": "", "where": {}}
+        news = {"failed": said, "cause": "node", "traceback": "", "where": {}}
         tune.report({"news": json.dumps(news)})
 
     return checked(run, refuse)

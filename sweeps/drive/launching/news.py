@@ -124,6 +124,11 @@ class News:
             self.tracker.note(job.run_id, trouble)
             self.watch("trouble", job.key, {"reason": trouble})
 
+    def waits_again(self, job: Job, why: str) -> None:
+        """Note that a trial left a node to no fault of its own, and goes on elsewhere."""
+        self.tally.end(job.key)
+        self.goes_on(job, f"{why}; it goes on elsewhere, from its last checkpoint")
+
     def lost(self, job: Job, why: str) -> None:
         """Note that a trial's workers died too often."""
         self._failed(job, why, "outside", "", {})
@@ -173,6 +178,7 @@ class News:
             self.watch("trouble", job.key, {"reason": f"{name} could not be made, the numbers are good: {why}"})
 
     def _failed(self, job: Job, why: str, cause: str, tail: str, where: dict[str, str]) -> None:
+        cause = "outside" if cause == "node" else cause
         tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)
         self.tracker.finish(job.run_id, "FAILED", tags)
         self.tally.failed[job.key] = why

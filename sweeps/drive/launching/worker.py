@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import shutil
 import socket
 import time
@@ -20,6 +21,7 @@ from sweeps.drive.launching.log import epoch_line, logged, logger
 from sweeps.tracking.artifacts import Upload, upload, upload_log
 from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import without_secrets
+from trainables.config import LEAVE
 from trainables.trial.files import missing
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
@@ -31,8 +33,8 @@ OUTSIDE = (
     "ConnectionError",
     "ShardError",
     "Overtaken",
-    "NoGpuError",
 )
+OF_NODE = ("NoGpuError", "NodeError")  # another node may have what this one lacks
 NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
 PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
@@ -48,7 +50,9 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
     {"failed"}. With "final": "lacking", files that couldn't be made or uploaded, and why, see mending."""
     directory = job.directory
     try:
+        check_node(job.config)
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / LEAVE).unlink(missing_ok=True)
         with own(directory, lambda said: send({"trouble": said})) as check:  # a worker may outlive its driver
 
             def send_if_ours(news: dict[str, Any]) -> None:
@@ -73,6 +77,31 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
 
 def _begins(job: Job) -> str:
     return f"{job.config.get('name', '')} ({job.directory.name}) on {socket.gethostname()}, pid {os.getpid()}"
+
+
+class NodeError(RuntimeError):
+    """This node doesn't see what others do."""
+
+
+def check_node(config: dict[str, Any]) -> None:
+    """NodeError if this node doesn't see the storage folder, or files that the trial needs.
+
+    Looked for before anything is made: in the place of a folder that isn't mounted one would train into the void.
+    """
+    needed = {"the storage folder": Path(config["stop_file"]).parent} if "stop_file" in config else {}
+    for name in ("shards", "generated", "rows", "weights"):
+        path = config.get(name)
+        if isinstance(path, str) and Path(path).is_absolute():
+            needed[name] = Path(path)
+    lacking = [f"{name} {path}" for name, path in needed.items() if not path.exists()]
+    if lacking:
+        raise NodeError(f"node {platform.node()} does not see {', '.join(lacking)}")
+
+
+def leave(directory: Path) -> None:
+    """Ask the worker that trains a trial to save the round that it is in."""
+    with contextlib.suppress(OSError):
+        (directory / LEAVE).touch()
 
 
 def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
@@ -160,8 +189,11 @@ def describe(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """Return "outside" if the machine is to blame (memory, disk, network), so that trying again may help."""
+    """Return "node" if another one may have what this lacks, "outside" if the machine is to blame (memory, disk,
+    network), so that trying again may help, else "trial"."""
     names = {kind.__name__ for kind in type(error).__mro__}
+    if names & set(OF_NODE):
+        return "node"
     return "outside" if names & set(OUTSIDE) or NO_MEMORY in str(error) else "trial"
 
 

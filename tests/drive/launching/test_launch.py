@@ -114,6 +114,26 @@ def test_a_request_error_in_a_trial_keeps_its_words(ray_here, tmp_path):
     assert list(drive(tmp_path).failed.values()) == ["class b lacks 3 cells; ask for fewer"]
 
 
+def test_a_trial_that_a_node_fails_is_tried_again_for_free(ray_here, tmp_path):
+    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "node", "times": 1})
+    screen = Silent()
+    assert drive(tmp_path, spec(max_failures=0), screen).finished == 8
+    check_whole(tmp_path, spec())
+    _, _, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    assert "node n1 does not see weights /weights; it goes on elsewhere" in tags["cellskew.trouble"]
+    assert screen.said[-1] == "end" and not (tmp_path / "sweeps" / "small.barred.json").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_only_node_fails_all_trials_stops_and_says_why(ray_here, tmp_path):
+    faults(tmp_path, {"run": "scgpt", "epoch": 1, "kind": "node"})
+    outcome = drive(tmp_path)
+    assert "no node is left that trials don't fail on: NodeError: node n1 does not see" in outcome.stopped
+    assert not outcome.failed and outcome.finished < 8
+    faults(tmp_path)
+    assert drive(tmp_path).is_complete
+
+
 @pytest.mark.faults
 def test_a_killed_worker_is_replaced_and_the_trial_goes_on(ray_here, tmp_path):
     fault = {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 3, "kind": "kill", "times": 2}

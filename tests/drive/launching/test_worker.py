@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from sweeps.drive.launching import worker
 
 
@@ -17,3 +19,17 @@ def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
     worker.work(job, news.append, trainable)
     assert news[-1]["final"] == {"epoch": 1, "final": 1, "test_macro_f1": 0.5}
     assert news[-1]["where"]["precision"] == "bfloat16" and "host" in news[-1]["where"]
+
+
+@pytest.mark.parametrize("lacking", ["stop_file", "shards", "weights", "generated"])
+def test_a_node_that_does_not_see_what_a_trial_needs_is_named_and_makes_nothing(tmp_path, lacking):
+    for name in ("sweeps", "shards", "weights", "generated"):
+        (tmp_path / name).mkdir()
+    config = {name: str(tmp_path / name) for name in ("shards", "weights", "generated")}
+    config |= {"stop_file": str(tmp_path / "sweeps" / "small.stop"), "rows": None}
+    worker.check_node(config)
+    gone = tmp_path / ("sweeps" if lacking == "stop_file" else lacking)
+    gone.rmdir()
+    with pytest.raises(worker.NodeError, match=rf"node .* does not see .*{gone}") as refused:
+        worker.check_node(config)
+    assert worker.cause(refused.value) == "node"
