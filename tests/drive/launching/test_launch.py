@@ -115,11 +115,13 @@ def test_a_request_error_in_a_trial_keeps_its_words(ray_here, tmp_path):
 
 
 def test_a_trial_that_a_node_fails_is_tried_again_for_free(ray_here, tmp_path):
-    faults(tmp_path, {"run": "s1·natural·none·cross_entropy·scgpt", "epoch": 2, "kind": "node", "times": 1})
+    faults(
+        tmp_path, {"run": "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1", "epoch": 2, "kind": "node", "times": 1}
+    )
     screen = Silent()
     assert drive(tmp_path, spec(max_failures=0), screen).finished == 8
     check_whole(tmp_path, spec())
-    _, _, tags = runs(tmp_path)["pbmc68k_reduced·s1·natural·none·cross_entropy·scgpt·0"]
+    _, _, tags = runs(tmp_path)["scgpt·none·cross_entropy·natural·pbmc68k_reduced·s1·0"]
     assert "node n1 does not see weights /weights; it goes on elsewhere" in tags["cellskew.trouble"]
     assert screen.said[-1] == "end" and not (tmp_path / "sweeps" / "small.barred.json").exists()
 
