@@ -24,9 +24,9 @@ from sweeps.cluster.line import Line
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job, Settings
-from sweeps.drive.launching.news import News, Tally, Watch
+from sweeps.drive.launching.news import News, Tally, Watch, first_line
 from sweeps.drive.launching.uploading import PATIENCE
-from sweeps.drive.launching.worker import leave, work
+from sweeps.drive.launching.worker import Trainable, leave, work
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.store import Tracker
 
@@ -235,7 +235,7 @@ def _train(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Set
             strikes.update(fallen if fallen else [job.key for job in jobs])
             hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
             lost = [job for job in jobs if job.key in fallen]
-            news.fell_over(_first_line(error), lost, hopeless)
+            news.fell_over(first_line(error), lost, hopeless)
             jobs = [job for job in jobs if not news.tally.is_over(job.key)]
             time.sleep(settings.pause * max(strikes.values()))
 
@@ -271,11 +271,6 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
     finally:
         demand.give_back()
         shutil.rmtree(state / name, ignore_errors=True)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].removeprefix("Caught unexpected exception: ") if lines else type(error).__name__
 
 
 def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:

@@ -198,3 +198,9 @@ def _too_many(reasons: list[str], most: int) -> str:
 
 def _where_tags(where: dict[str, str]) -> dict[str, str]:
     return {f"cellskew.{name}": value for name, value in where.items() if value}
+
+
+def first_line(error: BaseException) -> str:
+    """Return what Tune said of an error, in a line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("Caught unexpected exception: ") if lines else type(error).__name__
