@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands import asking, data, networks, running, trial
+from sweeps.commands import asking, data, networks, running, submitting, trial
 
 COMMANDS = {  # in the order of use
     "init": data.init,
@@ -16,6 +16,7 @@ COMMANDS = {  # in the order of use
     "plan": running.plan,
     "run": running.run,
     "resume": running.resume,
+    "submit": submitting.submit,
     "status": running.status,
     "trial": trial.trial,
     "answer": asking.answer,

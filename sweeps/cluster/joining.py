@@ -133,7 +133,7 @@ def _in_words(place: str) -> Iterator[None]:
         yield
     except AuthenticationError:
         raise RequestError(
-            f"the Ray cluster at {place} wants its token, and {_token_here()}: copy ~/.ray/auth_token from its head "
+            f"the Ray cluster at {place} wants its token, and {token_here()}: copy ~/.ray/auth_token from its head "
             "node to this machine, or set RAY_AUTH_TOKEN"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
@@ -141,7 +141,7 @@ def _in_words(place: str) -> Iterator[None]:
         raise RequestError(f"the Ray cluster at {place} can't be joined: {said[:600]}. {_WAY_OUT}") from error
 
 
-def _token_here() -> str:
+def token_here() -> str:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']} here"
     if os.environ.get("RAY_AUTH_TOKEN"):

@@ -1,0 +1,130 @@
+"""`cellskew submit`: a sweep driven on a Ray cluster, from a machine that is no node of it."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from shlex import join, quote
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from data_pipeline.errors import RequestError
+from sweeps.commands.options import Concurrent, Retry, Sweep, Uri
+
+if TYPE_CHECKING:
+    from sweeps.commands.jobs import Jobs
+
+Dashboard = Annotated[str | None, typer.Option("--address", help="Ray's dashboard, http://HEAD:8265.")]
+There = Annotated[Path, typer.Option(help="Folder on the cluster, from the root; every node must see it.")]
+Code = Annotated[Path | None, typer.Option(help="Run this checkout there, in place of the cellskew installed there.")]
+Stop = Annotated[bool, typer.Option("--stop", help="End the sweep: running trials save their epoch.")]
+Detached = Annotated[bool, typer.Option("--detach", help="Don't follow what the sweep prints.")]
+
+
+def submit(
+    sweep: Sweep,
+    storage: There,
+    address: Dashboard = None,
+    tracking_uri: Uri = None,
+    max_concurrent: Concurrent = None,
+    retry_failed: Retry = False,
+    code: Code = None,
+    stop: Stop = False,
+    detach: Detached = False,
+) -> None:
+    """Run a sweep on a Ray cluster from a machine that is no node of it; the driver stays there as a Ray job.
+
+    Example: `cellskew submit my.yaml --address http://HEAD:8265 --storage /shared/cellskew-runs`
+
+    Paths in the file are the cluster's. Ctrl-C stops following, not the sweep. The same command again follows it.
+    """
+    from sweeps.commands.jobs import Jobs, dashboard
+    from sweeps.file import config
+
+    name, again = config.load(sweep, check_files=False).name, f"cellskew submit {quote(str(sweep))}"
+    jobs = Jobs(dashboard(address))
+    again += f" --address {jobs.address} --storage {quote(str(storage))}"
+    job = jobs.running(name)
+    if stop:
+        _end(jobs, name, job)
+    elif job is None:
+        options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
+        job = _start(jobs, name, sweep, storage, options, code)
+    else:
+        print(f"{job} runs already, with the file as it was; to run another one, end it first: {again} --stop")
+    if not detach:
+        _follow(jobs, job, again)
+
+
+def _end(jobs: "Jobs", name: str, job: str | None) -> None:
+    if job is None:
+        raise RequestError(f"sweep {name} isn't being run at {jobs.address}")
+    jobs.stop(job)
+    print(f"{job} is asked to end; its trials save their epoch")
+
+
+def _start(jobs: "Jobs", name: str, sweep: Path, storage: Path, options: dict[str, Any], code: Path | None) -> str:
+    from sweeps.commands.jobs import sent_alone
+
+    _check(sweep, storage, options["tracking-uri"], code)
+    with sent_alone(sweep) if code is None else nullcontext(code) as folder:
+        command = entrypoint(sweep, storage, options, code)
+        job = jobs.start(name, command, folder, {"sweep": name, "storage": str(storage)})
+    print(f"{job} is submitted: {command}")
+    return job
+
+
+def entrypoint(sweep: Path, storage: Path, options: dict[str, Any], code: Path | None) -> str:
+    """Return the command that the cluster runs."""
+    inside = Path(sweep.name) if code is None else sweep.resolve().relative_to(code.resolve())
+    words = ["cellskew"] if code is None else ["python", "-m", "sweeps.cli"]
+    words += ["run", str(inside), "--address", "auto", "--storage", str(storage)]
+    for option, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+    return join(words)
+
+
+def _check(sweep: Path, storage: Path, tracking_uri: str | None, code: Path | None) -> None:
+    """RequestError for what can't be as it is on the cluster, all at once."""
+    problems = [] if code is not None else list(_relative(sweep))
+    if not storage.is_absolute():
+        problems.append(f"--storage {storage}: give the folder as it is on the cluster, from the root")
+    if tracking_uri is not None and urlsplit(tracking_uri).username is not None:
+        problems.append(
+            "--tracking-uri with a user or password: Ray shows the commands of its jobs to everybody. Leave them out, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node before `ray start`"
+        )
+    if code is not None and not sweep.resolve().is_relative_to(code.resolve()):
+        problems.append(f"--code {code}: {sweep} isn't in it; put it there")
+    if problems:
+        raise RequestError(*problems)
+
+
+def _relative(sweep: Path) -> list[str]:
+    """Return what is wrong with paths in a file that is sent alone."""
+    from sweeps.file import yaml_lines
+
+    document = yaml_lines.read(sweep.read_text(encoding="utf-8")).value
+    models = document["models"] if isinstance(document["models"], dict) else {}
+    given = [
+        entry.get(key) for entry in document["datasets"] if isinstance(entry, dict) for key in ("path", "test_path")
+    ]
+    given += [settings.get("weights") for settings in models.values() if isinstance(settings, dict)]
+    paths = [path for one in given if one is not None for path in (one if isinstance(one, list) else [one])]
+    return [
+        f"{sweep}: {path} isn't on the cluster, where this file alone is sent: give the path there, from the root"
+        for path in paths
+        if not path.startswith(("/", "~")) and "://" not in path
+    ]
+
+
+def _follow(jobs: "Jobs", job: str, again: str) -> None:
+    try:
+        code = jobs.follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"\n{job} goes on without us; follow it again: {again}\n  end it: {again} --stop", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if code:
+        raise typer.Exit(code)
