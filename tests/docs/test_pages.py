@@ -23,11 +23,15 @@ def test_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks" / "numbers").glob("*.py")])
+
+
 def test_every_page_is_reached_from_readme_and_every_benchmark_from_its_page():
     text, benchmarks = (ROOT / "README.md").read_text(), (ROOT / "benchmarks" / "README.md").read_text()
     pages = [page.relative_to(ROOT).as_posix() for page in PAGES if page.name != "README.md"]
     assert [page for page in pages if f"({page}" not in text] == []
-    scripts = [path.name for path in (ROOT / "benchmarks").glob("*.py") if "ArgumentParser" in path.read_text()]
+    scripts = [path for path in SCRIPTS if "ArgumentParser" in path.read_text()]
+    scripts = [path.relative_to(ROOT / "benchmarks").as_posix() for path in scripts]
     assert [script for script in scripts if f"| `{script}` |" not in benchmarks] == []
 
 
@@ -130,7 +134,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_every_benchmark_says_how_it_is_used(script, capsys):
     if "ArgumentParser" not in script.read_text():
         pytest.skip("a module of the others")
