@@ -17,6 +17,7 @@ import functools
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -111,7 +112,7 @@ def fake_rounds(kind: str, number: int, seed: int, out: Path | None) -> int:
                 begin, problem, done = time.monotonic(), None, Counter()
                 try:
                     done = one_round(f"{seed}-{tried}", root, server)
-                except (AssertionError, ValueError) as error:
+                except (AssertionError, ValueError, subprocess.SubprocessError) as error:
                     problem = str(error)[-4000:]
                 wrong, seen = wrong + (problem is not None), seen + done
                 line = {"kind": kind, "seed": f"{seed}-{tried}", "done": dict(done), "problem": problem}
