@@ -26,7 +26,7 @@ LABELS = [*AXES, "defects", "protocol"]
 
 
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
-    """Return one row per trial ever registered in a sweep, in the order of registration.
+    """Return one row per trial ever registered in a sweep, in the order of its file, what it no longer has at the end.
 
     Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; superseded: when
     another run took its place, since the trial was trained anew; wanted: whether the sweep's file has the trial and no
@@ -45,7 +45,9 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     frame = frame.assign(wanted=is_wanted & (frame["superseded"] == ""), settings="")
     frame.attrs |= {"keys": keys, "uri": uri, "questions": wanted.read_questions(tags)}
     frame.attrs["driver"] = holder_in(tags)
-    return frame.sort_values(["started", "run_id"], ignore_index=True)
+    place = {key: at for at, key in enumerate(wanted.listed(tags) or ())}
+    frame["place"] = frame["key"].map(place).fillna(len(place))
+    return frame.sort_values(["place", "started", "run_id"], ignore_index=True).drop(columns="place")
 
 
 def choose(uri: str, runs: pd.DataFrame, every: bool) -> tuple[pd.DataFrame, str | None]:

@@ -16,12 +16,15 @@ PER_TAG = 250  # keys of 16 hex digits and a space
 
 
 def write(keys: Iterable[str], tags: Mapping[str, str], put: Callable[[str, str], None]) -> None:
-    """Keep the keys with an experiment that has `tags`; put(name, value) sets one. Nothing is put if it has them."""
-    listed = sorted(keys)
-    if read(tags) == set(listed):
+    """Keep the keys, in their order, with an experiment that has `tags`; put(name, value) sets one.
+
+    Nothing is put if it has them.
+    """
+    kept = list(dict.fromkeys(keys))
+    if listed(tags) == kept:
         return
     slot = "b" if tags.get(TAG, "").startswith("a") else "a"
-    parts = [listed[start : start + PER_TAG] for start in range(0, len(listed), PER_TAG)]
+    parts = [kept[start : start + PER_TAG] for start in range(0, len(kept), PER_TAG)]
     for number, part in enumerate(parts):
         put(f"{TAG}.{slot}.{number}", " ".join(part))
     put(TAG, f"{slot} {len(parts)}")
@@ -29,10 +32,16 @@ def write(keys: Iterable[str], tags: Mapping[str, str], put: Callable[[str, str]
 
 def read(tags: Mapping[str, str]) -> set[str] | None:
     """Return the keys kept with an experiment that has these tags; None if it was never given any."""
+    kept = listed(tags)
+    return None if kept is None else set(kept)
+
+
+def listed(tags: Mapping[str, str]) -> list[str] | None:
+    """Return the keys as `read` does, in the order of the sweep's file."""
     if TAG not in tags:
         return None
     slot, number = tags[TAG].split()
-    return {key for part in range(int(number)) for key in tags[f"{TAG}.{slot}.{part}"].split()}
+    return [key for part in range(int(number)) for key in tags[f"{TAG}.{slot}.{part}"].split()]
 
 
 def write_questions(questions: list[Question], tags: Mapping[str, str], put: Callable[[str, str], None]) -> None:

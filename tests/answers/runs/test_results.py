@@ -255,7 +255,9 @@ def test_the_keys_wanted_are_known_from_mlflow_alone(sweep, monkeypatch):
     uri = uris.of_sweep(sweep, None, "small")
     shutil.rmtree(sweep / "sweeps")
     runs = results.fetch(uri, "small")
-    assert set(runs.loc[runs["wanted"], "key"]) == {trial.key for trial in spec().trials()[:6]}
+    wanted_keys = [trial.key for trial in spec().trials()[:6]]
+    assert runs.loc[runs["wanted"], "key"].tolist() == wanted_keys, "in the file's order, whichever began first"
+    assert runs["key"].head(6).tolist() == wanted_keys
     monkeypatch.setattr(reading, "read_tags", lambda uri, name: None)
     assert results.fetch(uri, "small")["wanted"].equals(runs["wanted"])
 
