@@ -62,6 +62,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "sweeps.answers": {"file", "cluster", "tracking", "statistics"},
     "sweeps.answers.data": {},
     "sweeps.answers.deciding": {"runs"},
+    "sweeps.answers.page": {"deciding", "runs"},
     "sweeps.answers.networks": {},
     "sweeps.answers.runs": {},
     "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from data_pipeline.names import UNSEEN, short, shown
 from data_pipeline.spreadsheets import read_csv, to_csv
 from sweeps import cli, tables
-from sweeps.answers import report
+from sweeps.answers.page import svg
 from sweeps.file.plugins import LONGEST, _readable
 from trainables.trial import drawing, files
 
@@ -128,9 +129,8 @@ class Cells(HTMLParser):
 @given(LISTS)
 def test_a_page_shows_every_name_and_takes_none_for_markup(names):
     page = Cells()
-    page.feed(report._html(table_of(names)))
-    assert page.tags == {"table", "thead", "tbody", "tr", "th", "td"}
-    assert [cell.strip() for cell in page.cells[::3]] == [shown(name).strip() for name in names]
+    page.feed("".join(f"<td>{svg.text(name)}</td>" for name in names))
+    assert page.tags == {"td"} and page.cells == [shown(name) for name in names]
 
 
 @some
@@ -138,8 +138,9 @@ def test_a_page_shows_every_name_and_takes_none_for_markup(names):
 def test_names_are_drawn_as_they_are(names):
     matrix = pd.DataFrame(1, index=names, columns=names)
     assert files.picture(matrix).startswith(b"\x89PNG")
-    labels = [report._plain(name) for name in names]
-    drawn = report._figure(lambda axes: axes[0].set_yticks(range(len(labels)), labels), height=3)
+    axis = svg.Axis(-1, len(names), list(enumerate(names)), "types")
+    drawn = svg.Panel(names[0], axis, axis).draw([svg.dot((1, 1), "c0", names[0])], names[0])
+    xml.etree.ElementTree.fromstring(drawn)
     assert drawn.startswith("<svg") and not re.search("[\x00-\x08\x0b-\x1f]", drawn)
 
 

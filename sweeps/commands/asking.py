@@ -149,12 +149,12 @@ def report(
     Example: `cellskew report quickstart -o quickstart.html`
     """
     from data_pipeline.atomic import publish
-    from sweeps.answers import report
+    from sweeps.answers.page import report
     from sweeps.answers.runs import results
 
     asked = _asked(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
-    publish(out, report.report(asked.runs, name, full, asked.designs).encode())
+    publish(out, report.report(asked.runs, name, full, asked.designs, _file(name, storage)).encode())
     print(f"{out}: open it with a browser")
 
 
@@ -194,6 +194,12 @@ def _named(name: str | None, bundle: Path | None) -> str:
     return str(bundle) if name is None else name
 
 
+def _file(name: str, storage: Path) -> str | None:
+    """Return the sweep's file as it last ran, None where it isn't at hand."""
+    path = storage / "sweeps" / f"{name}.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def export(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, a .zip file.")] = Path("bundle.zip"),
@@ -204,14 +210,14 @@ def export(
 
     Example: `cellskew export quickstart -o quickstart.zip`
     """
-    from sweeps.answers import bundle, report
+    from sweeps.answers import bundle
+    from sweeps.answers.page import report
 
     if out.suffix != ".zip":
         raise RequestError(f"--out {out}: a bundle's name ends in .zip")
     asked = _asked(name, storage, tracking_uri, None, False)
-    file = storage / "sweeps" / f"{name}.yaml"
-    sweep = file.read_text(encoding="utf-8") if file.is_file() else None
-    page = report.report(asked.runs, name, "test_macro_f1", asked.designs)
+    sweep = _file(name, storage)
+    page = report.report(asked.runs, name, "test_macro_f1", asked.designs, sweep)
     bundle.write(out, name, asked.runs, asked.designs.stored, sweep, page)
     print(f"{out}: `cellskew results {out}` reads it anywhere")
 

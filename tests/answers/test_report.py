@@ -1,14 +1,17 @@
 """`cellskew report`: one page with everything in it, nothing loaded from elsewhere, names made harmless."""
 
 import re
+import shutil
+import subprocess
+from html import unescape
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import report, summary
+from sweeps.answers import frames
 from sweeps.answers.designs import Designs
+from sweeps.answers.page import figures, report
 from trainables.metrics import intervals
 
 METRIC = "test_macro_f1"
@@ -34,26 +37,31 @@ def page(runs: pd.DataFrame, metric: str = METRIC) -> str:
 
 
 def titles(html: str) -> list[str]:
-    return re.findall(r"<h2>(.*?)</h2>", html)
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", html)
 
 
-def test_the_page_holds_tables_plots_tests_and_costs(runs):
+def test_the_answer_comes_first_then_choices_figures_tests_and_costs(runs):
     html = page(runs)
     assert titles(html) == [
-        "Which model, which remedy",
-        "How it changes with the skew",
-        "What strategy changes",
-        "What it costs",
-        "How it was done",
+        "Choices",
+        "How macro_f1 changes with the skew",
+        "What a remedy changes on the same cells",
+        "Cost",
+        "What failed or is missing",
+        "How it was done, and how to redo it",
     ]
-    assert html.count("<svg") == 2 and "24 of 24 trials finished" in html and "2023-11-14" in html
-    assert "0.620 ± 0.020" in html and "+0.055 [" in html and "12.5" in html
+    assert html.index("<dt>answer</dt>") < html.index("<h2") and "24 of 24 trials finished" in html
+    assert "2023-11-14" in html and "0.620 ± 0.020" in html and "+0.055 [" in html and ">12<" in html
+    assert html.count(
+        'class="baseline best"'
+    ) == 2 and "every trial that the sweep's file wants is finished" in unescape(html)
 
 
 def test_nothing_is_loaded_from_elsewhere_and_names_are_text(runs):
     html = page(runs)
     assert "my &lt;sweep&gt;" in html and "a&lt;b&gt;c" in html and "<sweep>" not in html and "<b>" not in html
-    assert not re.search(r"<(script|link|img|iframe)|src=|@import|url\((?!#)", html)
+    assert not re.search(r"<(img|iframe)|src=|@import|url\((?!#)|https?://", html)
+    assert re.findall(r"<link[^>]*>", html) == ['<link rel="icon" href="data:,">']
     assert html == page(runs), "the same runs give the same page"
 
 
@@ -70,50 +78,57 @@ def with_types(runs: pd.DataFrame, folder) -> pd.DataFrame:
 
 def test_types_stand_per_skew_with_their_cells_the_rarest_last(runs, tmp_path):
     html = page(with_types(runs, tmp_path))
-    assert "By cell type" in titles(html) and html.index("common (500, 90)") < html.index("rare (5, 4)")
-    assert "rare (50, 4)" in html and ">0.25<" in html and ">0.75<" in html, "no mean over skews"
-    assert "a&lt;b&gt;c, step-10: F1 per type" in html
+    assert "F1 of each type" in titles(html) and html.index("common (500, 90)") < html.index("rare (5, 4)")
+    assert "rare (50, 4)" in html and ">0.25\n" in html and ">0.75\n" in html, "no mean over skews"
+    assert html.count('class="condition"') == 2 and 'data-name="a&lt;b&gt;c, step-10"' in html
     low, high = intervals([1], [4], [4])["f1_low"][0], intervals([1], [4], [4])["f1_high"][0]
-    assert f">{low:.2f}–{high:.2f}<" in html and high - low > 0.5, "one cell of four: next to nothing is known"
+    assert f"<small>{low:.2f}–{high:.2f}</small>" in html and high - low > 0.5, "one of four: next to nothing is known"
+
+
+def test_recall_stands_against_training_cells(runs, tmp_path):
+    html = page(with_types(runs, tmp_path))
+    figure = html[html.index("Recall of each type") : html.index("How macro_f1 changes")]
+    assert "rare, a&lt;b&gt;c, step-10, none: recall 0.25 with 5 training and 4 test cells" in figure
+    assert figure.count("<svg") == 2 and figure.count("<circle") == 2 * 2 * 2 * 2
 
 
 def test_skews_are_ordered_by_how_unequal_they_are_and_say_so(runs, tmp_path):
-    backwards = runs[::-1].reset_index(drop=True)
-    html = page(with_types(backwards, tmp_path))
-    figure = html[html.index("How it changes") : html.index("What strategy changes")]
-    assert figure.index("10:1, 550") < figure.index("100:1, 505")
+    html = page(with_types(runs[::-1].reset_index(drop=True), tmp_path))
+    figure = html[html.index("How macro_f1 changes") : html.index("What a remedy changes")]
+    assert figure.index("10:1") < figure.index("100:1") and "505 cells" in figure
 
 
-def test_a_remedy_has_one_colour_in_every_panel_and_one_legend(runs):
+def test_a_remedy_has_one_colour_in_every_panel_and_panels_one_range(runs):
     """The other model's trials come in another order, and one lacks a strategy."""
     mixed = pd.concat([runs[runs["model"] == "scgpt"], runs[runs["model"] != "scgpt"][::-1]], ignore_index=True)
     third = mixed[(mixed["strategy"] == "oversample") & (mixed["model"] == "scgpt")].assign(
         model="scbert", run_id=lambda rows: "b" + rows["run_id"]
     )
-    mixed = pd.concat([mixed, third], ignore_index=True)
-    table = summary.summarise(report._with_remedies(mixed), ["model", "remedy", "skew"], [METRIC])
-    panels = Figure().subplots(1, 3, sharey=True)
-    colours = {"none": "C0", "oversample": "C1"}
-    models = ["scgpt", "logistic_regression", "scbert"]
-    report._panels(panels, table, METRIC, models, {"natural": "natural", "step-10": "step-10"}, colours)
-    drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in panels]
-    assert drawn == [colours, colours, {"oversample": "C1"}]
-    assert len(panels[0].figure.legends) == 1 and len({axes.get_ylim() for axes in panels}) == 1
+    trials = frames.trials(pd.concat([mixed, third], ignore_index=True))
+    colours = figures.remedies(trials)
+    assert colours == {"none": "c0", "oversample": "c1"}
+    (panels,) = figures.by_skew(trials, METRIC, Designs(trials), colours).values()
+    for panel in panels:
+        for css, said in re.findall(r'<circle class="(c\d)"[^>]*><title>([^<]*)', panel):
+            assert colours[said.split(", ")[1]] == css
+    ranges = {tuple(re.findall(r'class="tick end"[^>]*>([^<]*)', panel)) for panel in panels}
+    assert len(panels) == 3 and len(ranges) == 1
 
 
 def test_figures_never_mix_losses(runs, tmp_path):
     """A weighted loss that helps would lift what figures show of doing nothing."""
     weighted = runs.assign(loss="weighted", run_id="w" + runs["run_id"], **{METRIC: runs[METRIC] + 0.2})
     html = page(with_types(pd.concat([runs, weighted], ignore_index=True), tmp_path))
-    figure = html[html.index("How it changes") : html.index("What strategy changes")]
-    assert "none · cross_entropy" in figure and "none · weighted" in figure
-    assert "scgpt · none · weighted" in html[html.index("By cell type") :]
+    figure = html[html.index("How macro_f1 changes") : html.index("What a remedy changes")]
+    assert "scgpt, none, natural: 0.620" in figure and "scgpt, weighted, natural: 0.820" in figure
+    assert "scgpt · weighted" in html[html.index("F1 of each type") :]
 
 
 def test_under_three_splits_no_bar_is_drawn(runs):
-    table = summary.summarise(runs[runs["split"] != "2"], ["model"], [METRIC])
-    low, high = report._ends(table, METRIC)
-    assert low.equals(table[METRIC]) and high.equals(table[METRIC])
+    few = frames.trials(runs[runs["split"] != "2"])
+    (panels,) = figures.by_skew(few, METRIC, Designs(few), figures.remedies(few)).values()
+    for start, end in re.findall(r'<path class="bar c\d" d="M([\d. ]+)L([\d. ]+)"', "".join(panels)):
+        assert start == end
 
 
 def test_a_label_with_dollars_is_text(runs):
@@ -122,16 +137,14 @@ def test_a_label_with_dollars_is_text(runs):
 
 def test_one_skew_and_one_strategy_leave_their_sections_out(runs):
     plain = runs[(runs["skew"] == "natural") & (runs["strategy"] == "none")]
-    assert "does not hold" not in page(plain)
-    assert titles(page(plain)) == ["Which model, which remedy", "What it costs", "How it was done"]
+    assert titles(page(plain))[:2] == ["Choices", "Cost"]
 
 
 def test_failures_and_defects_are_told(runs):
     runs.loc[0, ["status", "reason"]] = ["FAILED", "NonFiniteLoss: the loss is <nan>\nmore"]
     runs.loc[1, "defects"] = "select_on_test"
     html = page(runs)
-    assert "What failed" in titles(html) and "the loss is &lt;nan&gt;" in html and "more</td>" not in html
-    assert "does not hold for the runs with defects" in html
+    assert "1 failed" in html and "the loss is &lt;nan&gt;" in html and "more</td>" not in html
     assert 'class="warning">WARNING: 1 of 24 runs were made with known defects on purpose: select_on_test' in html
 
 
@@ -141,3 +154,14 @@ def test_too_little_to_report_is_refused(runs):
     runs["status"] = "RUNNING"
     with pytest.raises(RequestError, match="no trial of my <sweep> is finished yet; `cellskew status"):
         page(runs)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+@pytest.mark.slow
+def test_a_browser_has_nothing_to_complain_about(runs, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(page(with_types(runs, tmp_path)), encoding="utf-8")
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    found = subprocess.run([*words, file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in found.stderr and found.stdout.count('class="condition"') == 2
+    assert found.stdout.count("hidden") >= 1, "the script ran: one condition is shown at a time"

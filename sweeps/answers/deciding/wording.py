@@ -151,9 +151,9 @@ def _flattery(told: list[Ranking]) -> Iterator[str]:
         own, left, same, of = np.array(known, dtype=float).T
         where = " on average over skews" if len(known) > 1 else ""
         yield (
-            f"picked on all splits but one, the highest has {left.mean():.3f} on that one, not the {own.mean():.3f} "
-            f"that it shows here{where}, and is the same choice {same.sum():.0f} of {of.sum():.0f} times; intervals of "
-            "differences hold for all that the best was picked from"
+            f"beyond luck: picked on all splits but one, the highest has {left.mean():.3f} on that one, not the "
+            f"{own.mean():.3f} that it shows here{where}, and is the same choice {same.sum():.0f} of {of.sum():.0f} "
+            "times; intervals of differences hold for all that the best was picked from"
         )
 
 

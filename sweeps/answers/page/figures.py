@@ -1,0 +1,161 @@
+"""The figures of a report, each as panels of plain SVG: one range and one colour per remedy throughout."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.names import short
+from sweeps.answers import celltypes, summary
+from sweeps.answers.comparison import ALL, Comparison
+from sweeps.answers.designs import Designs
+from sweeps.answers.page.svg import Axis, Panel, bar, colour, decades, dot, line, ticks
+from sweeps.answers.runs.choices import PLAIN
+from sweeps.answers.summary import title
+from trainables.metrics import ends_of
+
+ENDS = ("f1", *ends_of("f1"))
+SHARE = Axis(0, 1, ticks(0, 1), "")
+
+
+def remedy(row: pd.Series) -> str:
+    """Return what is done about the imbalance, whatever the model: oversample · focal, or none."""
+    done = [row[name] for name, usual in PLAIN.items() if row[name] != usual]
+    return " · ".join(done or ["none"])
+
+
+def remedies(trials: pd.DataFrame) -> dict[str, str]:
+    """Return each remedy with its colour, doing nothing first."""
+    listed = list(dict.fromkeys(remedy(row) for _, row in trials[list(PLAIN)].drop_duplicates().iterrows()))
+    return {name: colour(at) for at, name in enumerate(sorted(listed, key=lambda name: name != "none"))}
+
+
+def recall_by_cells(types: pd.DataFrame, colours: dict[str, str]) -> list[str]:
+    """Return a panel per model: the recall of each type against its training cells; a dot is a mean over splits."""
+    known = types[(types["test"] > 0) & (types["train"] > 0)]
+    by = ["model", *PLAIN, "dataset", "skew", "class"]
+    means = known.groupby(by, sort=False)[["train", "test", "recall"]].mean().reset_index()
+    if means.empty:
+        return []
+    least, most = means["train"].min(), means["train"].max()
+    x = Axis(np.log10(least) - 0.1, np.log10(most) + 0.1, decades(least, most), "training cells of the type", log=True)
+    found = []
+    for model, group in means.groupby("model", sort=False):
+        panel = Panel(model, x, SHARE)
+        marks = [
+            dot(panel.at(row.train, row.recall), colours[name], _of_type(row, name))
+            for _, row in group.iterrows()
+            for name in [remedy(row)]
+        ]
+        found.append(panel.draw(marks, f"{model}: recall of each type against its training cells"))
+    return found
+
+
+def _of_type(row: pd.Series, name: str) -> str:
+    about = f"{row['class']}, {row['dataset']}, {row['skew']}, {name}"
+    return f"{about}: recall {row['recall']:.2f} with {row['train']:.0f} training and {row['test']:.0f} test cells"
+
+
+def by_skew(trials: pd.DataFrame, metric: str, designs: Designs, colours: dict[str, str]) -> dict[str, list[str]]:
+    """Return, by dataset, a panel per model: the metric over skews, the mildest first, with intervals over splits."""
+    if trials["skew"].nunique() < 2:
+        return {}
+    by = ["dataset", "model", *PLAIN, "skew"]
+    table = summary.summarise(trials, by, [metric], designs)
+    low, high = (table[f"{metric}_{end}"].fillna(table[metric]) for end in ("low", "high"))
+    table = table.assign(at=table[metric], low=low, high=high)
+    span = (float(low.min()), float(high.max()))
+    pad = max(0.02, 0.05 * (span[1] - span[0]))
+    y = Axis(span[0] - pad, span[1] + pad, ticks(span[0] - pad, span[1] + pad), title(metric))
+    found = {}
+    for dataset, group in table.groupby("dataset", sort=False):
+        order = _skews(trials[trials["dataset"] == dataset], designs)
+        x = Axis(-0.6, len(order) - 0.4, [(at, label) for at, label in enumerate(order.values())], "")
+        found[dataset] = [
+            _skew_panel(model, mine, x, y, list(order), colours) for model, mine in group.groupby("model", sort=False)
+        ]
+    return found
+
+
+def _skew_panel(model: str, table: pd.DataFrame, x: Axis, y: Axis, order: list[str], colours: dict[str, str]) -> str:
+    panel, marks = Panel(model, x, y, width=max(300, 96 * len(order) + 70), height=270, bottom=56), []
+    named = table.assign(remedy=[remedy(row) for _, row in table.iterrows()])
+    for name, group in named.groupby("remedy", sort=False):
+        group = group.assign(place=group["skew"].map(order.index)).sort_values("place")
+        shift = 0.5 * (list(colours).index(name) - (len(colours) - 1) / 2) / max(1, len(colours))
+        css, points = colours[name], []
+        for row in group.itertuples():
+            points.append(panel.at(row.place + shift, row.at))
+            marks.append(bar(panel.at(row.place + shift, row.low), panel.at(row.place + shift, row.high), css))
+            tip = f"{model}, {name}, {row.skew}: {row.at:.3f} [{row.low:.3f}, {row.high:.3f}], {row.n} splits"
+            marks.append(dot(points[-1], css, tip))
+        marks.insert(0, line(points, css))
+    return panel.draw(marks, f"{model}: {y.label} over skews, a line per remedy")
+
+
+def _skews(trials: pd.DataFrame, designs: Designs) -> dict[str, str]:
+    """Return the skews of a dataset, the mildest first, with their true imbalance and number of training cells."""
+    sizes = celltypes.sizes(trials, designs.stored)
+    known = sorted(sizes, key=lambda skew: sizes[skew].ratio)
+    unknown = [skew for skew in dict.fromkeys(trials["skew"]) if skew not in sizes]
+    said = {skew: f"{short(skew, 17)}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known}
+    return {skew: short(skew, 17) for skew in unknown} | said
+
+
+def forest(found: Comparison) -> str:
+    """Return a row per comparison: the difference and its interval around 0; filled where Holm's p is under 0.05."""
+    table = found.table[found.table.get("dataset", ALL) == ALL] if "dataset" in found.table else found.table
+    table = table[table["difference"].notna()]
+    ends = pd.concat([table["low"], table["high"], table["difference"]]).dropna()
+    reach = max(0.02, float(ends.abs().quantile(0.97)) * 1.1) if len(ends) else 0.1
+    rows, left = len(table), 250
+    x = Axis(-reach, reach, ticks(-reach, reach), f"{title(found.metric)}, difference to {found.against}")
+    y = Axis(
+        -0.5, rows - 0.5, [(rows - 1 - at, _row_label(row, found)) for at, (_, row) in enumerate(table.iterrows())], ""
+    )
+    panel = Panel(f"{found.between} against {found.against}", x, y, 720, 26 + 46 + 20 * rows, left)
+    zero = [panel.at(0, end) for end in (y.low, y.high)]
+    marks = [bar(*zero, "zero")]
+    for at, (_, row) in enumerate(table.iterrows()):
+        marks += _interval(panel, row, rows - 1 - at, reach)
+    return panel.draw(marks, f"differences to {found.against}, a row each")
+
+
+def _row_label(row: pd.Series, found: Comparison) -> str:
+    label = " · ".join(str(row[name]) for name in [*found.within, "level"])
+    return short(label, 42)
+
+
+def _interval(panel: Panel, row: pd.Series, place: int, reach: float) -> list[str]:
+    sure = row["p_holm"] < 0.05
+    css = "c0" if sure else "c0 open"
+    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    tip = f"{row['level']}: {row['difference']:+.3f}{ends}, {row['n']} splits"
+    tip += "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.3g} (Holm)"
+    inside = lambda value: panel.at(float(np.clip(value, -reach, reach)), place)  # noqa: E731
+    bars = [] if pd.isna(row["low"]) else [bar(inside(row["low"]), inside(row["high"]), "c0")]
+    return [*bars, dot(inside(row["difference"]), css, tip, 4)]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """F1 of types at one skew. columns: choices; rows: a type with its cells, and per choice (F1, low, high)."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[float, float, float]]]]
+
+
+def heat(types: pd.DataFrame) -> dict[str, Heat]:
+    """Return, by dataset and skew, F1 of each type, the commonest first, with what one split leaves open of it."""
+    known = types[types["test"] > 0]
+    known = known.assign(choice=[f"{row['model']} · {remedy(row)}" for _, row in known[["model", *PLAIN]].iterrows()])
+    found = {}
+    for (dataset, skew), group in known.groupby(["dataset", "skew"], sort=False):
+        cells = group.groupby("class")[["train", "test"]].mean().sort_values("train", ascending=False)
+        parts = [group.pivot_table(name, "class", "choice", sort=False).reindex(cells.index) for name in ENDS]
+        rows = [
+            (f"{kind} ({row.train:.0f}, {row.test:.0f})", list(zip(*(part.loc[kind] for part in parts), strict=True)))
+            for kind, row in cells.iterrows()
+        ]
+        found[f"{dataset}, {skew}"] = Heat(list(parts[0].columns), rows)
+    return found
