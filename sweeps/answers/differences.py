@@ -1,6 +1,7 @@
 """A comparison for people: its table, and what must be said under it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,8 @@ from sweeps.answers import celltypes
 from sweeps.answers.comparison import ALL, Comparison
 from sweeps.answers.summary import explained_intervals, pooled, title
 from sweeps.statistics import families, intervals
+
+SURE = 0.05  # p, corrected, under which a sentence says so
 
 
 def as_text(found: Comparison) -> pd.DataFrame:
@@ -87,6 +90,51 @@ def _datasets(found: Comparison) -> list[str]:
     return found.designs.datasets
 
 
+WIDTH = 25  # characters of a row's interval
+
+
+def forest(found: Comparison) -> list[str]:
+    """Return each row's difference (o) and interval (-) around 0 (|), all rows on one scale."""
+    table = found.table
+    ends = pd.concat([table["low"], table["high"], table["difference"]]).abs()
+    reach = float(ends.max()) if ends.max() > 0 else 1.0
+    return [_drawn(row, reach) for row in table.itertuples()]
+
+
+def _drawn(row: Any, reach: float) -> str:
+    place = lambda value: round((value / reach + 1) / 2 * (WIDTH - 1))  # noqa: E731
+    cells = [" "] * WIDTH
+    if not pd.isna(row.low):
+        cells[place(row.low) : place(row.high) + 1] = "-" * (place(row.high) - place(row.low) + 1)
+    cells[WIDTH // 2] = "|"
+    if not pd.isna(row.difference):
+        cells[place(row.difference)] = "o"
+    return "".join(cells)
+
+
+def sentences(found: Comparison) -> list[str]:
+    """Return a sentence per row: what a choice does to the metric, by how much, how often, and whether it is sure."""
+    tests = int(found.table["p_holm"].notna().sum())
+    return [_sentence(found, row, tests) for _, row in found.table.iterrows()]
+
+
+def _sentence(found: Comparison, row: pd.Series, tests: int) -> str:
+    where = ", ".join(str(row[name]) for name in [*found.within, "dataset"] if name in row)
+    verb, named = (
+        ("raises" if row["difference"] > 0 else "lowers"),
+        f"{title(found.metric)}{f' ({where})' if where else ''}",
+    )
+    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    pairs = f"{row['wins']} of {row['pairs']} pairs better, {row['losses']} worse"
+    if pd.isna(row["p_holm"]):
+        return f"{row['level']} against {found.against}: {named} {row['difference']:+.3f}{ends}, {pairs}; not tested"
+    if row["p_holm"] < SURE:
+        said = f"{row['level']} {verb} {named} by {abs(row['difference']):.3f}{ends}"
+    else:
+        said = f"whether {row['level']} changes {named} can't be told: {row['difference']:+.3f}{ends}"
+    return f"{said}, {pairs}, p {row['p_holm']:.2g} corrected over {tests}"
+
+
 def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Sequence[str] = ()) -> None:
     """Print comparisons, one family, as tables or as one CSV or JSON. asked: the question that each answers, if any."""
     parts = [one.table.assign(**_about(one, place, found, asked)) for place, one in enumerate(found)]
@@ -98,6 +146,7 @@ def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Seq
         print("\n" * (place > 0) + (f"{asked[place]}?\n" if asked else ""), end="")
         text = as_text(one)
         tables.draw(text, left=list(text.columns).index(title(one.metric)))
+        tables.say(*(f"{drawn}  {said}" for drawn, said in zip(forest(one), sentences(one), strict=True)))
         tables.say(*explained(one, family))
 
 

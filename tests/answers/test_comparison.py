@@ -261,3 +261,24 @@ def test_every_format_has_every_row_and_the_warning(runs, form, capsys):
         assert len(said.splitlines()) == 5
     else:
         assert "+0.036 [" in said and "10/0/0" in said and "p, Holm: one test, the rows of this table" in said
+
+
+def test_every_row_is_a_sentence_that_says_no_more_than_its_test(runs):
+    found = comparison.compare(runs, "strategy", ["model"], METRIC)
+    found.table = found.table.iloc[:3].assign(
+        difference=[0.05, -0.05, 0.05], low=[0.01, -0.09, -0.01], high=[0.09, -0.01, 0.11], p_holm=[0.01, 0.02, 0.3]
+    )
+    up, down, unsure = differences.sentences(found)
+    assert " raises macro_f1" in up and "by 0.050 [+0.010, +0.090]" in up and "p 0.01 corrected over 3" in up
+    assert " lowers macro_f1" in down and "by 0.050" in down
+    assert unsure.startswith("whether ") and "can't be told: +0.050" in unsure
+    found.table["p_holm"] = float("nan")
+    assert all(said.endswith("not tested") for said in differences.sentences(found))
+
+
+def test_the_forest_has_one_scale_and_zero_in_its_middle(runs):
+    found = comparison.compare(runs, "strategy", ["model"], METRIC)
+    found.table = found.table.iloc[:2].assign(difference=[0.1, -0.05], low=[0.05, -0.1], high=[0.2, 0.0])
+    wide, other = differences.forest(found)
+    assert len(wide) == len(other) == 25 and wide[12] == "|" and wide[24] == "-" and wide[18] == "o"
+    assert wide[:12].strip() == "" and other[9] == "o" and other[13:].strip() == ""
