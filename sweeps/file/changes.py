@@ -49,7 +49,7 @@ def _choices(before: list[Trial], now: list[Trial]) -> list[str]:
 def _contents(path: Path) -> Contents:
     """Return what was behind the paths of a kept file; nothing is known of those of earlier versions."""
     try:
-        return Contents(**json.loads(path.with_suffix(".contents.json").read_text()))
+        return Contents(**json.loads(path.with_suffix(".contents.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return Contents()
 

@@ -23,7 +23,7 @@ def stores(storage: Path, given: str | None) -> list[str]:
     """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
     if given is not None:
         return [checked(given)]
-    kept = {path.read_text().strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
+    kept = {path.read_text(encoding="utf-8").strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
     embedded = [default_uri(storage)] if (storage / "mlflow.db").exists() else []
     if not kept and not embedded:
         return [_of_environment() or _nothing_run_in(storage)]
@@ -41,7 +41,7 @@ def remembered(storage: Path, sweep: str) -> str | None:
     """Return the tracking store that a sweep was run with, without its credentials; None if it wasn't run."""
     kept = storage / "sweeps" / f"{sweep}.tracking"
     if kept.exists():
-        return kept.read_text().strip()
+        return kept.read_text(encoding="utf-8").strip()
     return default_uri(storage) if (storage / "mlflow.db").exists() else None
 
 

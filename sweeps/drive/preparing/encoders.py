@@ -143,7 +143,7 @@ class Encoders:
         genes = self.cells[config["dataset"]].genes
         chosen = None if columns is None else np.load(columns, allow_pickle=False)
         genes = genes if chosen is None else [genes[column] for column in chosen]
-        known = {} if learned is None else json.loads(learned.read_text())
+        known = {} if learned is None else json.loads(learned.read_text(encoding="utf-8"))
         weights = None if config["weights"] is None else Path(config["weights"])
         encoder = registry.get(config["model"]).encoder(genes, weights, **options_of(config), **known)
         return encoder if chosen is None else OnColumns(encoder, chosen), {"genes": genes, "learned": known}

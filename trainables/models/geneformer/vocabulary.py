@@ -95,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a weights folder, {} if it has none."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise RequestError(f"{path}: damaged or cut off ({error}); download it again") from error
     if not isinstance(config, dict):

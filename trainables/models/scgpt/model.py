@@ -240,7 +240,7 @@ def _with_special(vocabulary: dict[str, int]) -> dict[str, int]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RequestError(f"{path}: damaged or cut off ({error}); download it again") from error
     if not isinstance(content, dict):
