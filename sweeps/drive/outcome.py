@@ -67,7 +67,9 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
         say(f"{len(found.lacking)} finished trials lack files, their numbers are good; the first: {file}: {why[:200]}")
         say(f"  made later, without training: cellskew resume {name}{where}")
     if found.stopped and not found.is_complete:
-        say(f"{found.stopped}; go on: cellskew resume {name}{where}")
+        again = f"cellskew resume {name}{where}"
+        mended = "--max-failed" in found.stopped
+        say(f"{found.stopped}; " + (f"mend it, then: {again} --retry-failed" if mended else f"go on: {again}"))
     elif done + len(found.failed) < found.wanted:
         say(f"Ray ended before the others had: a node was lost; go on: cellskew resume {name}{where}")
     if found.undelivered:

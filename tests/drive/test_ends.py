@@ -132,6 +132,7 @@ def test_reasons_that_differ_in_numbers_are_one():
     reasons = ["OSError: no room", "ValueError: loss in epoch 3\nrows 1", "ValueError: loss in epoch 12", ""]
     assert _too_many(reasons, 4).endswith(", 2 for one reason: ValueError: loss in epoch 3")
     assert "each for a reason of its own, the first: a" in _too_many(["a", "b"], 2)
+    assert _too_many(["a\nb"], 1) == "1 trial failed (--max-failed 1): a"
 
 
 def test_a_number_that_nobody_has_named_may_run_a_sweep(monkeypatch):

@@ -179,7 +179,11 @@ def _network(trial: Trial) -> str:
     """Return which network's constants hold: Geneformer's two sizes are told apart by their weights' folder."""
     weights = trial.described["weights"]
     path = Path(weights if isinstance(weights, str) else "") / "config.json"
-    if trial.model == "geneformer" and path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hidden_size"] > 256:
+    if (
+        trial.model == "geneformer"
+        and path.is_file()
+        and json.loads(path.read_text(encoding="utf-8"))["hidden_size"] > 256
+    ):
         return "geneformer-V2"
     return trial.model
 

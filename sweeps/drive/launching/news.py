@@ -192,8 +192,10 @@ def _too_many(reasons: list[str], most: int) -> str:
     firsts = [reason.splitlines()[0] if reason else "no reason given" for reason in reasons]
     kinds = [re.sub(r"\d+", "#", first) for first in firsts]
     commonest, times = Counter(kinds).most_common(1)[0]
-    each = f"{times} for one reason" if times > 1 else "each for a reason of its own, the first"
-    return f"{len(reasons)} trials failed (--max-failed {most}), {each}: {firsts[kinds.index(commonest)][:300]}"
+    each = f", {times} for one reason" if times > 1 else ", each for a reason of its own, the first"
+    failed = "1 trial" if len(reasons) == 1 else f"{len(reasons)} trials"
+    said = firsts[kinds.index(commonest)][:300]
+    return f"{failed} failed (--max-failed {most}){each if len(reasons) > 1 else ''}: {said}"
 
 
 def _where_tags(where: dict[str, str]) -> dict[str, str]:
