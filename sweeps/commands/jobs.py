@@ -37,16 +37,18 @@ class Jobs:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
+        from ray.exceptions import AuthenticationError
+
         try:
             yield
-        except (ConnectionError, RuntimeError) as error:
-            said = " ".join(str(error).split())
-            if "uthenticat" in said or "oken" in said:
+        except (ConnectionError, RuntimeError, AuthenticationError) as error:
+            said = " ".join(str(error).split()).rstrip(".")[:300]
+            if isinstance(error, AuthenticationError):
                 said = f"wants its token, and {token_here()}: copy ~/.ray/auth_token from its head node, or set "
                 raise RequestError(f"the dashboard at {self.address} {said}RAY_AUTH_TOKEN") from None
             raise RequestError(
-                f"no Ray dashboard answers at {self.address}: {said[:300]}. The head needs ray[default], started with "
-                "`ray start --head --dashboard-host=0.0.0.0`; a tunnel will do: ssh -L 8265:localhost:8265 HEAD"
+                f"no Ray dashboard answers at {self.address}: {said}. The head needs ray[default], started "
+                "with `ray start --head --dashboard-host=0.0.0.0`; a tunnel will do: ssh -L 8265:localhost:8265 HEAD"
             ) from None
 
     def of(self, sweep: str) -> list[Any]:
@@ -105,7 +107,7 @@ def _use_token() -> None:
     """Show the cluster's token where there is one; this process drives nothing, so that it does no harm elsewhere."""
     from ray._private.authentication import authentication_token_setup as tokens
 
-    tokens.logger.setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # once Ray is imported, which sets it
     tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
@@ -150,7 +151,8 @@ def test_what_cannot_be_on_the_cluster_is_refused_all_at_once(cluster, sweep, tm
     ("error", "said"),
     [
         (ConnectionError("Failed to connect to Ray at address: http://head:8265."), "no Ray dashboard answers at"),
-        (RuntimeError("Authentication required: Unauthorized"), "wants its token, and"),
+        (RuntimeError("Request failed with status code 500"), "no Ray dashboard answers at http://head:8265: Request"),
+        (AuthenticationError("the authentication token is invalid"), "wants its token, and"),
     ],
 )
 def test_a_dashboard_that_is_away_or_wants_a_token_is_a_sentence(error, said, sweep, monkeypatch):
