@@ -35,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sweeps.drive import contents  # noqa: E402
 from sweeps.drive.converge import converge  # noqa: E402
 from sweeps.drive.request import Parts, Request, real_parts  # noqa: E402
 from sweeps.file.config import SweepSpec, parse  # noqa: E402
@@ -73,6 +74,12 @@ strategies: [none, oversample]
 models: {scbert: {}, geneformer: {}, scgpt: {}, logistic_regression: {}, majority: {}}
 resources: {scbert: {gpu: 1}, geneformer: {gpu: 0.5}, scgpt: {gpu: 0.25}}
 """
+
+
+def known(text: str, file: Path) -> SweepSpec:
+    """Return a sweep whose trials are known by what their data hold, as the driver knows them."""
+    spec = parse(text, file)
+    return contents.known(spec, real_parts().open_datasets(spec, file.parent), file.parent)
 
 
 class Screen:
@@ -148,7 +155,7 @@ def size(num_trials: int, slots: int, storage: Path) -> None:
     text = SIZE.format(seeds=list(range(num_trials // 200)))
     file = storage / "size.yaml"
     file.write_text(text)
-    spec, screen = parse(text, file), Screen()
+    spec, screen = known(text, file), Screen()
     begin, cpu = time.monotonic(), time.process_time()
     with memory_of_driver(screen) as memory:
         outcome = converge(spec, Request(storage=storage, num_cpus=slots), screen, sleeping_parts())
@@ -331,7 +338,7 @@ def trained_seconds(storage: Path, configs: list[dict[str, Any]]) -> float:
 
 def compare(root: Path) -> None:
     """Print the table."""
-    spec = parse(GRID, root / "compare.yaml")
+    spec = known(GRID, root / "compare.yaml")
     first = root / "cellskew"
     configs = prepared(first, spec)
     ways = {
@@ -399,7 +406,7 @@ def mixed(storage: Path, stretch: float) -> None:
     from ray.cluster_utils import Cluster
 
     os.environ |= {"CELLSKEW_SIMULATED_GPUS": "1", "STRETCH": str(stretch)}
-    spec = parse(MIXED, storage / "mixed.yaml")
+    spec = known(MIXED, storage / "mixed.yaml")
     cluster = Cluster()
     try:
         for _ in range(NODES):
