@@ -26,7 +26,7 @@ PY
 hosts="localhost:$port,127.0.0.1:$port,$(hostname):$port"
 for address in $(hostname -I 2>/dev/null || hostname -i); do hosts="$hosts,$address:$port"; done
 mlflow server --backend-store-uri "sqlite:///$local/mlflow.db" --serve-artifacts --artifacts-destination "$shared/artifacts" \
-    --host 0.0.0.0 --port "$port" --allowed-hosts "$hosts" &
+    --host 0.0.0.0 --port "$port" --allowed-hosts "$hosts" --workers 1 &
 server=$!
 trap 'kill -TERM $server; wait $server || true; keep; exit 0' TERM INT
 while kill -0 $server 2>/dev/null; do
