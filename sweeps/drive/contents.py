@@ -56,6 +56,7 @@ def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable
     """
     found = tracker.runs()
     check(trials, found, spec.name)
+    tracker.adopt({found[trial.key].run_id: trial for trial in trials if _has_moved(trial, found)})
     by_place = known_by_place(trials, found)
     if not by_place:
         return found
@@ -65,6 +66,11 @@ def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable
     tracker.adopt(by_place)
     say(f"{len(by_place)} {ADOPTED}")
     return tracker.runs()
+
+
+def _has_moved(trial: Trial, runs: dict[str, RunState]) -> bool:
+    """Tell whether a trial's files lie elsewhere than its run says; from now on they are watched for changes there."""
+    return trial.key in runs and runs[trial.key].declared != trial.declared
 
 
 def check(trials: list[Trial], runs: dict[str, RunState], sweep: str) -> None:

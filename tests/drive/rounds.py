@@ -27,6 +27,7 @@ from sweeps.answers.runs import results
 from sweeps.drive.converge import Request, converge
 from sweeps.file.config import SweepSpec
 from sweeps.tracking import outbox, store
+from sweeps.tracking.kept.runs import OURS
 
 EPOCHS, SHOWN = 3, ["test_macro_f1", "test_balanced_accuracy", "test_recall_tail"]
 HERE = Path(__file__).resolve()
@@ -170,7 +171,7 @@ def check_finished(uri: str, name: str) -> None:
 
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
-    for run in [] if experiment is None else client.search_runs([experiment.experiment_id]):
+    for run in [] if experiment is None else client.search_runs([experiment.experiment_id], OURS):
         if run.info.status == "FINISHED":
             assert set(SHOWN) <= set(run.data.metrics), f"{run.info.run_name} is FINISHED without its numbers"
 
@@ -181,7 +182,7 @@ def check_round(uri: str, sweep: SweepSpec) -> None:
 
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(sweep.name).experiment_id
-    runs = [run for run in client.search_runs([experiment]) if "cellskew.superseded" not in run.data.tags]
+    runs = [run for run in client.search_runs([experiment], OURS) if "cellskew.superseded" not in run.data.tags]
     assert Counter(run.data.tags["cellskew.trial"] for run in runs) == Counter(trial.key for trial in sweep.trials())
     trials = {trial.key: trial for trial in sweep.trials()}
     for run in runs:

@@ -51,6 +51,8 @@ def test_a_copy_of_data_and_storage_elsewhere_trains_nothing(ray_here, tmp_path)
     assert (again.before, again.finished) == (2, 0) and "begin" not in said
     assert trained(tmp_path / "there" / "runs") == first
     assert not any("changed" in line for line in said)
+    with pytest.raises(RequestError, match="dataset mine has changed since 2 trials"):  # it is watched there, too
+        drive(sweep(tmp_path / "there"), tmp_path / "there" / "runs", digest="d1")
 
 
 def test_what_was_interrupted_goes_on_elsewhere(ray_here, tmp_path):
