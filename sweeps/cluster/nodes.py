@@ -94,6 +94,13 @@ def address() -> str:
     return ray.get_runtime_context().gcs_address
 
 
+def own_node() -> str:
+    """Return HOST:PORT of the raylet that this process belongs to."""
+    me = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == me)
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+
+
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 

@@ -144,13 +144,14 @@ class _Drive:
             said = resources.without_gpu(todo, nodes)
             if said is not None and self.request.address is not None:
                 self.screen.say(said)
-            with head.watched(cluster.address(), self._without_head):
+            node = head.watched(cluster.own_node(), self._without_head, every=1.0)  # Ray gives it a quarter minute
+            with head.watched(cluster.address(), self._without_head), node:
                 yield nodes
 
     def _without_head(self) -> None:
         """End this process, in words, before Ray does: workers end with their node, records are on disk."""
-        self.screen.say("Ray's head doesn't answer any more; run the same command again to go on from the checkpoints")
-        self.tracker.close(10)
+        self.screen.say("Ray doesn't answer any more; run the same command again to go on from the checkpoints")
+        self.tracker.close(3)
         os._exit(3)
 
     def _register(self, trials: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
