@@ -45,7 +45,11 @@ def test_runs_are_registered_with_params_tags_and_artifacts(ray_here, tmp_path):
     assert "cellskew 0." in run.data.tags["cellskew.packages"] and run.data.tags["cellskew.code"]
     assert "cores" in run.data.tags["cellskew.machine"] and run.data.tags["cellskew.host"]
     assert run.data.tags["cellskew.digest"] == "d0" and run.data.tags["cellskew.sweep"] == "small"
-    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["history.json", "per_class.csv"]
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == [
+        "history.json",
+        "log.txt",
+        "per_class.csv",
+    ]
 
 
 def test_adding_a_seed_runs_only_the_new_trials_and_removing_one_leaves_its_runs(ray_here, tmp_path):
