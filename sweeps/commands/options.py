@@ -131,7 +131,7 @@ def _option(name: str, value: str) -> str:
         return f"`--map {value.removeprefix('{map: ').removesuffix('}')}`"
     if value.startswith("{kind: "):  # of `values:`, whose parts are options of their own
         kind, *parts = value.removeprefix("{kind: ").removesuffix("}").split(", ")
-        value = " ".join([kind, *(f"--{part.replace('_', '-').replace(': ', ' ')}" for part in parts)])
+        value = " ".join([kind, *(f"--{one.replace('_', '-').replace(': ', ' ')}" for one in parts)])
     return f"`--{name.replace('_', '-')}{' ' if value else ''}{value}`"
 
 

@@ -11,6 +11,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def finish_sweep(folder: Path) -> str:
     cells = anndata.read_h5ad(catalog.resolve("pbmc68k_reduced", folder / "made").all_paths[0])
     cells.obs = cells.obs.rename(columns={"bulk_labels": "celltype"})
     cells.write_h5ad(folder / "my.h5ad")
+    shutil.copytree(ROOT / "sweeps" / "configs", folder / "sweeps" / "configs")
     for block in blocks():
         if block.file is not None:
             (folder / block.file).write_text(block.text, encoding="utf-8")

@@ -209,4 +209,4 @@ def test_from_scratch_wipes_once_and_not_again_when_a_worker_dies(tmp_path):
     job = Job({"key": "k", "directory": str(folder)}, "r", {"cpu": 1, "gpu": 0}, {}, {}, fresh="launch1")
     for _ in range(2):
         work(job, lambda news: None, trial)
-    assert seen == [[], ["history.json"]]
+    assert seen == [["log.txt"], ["history.json", "log.txt"]]

@@ -225,7 +225,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_back(tmp_path, tracker):
     from sweeps.tracking import store as tracking
 
     tracker.client.delete_experiment(tracker.experiment_id)
-    with pytest.raises(RequestError, match="was deleted; bring it back with `mlflow experiments restore"):
+    with pytest.raises(RequestError, match="was deleted; bring it back with `MLFLOW_.* mlflow experiments restore"):
         tracking.Tracker(default_uri(tmp_path), "small", tmp_path)
 
 
