@@ -85,10 +85,10 @@ def test_changed_weights_are_noticed_and_their_place_is_not(ray_here, tmp_path):
     (tmp_path / "copied" / "README.md").write_text("not read by the model")
     moved, _ = drive(sweep(tmp_path, models.format(tmp_path / "copied")), storage)
     assert (moved.before, moved.finished) == (1, 0)
-    with (folder / "best_model.pt").open("ab") as file:
+    with (tmp_path / "copied" / "best_model.pt").open("ab") as file:
         file.write(b"another")
     with pytest.raises(RequestError, match="the weights folder of scgpt has changed since 1 trials"):
-        drive(sweep(tmp_path, models.format(folder)), storage)
+        drive(sweep(tmp_path, models.format(tmp_path / "copied")), storage)
 
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
