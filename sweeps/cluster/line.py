@@ -178,10 +178,14 @@ class Line:
             return True
         if self.avoided.get(found.node, 0) > self.clock():
             return True
-        is_late = found.part is not None and self.clock() - found.since > PATIENCE
+        is_late = found.part is not None and self.clock() - found.since > PATIENCE and self._fits_elsewhere(found)
         if is_late:
             self.avoid(found.node, PATIENCE)
         return is_late
+
+    def is_promised(self) -> bool:
+        """Tell whether a trial has been promised room on a node that is there."""
+        return any(one.part is not None and one.part.node in self.places.nodes for one in self.handed.values())
 
     def moved(self, key: str) -> str | None:
         """Return the node where a trial that lost its worker starts again; None: any that has room."""
@@ -213,6 +217,11 @@ class Line:
         """Return how many trials of each shape run or wait."""
         running = Counter(Shape.of(one.job.resources) for one in self.handed.values())
         return running + Counter({shape: len(jobs) for shape, jobs in self.waiting.items()})
+
+    def _fits_elsewhere(self, found: Handed) -> bool:
+        shape, nodes = Shape.of(found.job.resources), self.places.nodes
+        others = set(nodes) - {found.node} - set(self.barred)
+        return any(_could(nodes[name].cpu, nodes[name].gpu, shape) for name in others)
 
     def _wait_again(self, job: Waiting) -> None:
         self.waiting[Shape.of(job.resources)].appendleft(job)

@@ -25,6 +25,7 @@ from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch, first_line
+from sweeps.drive.launching.standstill import Standstill
 from sweeps.drive.launching.uploading import PATIENCE
 from sweeps.drive.launching.worker import Trainable, leave, work
 from sweeps.drive.stopping import Stop
@@ -123,7 +124,7 @@ class Listener(_NotKept, tune.Callback):
 
     def __init__(self, news: News, line: Line, allowance: Allowance | None, barred: Path) -> None:
         self.news, self.line, self.allowance, self.barred = news, line, allowance, barred
-        self.looked = -LOOK_EVERY
+        self.looked, self.standstill = -LOOK_EVERY, Standstill()
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         """Give up when Ray has no node left: Tune would wait for one without end."""
@@ -133,6 +134,7 @@ class Listener(_NotKept, tune.Callback):
                 self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
             self.news.tally.has(self.line.capacity())
+            self.standstill.look(any(trial.status == TuneTrial.RUNNING for trial in trials), self.line.is_promised())
             for job in self.line.leaving():
                 leave(job.directory)
             spent = None if self.allowance is None else self.allowance.spent(self.news.tally)
