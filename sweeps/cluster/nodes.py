@@ -40,15 +40,28 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
     shared = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": here}
     with _shielded():
         if address is None:
-            cpus = num_cpus if num_cpus is not None else own_cpus()
             alone.token()
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=alone.folder(), **shared)
+            _start(shared | {"num_cpus": num_cpus if num_cpus is not None else own_cpus()})
         else:
             joining.join(address, shared)
     try:
         yield _nodes() + node_types()
     finally:
         ray.shutdown()
+
+
+def _start(settings: dict[str, Any]) -> None:
+    """Start a Ray of our own; once more where it wasn't there within Ray's own 30 seconds, as on a busy machine."""
+    for is_last in (False, True):
+        try:
+            ray.init("local", include_dashboard=False, _temp_dir=alone.folder(), **settings)
+            return
+        except Exception as error:  # Ray raises no class of its own here
+            if "timed out during startup" not in str(error):
+                raise
+            if is_last:
+                raise OSError("Ray doesn't come up on this machine: twice it took over 30 s. Is it busy?") from error
+            ray.shutdown()
 
 
 def beginning() -> Callable[[], None]:
