@@ -18,10 +18,8 @@ from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
 
 VERSION = 3  # raise it when the same kind of trial comes to need another amount
-HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments
-MOST = 20  # trials on one GPU
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
-ALIKE, SLACK = 1.1, 1.03  # a trial counts as measured by one this much larger or smaller, see HEADROOM
+ALIKE, SLACK = 1.1, 1.03  # a trial counts as measured by one this much larger or smaller, see resources.HEADROOM
 TYPE = "accelerator_type:"
 Found = dict[str, Any]  # what a measurement returns
 Measure = Callable[[dict[str, Any]], Found]
@@ -95,11 +93,6 @@ class Need:
         return self.kind == other.kind and all(b <= SLACK * a and a <= ALIKE * b for a, b in pairs)
 
 
-def share(peak: float, total: float) -> float:
-    """Return the share of a GPU with `total` bytes that a trial with such a peak is given, 1 of n."""
-    return resources.nth(min(1.0, max(HEADROOM * peak / total, 1 / MOST)))
-
-
 def _types(node: dict[str, float]) -> list[str]:
     return [name for name in node if name.startswith(TYPE)] or [""]
 
@@ -141,10 +134,10 @@ def _suffix(gpu: str) -> str:
 
 
 def _share(found: Found | None) -> float:
-    return 1.0 if found is None else share(found["peak"], found["total"])
+    return 1.0 if found is None else resources.share(found["peak"], found["total"])
 
 
 def _told(found: Found) -> str:
-    part = share(found["peak"], found["total"])
+    part = resources.share(found["peak"], found["total"])
     peak, total = found["peak"] / 2**30, found["total"] / 2**30
     return f"{peak:.1f} of {total:.0f} GB ({found['gpu']}): {part:.2f} of a GPU, {round(1 / part)} trials on each"

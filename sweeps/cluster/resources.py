@@ -8,6 +8,9 @@ from typing import NamedTuple
 from data_pipeline.errors import RequestError
 from sweeps.file.trials import Trial
 
+HEADROOM = 1.15  # over the measured peak: other orders of cells, fragments
+MOST = 20  # trials on one GPU
+
 
 class Shape(NamedTuple):
     """What a trial asks for: a share of a GPU (0: none) and CPUs."""
@@ -55,6 +58,11 @@ def nth(share: float) -> float:
     """
     places = math.floor(1 / share + 1e-3) if share else 0  # 1e-3: 0.3333 is a third
     return math.floor(10_000 / places) / 10_000 if places else 0.0
+
+
+def share(peak: float, total: float) -> float:
+    """Return the share of a GPU with `total` memory that a trial with such a peak is given, 1 of n; in any unit."""
+    return nth(min(1.0, max(HEADROOM * peak / total, 1 / MOST)))
 
 
 def device_of(share: dict[str, float]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import trial_config
 
-from sweeps.cluster import packing
+from sweeps.cluster import packing, resources
 from sweeps.drive import converge
 from sweeps.drive.launching import launch
 from trainables import cost
@@ -59,7 +59,7 @@ def shares(configs: dict, storage: Path, measure, nodes=(GPU_NODE,)) -> tuple[di
     [(1, 0.05), (3.4e9, 0.05), (3.6e9, 0.0526), (34e9, 0.5), (35e9, 1.0), (75e9, 1.0), (200e9, 1.0)],
 )
 def test_a_share_has_headroom_and_divides_the_gpu(peak, expected):
-    assert packing.share(peak, 80e9) == expected
+    assert resources.share(peak, 80e9) == expected
 
 
 def test_trials_of_a_kind_are_measured_once_and_remembered(ray_with_gpus, tmp_path, notes):
@@ -73,16 +73,22 @@ def test_trials_of_a_kind_are_measured_once_and_remembered(ray_with_gpus, tmp_pa
     assert again == found and not said and len(list(notes.iterdir())) == 2
 
 
-def test_cells_of_about_the_same_length_are_one_kind_measured_by_the_longest(tmp_path, notes, monkeypatch):
-    asked = []
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """The shards whose trials were measured, one after the other, without Ray."""
+    shards: list[str] = []
 
     class Task:
         def remote(self, config):
-            asked.append(config["shards"])
+            shards.append(config["shards"])
             return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
 
     monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task())
     monkeypatch.setattr(packing.ray, "get", lambda answer: answer)
+    return shards
+
+
+def test_cells_of_about_the_same_length_are_one_kind_measured_by_the_longest(tmp_path, asked, monkeypatch):
     facts = {"short": 1000, "longer": 1010, "long": 1400}
     monkeypatch.setattr(packing, "_facts", lambda folder: (np.full(8, facts[folder]), 4, [300, 0]))
     base = config_of(tmp_path)
@@ -90,21 +96,11 @@ def test_cells_of_about_the_same_length_are_one_kind_measured_by_the_longest(tmp
     assert asked == ["long", "longer"]
 
 
-def test_genes_chosen_for_each_split_are_measured_once(tmp_path, notes, monkeypatch):
+def test_genes_chosen_for_each_split_are_measured_once(tmp_path, asked, monkeypatch):
     """Ten splits whose genes were chosen anew differ by a gene or two; the later ones are covered by what is known."""
-    asked = []
-
-    class Task:
-        def remote(self, config):
-            asked.append(config["shards"])
-            return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
-
-    monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task())
-    monkeypatch.setattr(packing.ray, "get", lambda answer: answer)
-    monkeypatch.setattr(
-        packing, "_facts", lambda folder: (np.full(8, 200 + int(folder)), 4, [300 - int(folder) // 2, 0])
-    )
-    configs = {name: config_of(tmp_path) | {"shards": name} for name in map(str, range(10))}
+    facts = {str(n): (np.full(8, 200 + n), 4, [300 - n // 2, 0]) for n in range(10)}
+    monkeypatch.setattr(packing, "_facts", facts.__getitem__)
+    configs = {name: config_of(tmp_path) | {"shards": name} for name in facts}
     first = {name: configs[name] for name in "0123456"}
     assert set(shares(first, tmp_path, None)[0].values()) == {0.2}
     assert shares(configs, tmp_path, None)[0] == dict.fromkeys(configs, 0.2)

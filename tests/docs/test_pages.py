@@ -23,7 +23,7 @@ def test_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks" / "numbers").glob("*.py")])
+SCRIPTS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 
 def test_every_page_is_reached_from_readme_and_every_benchmark_from_its_page():

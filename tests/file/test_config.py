@@ -1,12 +1,12 @@
 """Sweep files: what they come to, that every default counts in a key, and that every mistake is named with its line."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from sweep_files import MINIMAL, parse, problems
 
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.source import CHOICES
@@ -14,23 +14,6 @@ from data_pipeline.rows.skew import SKEWS
 from sweeps.file import config, plugins, reading, reading_models, yaml_lines
 from trainables import protocol
 from trainables.spec import Recipe
-
-MINIMAL = """
-name: small
-datasets: [pbmc68k_reduced]
-models: {scgpt: {epochs: 3}, majority: {}}
-"""
-
-
-def parse(text: str, **options) -> config.SweepSpec:
-    return config.parse(text, Path("sweep.yaml"), **options)
-
-
-def problems(text: str) -> list[str]:
-    with pytest.raises(RequestError) as caught:
-        parse(text)
-    return list(caught.value.problems)
-
 
 # what a file comes to
 

@@ -1,29 +1,12 @@
 """Mistakes in sweep files: all named at once, each with its line and a way out."""
 
-from pathlib import Path
-
 import pytest
+from sweep_files import MINIMAL, parse, problems
 
 from data_pipeline.errors import RequestError
 from sweeps.file import config
 from trainables import protocol
 from trainables import spec as models
-
-MINIMAL = """
-name: small
-datasets: [pbmc68k_reduced]
-models: {scgpt: {epochs: 3}, majority: {}}
-"""
-
-
-def parse(text: str, **options) -> config.SweepSpec:
-    return config.parse(text, Path("sweep.yaml"), **options)
-
-
-def problems(text: str) -> list[str]:
-    with pytest.raises(RequestError) as caught:
-        parse(text)
-    return list(caught.value.problems)
 
 
 def test_all_mistakes_are_reported_at_once_with_their_lines():

@@ -1,6 +1,8 @@
 """Writes one table of cells as different programs do: anndata of today, 0.7 and 0.6, R, and hands."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,16 +75,29 @@ def _messy(tidy: sparse.spmatrix, kind: type) -> sparse.spmatrix:
 
 def by_anndata(told: Told, path: Path) -> None:
     """Write with the anndata that is installed."""
-    with anndata.settings.override(allow_write_nullable_strings=True):
+    with _as_anndata_allows():
         _made(told).write_h5ad(path, compression=told.compression)
 
 
 def backed(told: Told, path: Path) -> None:
     """Write by giving an AnnData a file name, from then on it lives in the file."""
-    made = _made(told)
-    with anndata.settings.override(allow_write_nullable_strings=True):
+    with _as_anndata_allows():
+        made = _made(told)
         made.filename = path
     made.file.close()
+
+
+class NotWritten(Exception):
+    """anndata refuses to hold or to write this."""
+
+
+@contextmanager
+def _as_anndata_allows() -> Iterator[None]:
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, OSError, NotImplementedError) as error:
+            raise NotWritten(f"{type(error).__name__} {str(error)[:80]}") from error
 
 
 def _made(told: Told) -> anndata.AnnData:

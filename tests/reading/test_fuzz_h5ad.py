@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from h5ad_writers import WRITERS, Told
+from h5ad_writers import WRITERS, NotWritten, Told
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
@@ -263,8 +263,8 @@ def test_a_file_is_opened_as_what_it_says_or_refused_in_a_few_lines(
             patch.setattr(matrix, "COLUMNS_PIECE", 4)
         try:
             paths = written(told, writers, Path(folder))
-        except (ValueError, TypeError, KeyError, OSError, NotImplementedError) as error:
-            event(f"can't be written: {type(error).__name__} {str(error)[:80]}")
+        except NotWritten as reason:  # by anndata; what is written by hand always can be
+            event(f"can't be written: {reason}")
             return
         layer = None if told.where == "X" else told.where
         source = Source("fuzz", paths, "celltype", layer=layer, **vars(asked))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
+from sweeps.cluster import resources
 from sweeps.cluster.line import Line
-from sweeps.cluster.resources import Shape, nth, of_trial
+from sweeps.cluster.resources import Shape, of_trial
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.estimate import Work
 from sweeps.file.trials import Trial
@@ -22,7 +23,6 @@ PER_STEP = 0.021  # seconds of a small network, start and evaluations included: 
 GIGABYTES_PER_TOKEN = {"scgpt": 1.52e-4, "scbert": 1.78e-4, "geneformer": 6.4e-5, "geneformer-V2": 3.5e-4}  # of a batch
 OWN = {"scgpt": 0.83}  # gigabytes that don't depend on the batch
 CONTEXT, SMALL = 0.6, 0.8  # gigabytes: a CUDA context; all that a small network takes
-HEADROOM, MOST = 1.15, 20  # see packing.py
 ENOUGH = 3  # finished trials of a model that outweigh the constants
 REQUESTS = 5  # to MLflow per trial, beside one per round
 CPUS_PER_GPU = 12
@@ -153,8 +153,7 @@ def _gpu(trial: Trial, work: Work, fleet: Fleet) -> float:
     """Return the share of a GPU that a trial has, 0 for none."""
     if not fleet.gpus:
         return 0.0
-    needed = min(1.0, max(HEADROOM * memory(trial, work) / fleet.memory, 1 / MOST))
-    return of_trial(trial, [{"CPU": 1e9, "GPU": 1.0}], nth(needed))["gpu"]
+    return of_trial(trial, [{"CPU": 1e9, "GPU": 1.0}], resources.share(memory(trial, work), fleet.memory))["gpu"]
 
 
 def memory(trial: Trial, work: Work) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipeline.errors import RequestError
-from sweeps.tracking.locks.lock import here, is_same_place, lives
+from sweeps.tracking.locks.lock import here, is_same_place, lives, moves
 
 TAG = "cellskew.driver"  # of the experiment: JSON of who drives it; "" if nobody does
 BEAT = 15.0  # seconds between signs of life
@@ -104,15 +104,7 @@ class Lease:
         self.on_wait(
             f"a driver on {holder['host']} wrote this sweep's runs; watching {self.timeout:.0f} s for a sign of life"
         )
-        deadline = time.monotonic() + self.timeout
-        while time.monotonic() < deadline:
-            time.sleep(min(2.0, self.beat))
-            seen = self._holder()
-            if seen is None:
-                return False
-            if seen != holder:
-                return True
-        return False
+        return moves(self._holder, holder, self.timeout, min(2.0, self.beat))
 
     def _write(self) -> None:
         self.client.set_experiment_tag(self.experiment_id, TAG, json.dumps(self.me | {"at": time.time()}))

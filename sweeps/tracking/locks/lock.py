@@ -88,15 +88,7 @@ class SweepLock:
             return lives(holder)
         before = _seen(self.path)
         self.on_wait(f"a driver on {holder['host']} held this sweep; watching {self.timeout:.0f} s for a sign of life")
-        deadline = time.monotonic() + self.timeout
-        while time.monotonic() < deadline:
-            time.sleep(min(0.5, self.beat))
-            seen = _seen(self.path)
-            if seen is None:
-                return False
-            if seen != before:
-                return True
-        return False
+        return moves(lambda: _seen(self.path), before, self.timeout, min(0.5, self.beat))
 
     def _write(self) -> None:
         publish(self.path, json.dumps(self.me).encode(), durable=False)
@@ -143,6 +135,17 @@ def _pid_space() -> int:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return 0
+
+
+def moves(look: Callable[[], Any], before: Any, seconds: float, every: float) -> bool:
+    """Tell whether what `look` returns changes within so many seconds; None, for nothing there, ends the watch: no."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(every)
+        seen = look()
+        if seen is None or seen != before:
+            return seen is not None
+    return False
 
 
 def _seen(path: Path) -> tuple[dict[str, Any], int] | None:

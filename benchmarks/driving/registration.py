@@ -1,7 +1,7 @@
 """How long a large sweep takes to be registered on an MLflow server, and to be asked for: `status`, `results`.
 
-    python benchmarks/records/registration.py --trials 5000 --database sqlite
-    python benchmarks/records/registration.py --trials 5000 --database postgresql       # where PostgreSQL is installed
+    python benchmarks/driving/registration.py --trials 5000 --database sqlite
+    python benchmarks/driving/registration.py --trials 5000 --database postgresql       # where PostgreSQL is installed
 
 Trials that train nothing, each FINISHED with 60 metrics, on a server of this machine. Prints seconds by the clock.
 """
