@@ -1,7 +1,9 @@
 """The door to Ray Data: blocks of raw counts, read and worked on in parallel wherever Ray has CPUs."""
 
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from scipy import sparse
 
-from data_pipeline.sameness import checked
+from data_pipeline.errors import RequestError
+from data_pipeline.sameness import comparison
 
 
 def for_each_block(
@@ -33,10 +36,10 @@ def for_each_block(
         return
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    shared = ray.put(checked(work))
+    shared, launch, compare = ray.put(work), uuid.uuid4().hex, comparison()
 
     def run(batch: pa.Table) -> pa.Table:
-        errors = [_attempt(_fetch(shared), *block) for block in counts_from_arrow(batch)]
+        errors = [_attempt(partial(_checked, shared, launch, compare), *block) for block in counts_from_arrow(batch)]
         return pa.table({"error": pa.array(errors, pa.binary())})
 
     blocks = ray.data.read_datasource(CountBlocks(readers, num_cells, tasks, block))
@@ -47,6 +50,18 @@ def for_each_block(
         count(number, len(tasks))
     if errors:
         raise cloudpickle.loads(errors[0])
+
+
+_SAID: dict[str, str | None] = {}  # by launch: why this process's code won't do for it, None if it does
+
+
+def _checked(ref: ray.ObjectRef, launch: str, compare: Callable[[], str | None], *block: Any) -> None:
+    """Do the work, if this process has the driver's code; it is looked at once, before its first block."""
+    if launch not in _SAID:
+        _SAID[launch] = compare()
+    if (said := _SAID[launch]) is not None:
+        raise RequestError(said)
+    _fetch(ref)(*block)
 
 
 def _attempt(work: Callable[[int, int, sparse.csr_matrix], None], index: int, start: int, counts: Any) -> bytes | None:

@@ -36,14 +36,12 @@ The same trials, trained anew:        cellskew run sweep.yaml
 class Bundled(Stored):
     """What finished runs left, read from a bundle."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: zipfile.ZipFile) -> None:
         super().__init__(None)
-        self._path = path
+        self._parts = {inside: file.read(inside) for inside in file.namelist() if inside.startswith("runs/")}
 
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
-        with zipfile.ZipFile(self._path) as file:
-            inside = f"runs/{run_id}/{name}"
-            return file.read(inside) if inside in file.NameToInfo else None
+        return self._parts.get(f"runs/{run_id}/{name}")
 
 
 def write(path: Path, name: str, runs: pd.DataFrame, stored: Stored, sweep: str | None, report: str | None) -> None:
@@ -77,12 +75,12 @@ def read(path: Path) -> tuple[pd.DataFrame, Bundled]:
     try:
         with zipfile.ZipFile(path) as file:
             runs = pd.read_parquet(io.BytesIO(file.read("runs.parquet")))
-            about = json.loads(file.read("about.json"))
+            about, stored = json.loads(file.read("about.json")), Bundled(file)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise RequestError(f"{path} is no bundle that `cellskew export` wrote: {error}") from None
     runs.attrs |= {"keys": None, "uri": None, "driver": None}
     runs.attrs["questions"] = [Question(**one) for one in about["questions"]]
-    return runs, Bundled(path)
+    return runs, stored
 
 
 def _questions(runs: pd.DataFrame) -> list[dict[str, Any]]:

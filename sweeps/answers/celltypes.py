@@ -110,14 +110,14 @@ def one_split(group: pd.DataFrame, metric: str) -> dict[str, float]:
     Columns: test_cells:TYPE (of a split, mean), <metric>_one_low, <metric>_one_high (95 %, mean over runs
     of metrics.intervals).
     """
-    low, high, cells = _columns(metric)
+    low, high, cells = of_split(metric)
     if low not in group:
         return {}
     found = {cells: group[cells].mean()}
     return found | {f"{metric}_one_{end}": group[name].mean() for end, name in (("low", low), ("high", high))}
 
 
-def _columns(metric: str) -> tuple[str, str, str]:
+def of_split(metric: str) -> tuple[str, str, str]:
     """Return what the ends of a metric's interval in one split, and the test cells it rests on, are called in runs."""
     name, separator, kind = metric.partition(":")
     name, dot, adjusted = name.partition(".")

@@ -200,6 +200,7 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
     """Return the comparison of runs with their partners, row by row."""
     estimate = found.designs.estimate(mine, found.metric, minus=theirs)
     difference = (mine[found.metric] - theirs[found.metric].to_numpy()).to_numpy()
+    better = difference * intervals.sign(found.metric)
     low, high = estimate.interval(None)
     of_mine, of_theirs = (_mean(runs, found.metric) for runs in (mine, theirs))
     return {
@@ -213,9 +214,9 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
         "difference": estimate.mean,
         "low": low,
         "high": high,
-        "wins": int((difference > tie).sum()),
+        "wins": int((better > tie).sum()),
         "ties": int((np.abs(difference) <= tie).sum()),
-        "losses": int((difference < -tie).sum()),
+        "losses": int((better < -tie).sum()),
         "p": intervals.p_value(estimate.mean, estimate.error),
     }
 

@@ -112,9 +112,11 @@ def _drawn(row: Any, reach: float) -> str:
     return "".join(cells)
 
 
-def sentences(found: Comparison) -> list[str]:
-    """Return a sentence per row: what a choice does to the metric, by how much, how often, and whether it is sure."""
-    tests = int(found.table["p_holm"].notna().sum())
+def sentences(found: Comparison, tests: int) -> list[str]:
+    """Return a sentence per row: what a choice does to the metric, by how much, how often, and whether it is sure.
+
+    tests: of the family that p is corrected for.
+    """
     return [_sentence(found, row, tests) for _, row in found.table.iterrows()]
 
 
@@ -141,12 +143,12 @@ def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Seq
     if tables.for_programs(pd.concat(parts, ignore_index=True), form, warning):
         return
     tests = sum(int(one.table["p"].notna().sum()) for one in found)
-    family = None if len(found) == 1 and not asked else f"the {tests} tests of all {len(found)} tables"
+    family = None if len(found) == 1 else f"the {tests} tests of all {len(found)} tables"
     for place, one in enumerate(found):
         print("\n" * (place > 0) + (f"{asked[place]}?\n" if asked else ""), end="")
         text = as_text(one)
         tables.draw(text, left=list(text.columns).index(title(one.metric)))
-        tables.say(*(f"{drawn}  {said}" for drawn, said in zip(forest(one), sentences(one), strict=True)))
+        tables.say(*(f"{drawn}  {said}" for drawn, said in zip(forest(one), sentences(one, tests), strict=True)))
         tables.say(*explained(one, family))
 
 

@@ -55,7 +55,7 @@ def find(asked: str, storage: Path, given_uri: str | None) -> Found:
             "failed trials, and the tag cellskew.trial of a run in MLflow is its trial's"
         )
     if len(keys) > 1:
-        listed = "; ".join(f"{key} {name}" for key, name in list(sorted(keys.items()))[:MOST])
+        listed = "; ".join(f"{key} {name}" for key, name in sorted(keys.items())[:MOST])
         raise RequestError(f"{len(keys)} trials have a key that begins with {asked!r}: {listed}. Write more of it")
     current = [one for one in found if SUPERSEDED not in one.run.tags]
     return max(current or found, key=lambda one: one.run.started)

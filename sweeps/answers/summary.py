@@ -87,12 +87,18 @@ def as_text(table: pd.DataFrame, by: list[str], metrics: list[str]) -> pd.DataFr
         text[title(metric)] = [cell(row, metric, short=of_type) for _, row in table.iterrows()]
         if of_type:
             text[f"one split{' ' * metrics.index(metric)}"] = [_range(row, metric) for _, row in table.iterrows()]
-    tested = [name for name in table if name.startswith("test_cells")]
+    tested = _tested(table, metrics)
     for name in tested:
         of = f" of {name.partition(':')[2]}" if len(tested) > 1 else ""
         text[f"test cells{of}"] = [f"{cells:.0f}" for cells in table[name]]
     text["n"] = [f"{row.n}{'*' if row.uneven else ''}" for row in table.itertuples()]
     return text
+
+
+def _tested(table: pd.DataFrame, metrics: list[str]) -> list[str]:
+    """Return the columns with the test cells of the types that metrics are of."""
+    of_types = [metric for metric in metrics if f"{metric}_one_low" in table]
+    return list(dict.fromkeys(celltypes.of_split(metric)[2] for metric in of_types))
 
 
 def title(metric: str) -> str:
@@ -139,7 +145,7 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
         said.append("n*: some splits lack finished runs that others have: those means are over different trials")
     if "test_recall_tail" in metrics:
         said += celltypes.rare(finished, designs.stored)
-    if any(name.startswith("test_cells") for name in table):
+    if _tested(table, metrics):
         said.append(
             "one split: what so few test cells of the type leave open of the number (95 %, Wilson); mean over runs"
         )
@@ -156,7 +162,7 @@ def pooled(finished: pd.DataFrame, by: Collection[str]) -> str:
     axes = [axis for axis in ("dataset", "skew", "strategy", "loss", "model") if axis not in by]
     known = [name for name in by if name in finished]
     most = finished.groupby(known, dropna=False)[axes].nunique().max() if known else finished[axes].nunique()
-    several = [f"{most[axis]:.0f} {_plural(axis)} ({_named(finished[axis])})" for axis in axes if most[axis] > 1]
+    several = [f"{most[axis]:.0f} {plural(axis)} ({_named(finished[axis])})" for axis in axes if most[axis] > 1]
     if not several:
         return "a row is one cell of the grid"
     return f"a row averages {' x '.join(several)}" + (", these and no others" if "dataset" in axes else "")
@@ -167,7 +173,8 @@ def _named(values: pd.Series) -> str:
     return ", ".join(listed[:NAMED]) + (f", and {len(listed) - NAMED} more" if len(listed) > NAMED else "")
 
 
-def _plural(axis: str) -> str:
+def plural(axis: str) -> str:
+    """Return strategies for strategy, splits for split."""
     return {"strategy": "strategies", "loss": "losses"}.get(axis, f"{axis}s")
 
 

@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -38,18 +40,21 @@ class Demand:
 
     def __init__(self, sweep: str) -> None:
         self.sweep, self.keeper, self.asked = sweep, None, -1e9
+        self.scales: bool | None = None  # whether there is an autoscaler
 
-    def want(self, shapes: Counter[Shape]) -> None:
+    def want(self, wanted: Callable[[], Counter[Shape]]) -> None:
         """Ask for room for so many trials of each shape; once in a while is enough."""
         if time.monotonic() - self.asked < RENEW:
             return
         self.asked = time.monotonic()
-        if self.keeper is None and node_types():
+        if self.scales is None:
+            self.scales = bool(node_types())
+        if self.keeper is None and self.scales:
             where = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "lifetime": "detached"}
-            name = {"name": f"cellskew-{self.sweep}-{os.getpid()}", "namespace": "cellskew"}
+            name = {"name": f"cellskew-{self.sweep}-{uuid.uuid4().hex[:8]}", "namespace": "cellskew"}
             self.keeper = ray.remote(_Keeper).options(**where, **name).remote(LEASE)
         if self.keeper is not None:
-            self.keeper.want.remote(bundles(shapes))
+            self.keeper.want.remote(bundles(wanted()))
 
     def give_back(self) -> None:
         """Ask for nothing any more."""

@@ -22,6 +22,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # 2 s: a busy worker that isn't free by then costs the next trial its place
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is never read: what is left to do is read off MLflow
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # none waits inside Tune unless there is room for it
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",

@@ -1,17 +1,20 @@
 """A running Ray cluster: where it is, and in seconds and words why it can't be joined. Before anything is read."""
 
+import contextlib
 import functools
 import logging
 import os
 import platform
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.errors import RequestError
 
+T = TypeVar("T")
 PORT = 6379  # of `ray start --head`
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # what starts gRPC: RFC 9113, 3.4
 SETTINGS = 4  # type of the frame that answers it
@@ -47,13 +50,24 @@ def check(address: str) -> str:
     with _in_words(place):
         gcs = _client_with_token(place)
         _check_versions(place, gcs)
-        hosts = sorted({node.node_manager_address for node in gcs.get_all_node_info(timeout=SECONDS).values()})
+        nodes = _awaited(lambda: gcs.get_all_node_info(timeout=SECONDS))
+    hosts = sorted({node.node_manager_address for node in nodes.values()})
+    if not hosts:
+        raise RequestError(f"the Ray cluster at {place} has no node yet; run the same command again soon")
     if not any(map(_is_here, hosts)):
         raise RequestError(
             f"this machine is no node of the Ray cluster at {place} (its nodes: {', '.join(hosts[:5])}): run on one of "
             "them, or from here `cellskew submit SWEEP.yaml --address http://HEAD:8265 --storage FOLDER`"
         )
     return place
+
+
+def _awaited(look: Callable[[], T]) -> T:
+    """Return what is found, which a head that has just been started lacks for a second or two."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def _client_with_token(place: str) -> Any:
@@ -153,14 +167,23 @@ def token_here() -> str:
 def _check_versions(place: str, gcs: Any) -> None:
     """RequestError if Ray or Python there has another version than here: Ray would say so, a few lines at a time."""
     import ray
-    from ray._common.usage.usage_lib import get_cluster_metadata
 
-    there, python = get_cluster_metadata(gcs), platform.python_version()
+    there, python = _awaited(lambda: _metadata(gcs)), platform.python_version()
+    if there is None:
+        raise RequestError(f"the Ray cluster at {place} is starting; run the same command again soon")
     if (there["ray_version"], there["python_version"]) != (ray.__version__, python):
         raise RequestError(
             f"the Ray cluster at {place} runs Ray {there['ray_version']} on Python {there['python_version']}, here is "
             f"Ray {ray.__version__} on Python {python}: both must be the same"
         )
+
+
+def _metadata(gcs: Any) -> dict[str, str] | None:
+    from ray._common.usage.usage_lib import get_cluster_metadata
+
+    with contextlib.suppress(AttributeError):  # Ray decodes None where nothing has been put yet
+        return get_cluster_metadata(gcs)
+    return None
 
 
 @functools.cache

@@ -90,8 +90,8 @@ class Line:
             if node is not None:
                 return self._hand(shape, node, self.places.take(shape, node))
         for shape in shapes:
-            node = self._worker_to_come(shape)
-            if node is not None and node not in without:
+            node = self._worker_to_come(shape, without)
+            if node is not None:
                 return self._hand(shape, node, None)
         return None
 
@@ -122,8 +122,14 @@ class Line:
     def back(self, key: str) -> None:
         """Put a trial that was handed out in front of its line again."""
         job = self.handed[key].job
+        self.stays(key)
         self.over(key)
+        self.back_for[key] = "its node is gone or has no room"
         self._wait_again(job)
+
+    def stays(self, key: str) -> None:
+        """Note that Tune has a trial again, or has given it up: its end will be one."""
+        self.handed[key].comes_back = ""
 
     def refused(self, key: str, why: str) -> bool:
         """Note that a node lacks what a trial needs; tell whether the trial goes back in line when it ends.
@@ -245,14 +251,17 @@ class Line:
         shapes = [shape for shape, jobs in self.waiting.items() if jobs and shape.gpu]
         return max((shape.cpu * round(1 / shape.gpu) for shape in shapes), default=0.0)
 
-    def _worker_to_come(self, shape: Shape) -> str | None:
+    def _worker_to_come(self, shape: Shape, without: set[str]) -> str | None:
         """Return a node with a short trial of this shape behind which none waits yet."""
-        here = Counter(one.node for one in self.handed.values() if one.part is not None and one.part.shape == shape)
-        for node, running in here.items():
-            behind = sum(self._is_behind(one, node, shape) for one in self.handed.values())
-            if self.short[node, shape] and behind < running:
-                return node
-        return None
+        alike = [one for one in self.handed.values() if Shape.of(one.job.resources) == shape]
+        running = Counter(one.node for one in alike if one.part is not None)
+        behind = Counter(one.node for one in alike if one.part is None)
+        free = (
+            node
+            for node, number in running.items()
+            if self.short[node, shape] and behind[node] < number and node not in without
+        )
+        return next(free, None)
 
     def _is_behind(self, one: Handed, node: str | None, shape: Shape) -> bool:
         return one.part is None and one.node == node and Shape.of(one.job.resources) == shape

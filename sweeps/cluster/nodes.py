@@ -151,14 +151,13 @@ def check_nodes(storage: Path, seconds: float = 120.0) -> None:
     mark.touch()
     problems, asking = [], _asking(str(mark), sameness.comparison())
     try:
-        asked = {
-            node["NodeManagerAddress"]: asking.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote()
-            for node in ray.nodes()
-            if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-        }
-        for host, answer in asked.items():
+        asked = []
+        for node in ray.nodes():
+            if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU")):
+                where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                answer = asking.options(num_cpus=0, scheduling_strategy=where).remote()
+                asked.append((node["NodeManagerAddress"], answer))
+        for host, answer in asked:
             problems += [f"node {host}: {problem}" for problem in _answer(answer, storage, seconds)]
     finally:
         mark.unlink()

@@ -21,6 +21,7 @@ VERSION = 3  # raise it when the same kind of trial comes to need another amount
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
 ALIKE, SLACK = 1.1, 1.03  # a trial counts as measured by one this much larger or smaller, see resources.HEADROOM
 TYPE = "accelerator_type:"
+LONGEST = 1_200.0  # seconds that a measurement may take, the coming of a node of its kind included
 Found = dict[str, Any]  # what a measurement returns
 Measure = Callable[[dict[str, Any]], Found]
 
@@ -60,8 +61,9 @@ def _covering(
     for number, (need, answer) in enumerate(asked.items()):
         say(f"measuring GPU memory: {number + 1} of {len(asked)}, {need.model}")
         try:
-            known[need] = ray.get(answer)
+            known[need] = ray.get(answer, timeout=LONGEST)
         except ray.exceptions.RayError as error:
+            ray.cancel(answer, force=True)
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             say(f"  it can't be measured, so a trial gets a whole GPU: {last[:300]}")
             continue

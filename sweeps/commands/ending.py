@@ -27,7 +27,7 @@ def telling(command: str | None) -> Iterator[dict[str, str]]:
         code = end.exit_code
         raise
     except RequestError as refused:
-        code, said["CELLSKEW_SAID"] = 2, "; ".join(refused.problems)
+        code, said["CELLSKEW_SAID"] = refused.exit_code, "; ".join(refused.problems)
         raise
     except BaseException as error:
         code, said["CELLSKEW_SAID"] = 3, f"{type(error).__name__}: {error}"

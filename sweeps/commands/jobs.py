@@ -1,5 +1,6 @@
 """Ray Jobs: a sweep driven on its cluster, asked for from a machine that is no node of it."""
 
+import itertools
 import logging
 import os
 import re
@@ -53,9 +54,9 @@ class Jobs:
 
     def of(self, sweep: str) -> list[Any]:
         """Return the jobs that drove or drive a sweep, the oldest first."""
-        ours = re.compile(rf"cellskew-{re.escape(sweep)}(-\d+)?")
         with self._in_words():
-            found = [job for job in self.client.list_jobs() if ours.fullmatch(job.submission_id or "")]
+            listed = [job for job in self.client.list_jobs() if (job.submission_id or "").startswith("cellskew-")]
+        found = [job for job in listed if (job.metadata or {}).get("sweep") == sweep]
         return sorted(found, key=lambda job: job.start_time or 0)
 
     def running(self, sweep: str) -> str | None:
@@ -64,16 +65,18 @@ class Jobs:
 
     def start(self, sweep: str, command: str, folder: Path, about: dict[str, str]) -> str:
         """Have `command` run on the cluster in a copy of `folder`; returns the name of the job, which takes no CPU."""
-        number = len(self.of(sweep)) + 1
+        name = f"cellskew-{sweep}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         environment = {"working_dir": str(folder), "excludes": list(LEFT_OUT)}
         environment["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": STOPPING}
         with self._in_words():
+            taken = {job.submission_id for job in self.client.list_jobs()}
             return self.client.submit_job(
                 entrypoint=command,
-                submission_id=f"cellskew-{sweep}" + (f"-{number}" if number > 1 else ""),
+                submission_id=next(one for one in names if one not in taken),
                 runtime_env=environment,
                 entrypoint_num_cpus=0,
-                metadata=about,
+                metadata={"sweep": sweep} | about,
             )
 
     def stop(self, job: str) -> None:

@@ -116,7 +116,7 @@ def advises_options(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*given, **named)
         except RequestError as error:
-            raise RequestError(*(as_options(problem, known) for problem in error.problems)) from None
+            raise type(error)(*(as_options(problem, known) for problem in error.problems)) from None
 
     return run
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sweeps.file.config import SweepSpec
 
 
+GIGABYTES = 80.0  # of a GPU, where the plan isn't told
 AGAIN = "run the same command again to go on"
 
 
@@ -46,7 +47,7 @@ def plan(
     tracking_uri: Uri = None,
     nodes: Nodes = 1,
     gpus: Gpus = None,
-    gpu_memory: GpuMemory = 80.0,
+    gpu_memory: GpuMemory = GIGABYTES,
     cpus: Cpus = None,
     price: Price = None,
 ) -> None:
@@ -61,6 +62,8 @@ def plan(
 
     spec = config.load(sweep, check_files=False)
     found = planning.plan(spec, storage)
+    if gpus is None and not (nodes == 1 and gpu_memory == GIGABYTES and cpus is None and price is None):
+        raise RequestError("--nodes, --gpu-memory, --cpus and --price tell of a cluster: say --gpus as well")
     if gpus is None:
         planning.show(found, as_json)
         return
@@ -73,7 +76,10 @@ def plan(
 
 
 def _done(name: str, storage: Path, tracking_uri: str | None) -> dict[str, Any]:
-    """Return what the finished trials of a sweep took, by key; nothing where it never ran, or MLflow doesn't answer."""
+    """Return what the finished trials of a sweep took, by key; nothing where it never ran in this folder.
+
+    RequestError if MLflow doesn't answer, or the one that was named has no such sweep.
+    """
     from sweeps.answers.runs import results
     from sweeps.drive.forecast.fleet import Done
     from sweeps.tracking.uris import of_sweep

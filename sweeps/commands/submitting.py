@@ -111,6 +111,7 @@ def _relative(sweep: Path) -> list[str]:
     given = [
         entry.get(key) for entry in document["datasets"] if isinstance(entry, dict) for key in ("path", "test_path")
     ]
+    given += [(entry.get("labels") or {}).get("map") for entry in document["datasets"] if isinstance(entry, dict)]
     given += [settings.get("weights") for settings in models.values() if isinstance(settings, dict)]
     paths = [path for one in given if one is not None for path in (one if isinstance(one, list) else [one])]
     return [

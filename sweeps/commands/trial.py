@@ -3,6 +3,7 @@
 import sys
 import traceback
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def trial(
-    key: Annotated[str, typer.Argument(help="Begin of the trial's key, or its name.", show_default=False)],
+    key: Annotated[str, typer.Argument(help="Beginning of the trial's key, or its name.", show_default=False)],
     rerun: Annotated[bool, typer.Option("--rerun", help="Train it again; say --here too.")] = False,
     here: Annotated[bool, typer.Option("--here", help="In this process; its record isn't touched.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Open Python's debugger where it fails.")] = False,
@@ -33,24 +34,26 @@ def trial(
     Exit code 1 if a rerun fails.
     """
     from sweeps.answers import onetrial
+    from sweeps.tracking.uris import shown_uri
 
-    _check(rerun, here, debug, keep)
+    _check(rerun, here, debug, from_scratch, keep)
     found = onetrial.find(key, storage, tracking_uri)
     if rerun:
         _rerun(found, debug, from_scratch, keep)
         return
-    where = "" if storage == STORAGE else f" --storage {storage}"
+    where = "" if storage == STORAGE else f" --storage {quote(str(storage))}"
+    where += "" if tracking_uri is None else f" --tracking-uri {quote(shown_uri(tracking_uri))}"
     onetrial.show(onetrial.described(found, log), f"cellskew trial {found.key} --rerun --here{where}", as_json)
 
 
-def _check(rerun: bool, here: bool, debug: bool, keep: Path | None) -> None:
+def _check(rerun: bool, here: bool, debug: bool, from_scratch: bool, keep: Path | None) -> None:
     if rerun and not here:
         raise RequestError(
             "--rerun trains in this process, so say --rerun --here; `cellskew resume SWEEP --retry-failed` has the "
             "sweep try its failed trials again"
         )
-    if not rerun and (here or debug or keep is not None):
-        raise RequestError("--here, --debug and --keep belong to --rerun")
+    if not rerun and (here or debug or from_scratch or keep is not None):
+        raise RequestError("--here, --debug, --from-scratch and --keep belong to --rerun")
 
 
 def _rerun(found: "Found", debug: bool, from_scratch: bool, keep: Path | None) -> None:

@@ -12,6 +12,7 @@ from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes a se
 
 LEAST = 3  # splits, below which there is no interval and no p
 FEW = 5  # splits, below which a table warns
+LOWER = ("ece", "brier", "loss", "seconds", "memory")  # metrics of which less is better, by a word of their name
 BOUNDED = ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "gmean", "ece")  # what lies in 0..1, by name
 SPANS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}
 
@@ -85,6 +86,11 @@ def _sum(errors: Sequence[Error]) -> Error:
     if not total > 1e-24:
         return NONE
     return Error(float(np.sqrt(total)), float(total**2 / (parts**2 / freedom).sum()))
+
+
+def sign(metric: str) -> int:
+    """Return 1 if more of a metric is better, else -1."""
+    return -1 if set(metric.partition(":")[0].partition(".")[0].split("_")) & set(LOWER) else 1
 
 
 def span(metric: str) -> tuple[float, float] | None:

@@ -111,8 +111,8 @@ def head(tmp_path_factory):
     start += ["--include-dashboard=false", "--object-store-memory=100000000", f"--temp-dir=/tmp/cellskew-{port}"]
     with subprocess.Popen(start, env=known, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         deadline = time.monotonic() + 120
-        while "RequestError" in asked(f"127.0.0.1:{port}", home)[0]:
-            assert time.monotonic() < deadline
+        while (said := asked(f"127.0.0.1:{port}", home)[0]) != f"127.0.0.1:{port}":
+            assert time.monotonic() < deadline, said
         yield f"127.0.0.1:{port}", home
         running.terminate()
 

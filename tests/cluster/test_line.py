@@ -130,19 +130,18 @@ def test_one_that_waits_and_gets_a_worker_of_its_own_has_its_own_place():
     assert made.has_inherited("t4") and not made.has_inherited("t3")
 
 
-def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path, monkeypatch):
-    from sweeps.drive.launching import launch
+def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path):
+    from sweeps.drive.launching import order
     from sweeps.drive.stopping import Stop
 
     said = []
-    trial = SimpleNamespace(status="PENDING", config={"job": "t0"}, experiment_tag="1_x")
+    trial = SimpleNamespace(status="PENDING", config={"key": "t0"}, experiment_tag="1_x")
     tune = SimpleNamespace(get_live_trials=lambda: [trial], _staged_trials=[trial])
     tune._unstage_trial_with_resources = lambda trial: said.append("unstaged")
     tune.stop_trial = lambda trial: said.append("stopped")
     made = SimpleNamespace(is_misplaced=lambda key: True, back=lambda key: said.append("back"))
     made.has_inherited = lambda key: False
-    monkeypatch.setattr(launch, "_key", lambda trial: trial.config["job"])
-    launch.InOrder(made, Stop(tmp_path / "stop")).choose_trial_to_run(tune)
+    order.InOrder(made, Stop(tmp_path / "stop")).choose_trial_to_run(tune)
     assert said == ["back", "unstaged", "stopped"]
 
 
@@ -202,7 +201,7 @@ def test_tune_may_pickle_whatever_the_screen_is_made_of(tmp_path):
     from ray import cloudpickle
 
     from sweeps.cluster.demand import Demand
-    from sweeps.drive.launching.launch import InOrder, Queue
+    from sweeps.drive.launching.order import InOrder, Queue
     from sweeps.drive.stopping import Stop
 
     made = Line([], dict, threading.RLock().acquire, None)

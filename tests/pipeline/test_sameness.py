@@ -91,7 +91,7 @@ def test_a_sweep_started_in_another_checkout_runs_the_drivers_code(changed, tmp_
     paths = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=changed, env=paths, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    from sweeps.answers import results
+    from sweeps.answers.runs import results
     from sweeps.tracking.uris import default_uri
 
     (run,) = results.fetch(default_uri(tmp_path / "r"), "small").to_dict("records")

@@ -1,6 +1,7 @@
 """`cellskew answer`: in about ten lines, which choice to make, how sure that is, and what can't be said."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,18 +43,19 @@ def answer(
     finished, others = _about(finished, kind)
     affordable, dear = _within(finished, budget)
     ranked = rankings(affordable, full, designs)
-    said = [*wording.sentences(affordable, full, ranked, designs, kind), *_left_out(dear, budget, others)]
+    wrong = list(dict.fromkeys(choices.labels(affordable[affordable["defects"] != ""])))
+    said = [*wording.sentences(affordable, full, ranked, designs, kind), *_left_out(dear, budget, others, wrong)]
     return Answer(full, ranked, said)
 
 
 def _about(finished: pd.DataFrame, kind: str | None) -> tuple[pd.DataFrame, int]:
     """Return the runs that can tell of a type, and how many skews are left out: those that thin another type."""
-    skews = pd.Series(dict.fromkeys(finished["skew"], True))
-    if kind is not None:
-        skews[:] = [not name.startswith("rarefy-") or name.startswith(f"rarefy-{kind}-") for name in skews.index]
-    if not skews.any() or skews.all():
+    mine = re.compile(rf"rarefy-{re.escape(str(kind))}-\d+(-total=\d+)?")
+    skews = list(dict.fromkeys(finished["skew"]))
+    kept = [name for name in skews if kind is None or not name.startswith("rarefy-") or mine.fullmatch(name)]
+    if not kept:
         return finished, 0
-    return finished[finished["skew"].map(skews)], int((~skews).sum())
+    return finished[finished["skew"].isin(kept)], len(skews) - len(kept)
 
 
 def _within(runs: pd.DataFrame, budget: float | None) -> tuple[pd.DataFrame, list[str]]:
@@ -66,12 +68,15 @@ def _within(runs: pd.DataFrame, budget: float | None) -> tuple[pd.DataFrame, lis
     return runs[~label.isin(dear)], dear
 
 
-def _left_out(dear: list[str], budget: float | None, skews: int) -> list[str]:
+def _left_out(dear: list[str], budget: float | None, skews: int, wrong: list[str]) -> list[str]:
     said = []
     if dear:
         said.append(f"over the budget of {budget:g} GPU-hours a training, and left out: {wording.named(dear)}")
     if skews:
-        said.append(f"{wording.many(skews, 'skew')} that thin another type are left out")
+        verb = "thins" if skews == 1 else "thin"
+        said.append(f"left out, as {'it' if skews == 1 else 'they'} {verb} another type: {wording.many(skews, 'skew')}")
+    if wrong:
+        said.append(f"made with defects on purpose, no choice and left out: {wording.named(wrong)}")
     return said
 
 

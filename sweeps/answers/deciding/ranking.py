@@ -18,7 +18,6 @@ from sweeps.statistics import intervals
 
 BLOCK = ["dataset", "split", "seed"]  # what choices are compared on, within a skew
 COLUMNS = ["label", "kind", *CHOICE, "mean", "low", "high", "sd", "n", "seconds", "gpus"]
-LOWER = ("ece", "brier", "loss")  # metrics of which less is better, by name
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,13 @@ def rankings(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Ranking]
     return [_rank(group, metric, skew, designs) for skew, group in finished.groupby("skew", sort=False)]
 
 
-def sign(metric: str) -> int:
-    """Return 1 if more of a metric is better, else -1."""
-    return -1 if set(metric.partition(":")[0].partition(".")[0].split("_")) & set(LOWER) else 1
-
-
 def _rank(runs: pd.DataFrame, metric: str, skew: str, designs: Designs) -> Ranking:
     runs = runs.assign(label=choices.labels(runs))
     blocks, unranked = _blocks(runs)
     ranked = runs[~runs["label"].isin(unranked)].merge(blocks, on=BLOCK).sort_values(BLOCK, kind="stable")
     parts = {label: part.reset_index(drop=True) for label, part in ranked.groupby("label", sort=False)}
     estimates = {label: designs.estimate(part, metric) for label, part in parts.items()}
-    order = sorted(parts, key=lambda label: -sign(metric) * estimates[label].mean)
+    order = sorted(parts, key=lambda label: -intervals.sign(metric) * estimates[label].mean)
     rows = [_row(label, parts[label], estimates[label], metric) for label in order]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["tied"] = _ties(table, parts, metric, designs)
@@ -185,10 +179,10 @@ def _difference(
     parts: dict[str, pd.DataFrame], designs: Designs, metric: str, one: str, other: str, tests: int
 ) -> Difference:
     estimate = designs.estimate(parts[one], metric, minus=parts[other])
-    ends = np.sort(np.array(intervals.interval(estimate.mean, estimate.error, tests=tests)) * sign(metric))
+    ends = np.sort(np.array(intervals.interval(estimate.mean, estimate.error, tests=tests)) * intervals.sign(metric))
     least, most = intervals.span(metric) or (-np.inf, np.inf)
     low, high = (float(end) for end in np.clip(ends, least - most, most - least))
-    return Difference(one, other, sign(metric) * estimate.mean, low, high, tests, estimate)
+    return Difference(one, other, intervals.sign(metric) * estimate.mean, low, high, tests, estimate)
 
 
 def left_out_score(ranking: Ranking) -> tuple[float, int, int] | None:
@@ -203,7 +197,7 @@ def left_out_score(ranking: Ranking) -> tuple[float, int, int] | None:
         return None
     found, same = [], 0
     for name in names:
-        others = scores[splits != name].groupby(level="dataset").mean().mean() * sign(ranking.metric)
+        others = scores[splits != name].groupby(level="dataset").mean().mean() * intervals.sign(ranking.metric)
         found.append(scores.loc[splits == name, others.idxmax()].mean())
         same += others.idxmax() == ranking.best["label"]
     return float(np.mean(found)), int(same), len(names)

@@ -9,11 +9,12 @@ import pandas as pd
 
 from sweeps import tables
 from sweeps.answers import celltypes, summary
-from sweeps.answers.deciding.ranking import rankings, sign
+from sweeps.answers.deciding.ranking import rankings
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import BASELINE, CHANCE, CHOICE, NETWORK
 from sweeps.answers.runs.results import SHOWN
+from sweeps.statistics.intervals import sign
 
 BEST, TIE = "best", "tie"
 GROUPS = ["dataset", "skew"]  # within which rows are sorted
@@ -42,11 +43,7 @@ def build(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], designs
         return table
     table["kind"] = [choices.kind(model) for model in table["model"]] if "model" in table else ""
     table["mark"] = _marks(table, runs[runs["status"] == "FINISHED"], metrics[0], designs)
-    keys = {
-        name: table[name].map({value: at for at, value in enumerate(dict.fromkeys(table[name]))})
-        for name in GROUPS
-        if name in table
-    }
+    keys = {name: _places(table[name]) for name in GROUPS if name in table}
     keys |= {"kind": table["kind"].map(ORDER).fillna(0), "value": -sign(metrics[0]) * table[metrics[0]]}
     order = pd.DataFrame(keys).sort_values(list(keys), kind="stable", na_position="last").index
     return table.loc[order].reset_index(drop=True)
@@ -140,7 +137,7 @@ def explained(table: pd.DataFrame) -> list[str]:
     if not table["mark"].any():
         return []
     return [
-        f"{BEST}: the highest of its skew, picked from all, which flatters it; {TIE}: can't be told from it on the "
+        f"{BEST}: the first of its skew, picked from all, which flatters it; {TIE}: can't be told from it on the "
         "same cells (95 %, for all differences at once); `cellskew answer` says more"
     ]
 

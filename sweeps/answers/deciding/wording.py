@@ -7,12 +7,13 @@ import pandas as pd
 
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import cost, surer
-from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, sign
+from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score
 from sweeps.answers.designs import Designs
+from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import BASELINE, CHANCE, NETWORK
-from sweeps.answers.summary import title
+from sweeps.answers.summary import plural, title
 from sweeps.statistics.families import DATASETS
-from sweeps.statistics.intervals import FEW, LEAST
+from sweeps.statistics.intervals import FEW, LEAST, sign
 
 NAMED = 4  # of a list
 TIE = 0.005  # a difference that nobody needs to know
@@ -24,14 +25,14 @@ def sentences(
     """Yield the answer's sentences. runs: the finished ones that were ranked, kind: the type that the metric is of."""
     told = [one for one in ranked if one.best is not None]
     yield _question(runs, metric, ranked, kind)
-    yield f"answer: {_headline(told)}"
+    yield f"answer: {_headline(told, runs)}"
     if len(told) == 1 and told[0].tied and told[0].splits >= LEAST:
         yield f"ties with it: {named(told[0].tied, 12)}"
     yield from (_of_skew(one, designs, kind) for one in told)
     yield from _flattery(told)
     yield from _cost(told)
     yield from _surer(told, kind)
-    yield from _unsayable(ranked, told)
+    yield from _unsayable(ranked, told, runs)
 
 
 def named(labels: Sequence[str], most: int = NAMED) -> str:
@@ -41,14 +42,14 @@ def named(labels: Sequence[str], most: int = NAMED) -> str:
 
 
 def many(number: int, thing: str) -> str:
-    """Return 1 split, 2 splits."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    """Return 1 split, 2 splits, 2 strategies."""
+    return f"{number} {thing if number == 1 else plural(thing)}"
 
 
 def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str | None) -> str:
     cells = list(celltypes.tested(runs, [metric]))
     if kind is not None and len(tested := runs.get(f"test_cells:{kind}", pd.Series(dtype=float)).dropna()):
-        cells.append(f"one of them more or less is {100 / max(1.0, tested.mean()):.0f} points of recall")
+        cells.append(f"one of them more or less is {100 / max(1.0, tested.mean()):.0f} points of its recall")
     if not cells and "test_cells" in runs:
         cells = [f"{_range(runs['test_cells'])} test cells in a split"]
     splits = _range(pd.Series([float(one.splits) for one in ranked if len(one.blocks)], dtype=float))
@@ -70,8 +71,10 @@ def _range(values: pd.Series) -> str:
     return str(few) if few == most else f"{few} to {most}"
 
 
-def _headline(told: list[Ranking]) -> str:
+def _headline(told: list[Ranking], runs: pd.DataFrame) -> str:
     """Say what is best, over all skews: what is best or ties with the best at each of them."""
+    if not told and len(runs) and (runs["defects"] != "").all():
+        return "can't tell; all that is finished was made with defects on purpose"
     if not told:
         return "can't tell; no split has a finished trial of every choice"
     if (few := min(one.splits for one in told)) < LEAST:
@@ -80,16 +83,18 @@ def _headline(told: list[Ranking]) -> str:
 
 
 def _one_skew(ranking: Ranking) -> str:
-    best, others = ranking.best["label"], len(ranking.candidates) - 1
-    if not others:
+    best, tied = ranking.best["label"], ranking.tied
+    worse = [label for label in ranking.candidates["label"][1:] if label not in tied]
+    if not tied and not worse:
         return f"{best} is the only choice"
-    if not ranking.tied:
-        return f"{best}; it is better than each of the other {others}"
-    if len(ranking.tied) == others:
-        return f"can't tell; {best} is highest, and all {others} others tie with it"
-    return (
-        f"{best}, or one of the {len(ranking.tied)} that tie with it; the other {others - len(ranking.tied)} are worse"
-    )
+    if not tied:
+        return f"{best}; it is better than {worse[0] if len(worse) == 1 else f'each of the other {len(worse)}'}"
+    ties = f"{tied[0]} ties" if len(tied) == 1 else f"all {len(tied)} others tie"
+    if not worse:
+        return f"can't tell; {best} comes first, and {ties} with it"
+    others = f"{worse[0]} is" if len(worse) == 1 else f"the other {len(worse)} are"
+    rest = f"{tied[0]}, which" if len(tied) == 1 else f"one of the {len(tied)} that"
+    return f"{best}, or {rest} can't be told from it; {others} worse"
 
 
 def _all_skews(told: list[Ranking]) -> str:
@@ -112,7 +117,7 @@ def _over_skews(told: list[Ranking], label: str) -> float:
 
 
 def _of_skew(ranking: Ranking, designs: Designs, kind: str | None) -> str:
-    """Say what is highest at one skew, how many tie with it, and how it compares with doing nothing and with rivals."""
+    """Say what is best at one skew, how many tie with it, and how it compares with doing nothing and with rivals."""
     best, plain, rival = ranking.best, ranking.to_plain(), ranking.to_rival()
     ends = "" if pd.isna(best["low"]) else f" [{best['low']:.3f}, {best['high']:.3f}]"
     said = [f"{best['label']} {best['mean']:.3f}{ends}"]
@@ -151,7 +156,7 @@ def _flattery(told: list[Ranking]) -> Iterator[str]:
         own, left, same, of = np.array(known, dtype=float).T
         where = " on average over skews" if len(known) > 1 else ""
         yield (
-            f"beyond luck: picked on all splits but one, the highest has {left.mean():.3f} on that one, not the "
+            f"beyond luck: picked on all splits but one, the best has {left.mean():.3f} on that one, not the "
             f"{own.mean():.3f} that it shows here{where}, and is the same choice {same.sum():.0f} of {of.sum():.0f} "
             "times; intervals of differences hold for all that the best was picked from"
         )
@@ -198,9 +203,9 @@ def _need(ranking: Ranking, difference: Difference, kind: str | None) -> str:
     return f"to tell, {what}: {needs}, if the difference is the {difference.mean:.3f} that it seems"
 
 
-def _unsayable(ranked: list[Ranking], told: list[Ranking]) -> Iterator[str]:
+def _unsayable(ranked: list[Ranking], told: list[Ranking], runs: pd.DataFrame) -> Iterator[str]:
     """Say which claims can't be made."""
-    said = [*_of_ties(told), *_of_kinds(told), *_of_unranked(ranked), *_of_datasets(told)]
+    said = [*_of_ties(told), *_of_kinds(told, runs), *_of_unranked(ranked), *_of_datasets(told)]
     if said:
         yield f"can't be said: {'; '.join(said)}"
 
@@ -209,11 +214,11 @@ def _of_ties(told: list[Ranking]) -> Iterator[str]:
     tied = [one.skew for one in told if one.tied and one.splits >= LEAST]
     if tied:
         where = "" if len(told) == 1 else f" (at {'any skew' if len(tied) == len(told) else named(tied, 2)})"
-        yield f"that the highest is better than what ties with it{where}"
+        yield f"that the best is better than what ties with it{where}"
 
 
-def _of_kinds(told: list[Ranking]) -> Iterator[str]:
-    kinds = {kind for one in told for kind in one.table["kind"]}
+def _of_kinds(told: list[Ranking], runs: pd.DataFrame) -> Iterator[str]:
+    kinds = {choices.kind(model) for model in dict.fromkeys(runs["model"])}
     if told and NETWORK not in kinds:
         yield "anything of networks, as none is here"
     if told and BASELINE not in kinds:

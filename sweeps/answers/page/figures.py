@@ -8,8 +8,10 @@ import pandas as pd
 from data_pipeline.names import short
 from sweeps.answers import celltypes, summary
 from sweeps.answers.comparison import ALL, Comparison
+from sweeps.answers.deciding.wording import many
 from sweeps.answers.designs import Designs
 from sweeps.answers.page.svg import Axis, Panel, bar, colour, decades, dot, line, ticks
+from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import PLAIN
 from sweeps.answers.summary import title
 from trainables.metrics import ends_of
@@ -62,9 +64,8 @@ def by_skew(trials: pd.DataFrame, metric: str, designs: Designs, colours: dict[s
         return {}
     by = ["dataset", "model", *PLAIN, "skew"]
     table = summary.summarise(trials, by, [metric], designs)
-    low, high = (table[f"{metric}_{end}"].fillna(table[metric]) for end in ("low", "high"))
-    table = table.assign(at=table[metric], low=low, high=high)
-    span = (float(low.min()), float(high.max()))
+    table = table.assign(at=table[metric], low=table[f"{metric}_low"], high=table[f"{metric}_high"])
+    span = (float(table[["at", "low"]].min(axis=None)), float(table[["at", "high"]].max(axis=None)))
     pad = max(0.02, 0.05 * (span[1] - span[0]))
     y = Axis(span[0] - pad, span[1] + pad, ticks(span[0] - pad, span[1] + pad), title(metric))
     found = {}
@@ -86,8 +87,11 @@ def _skew_panel(model: str, table: pd.DataFrame, x: Axis, y: Axis, order: list[s
         css, points = colours[name], []
         for row in group.itertuples():
             points.append(panel.at(row.place + shift, row.at))
-            marks.append(bar(panel.at(row.place + shift, row.low), panel.at(row.place + shift, row.high), css))
-            tip = f"{model}, {name}, {row.skew}: {row.at:.3f} [{row.low:.3f}, {row.high:.3f}], {row.n} splits"
+            ends = ""
+            if not pd.isna(row.low):
+                marks.append(bar(panel.at(row.place + shift, row.low), panel.at(row.place + shift, row.high), css))
+                ends = f" [{row.low:.3f}, {row.high:.3f}]"
+            tip = f"{model}, {name}, {row.skew}: {row.at:.3f}{ends}, {many(row.n, 'split')}"
             marks.append(dot(points[-1], css, tip))
         marks.insert(0, line(points, css))
     return panel.draw(marks, f"{model}: {y.label} over skews, a line per remedy")
@@ -104,7 +108,7 @@ def _skews(trials: pd.DataFrame, designs: Designs) -> dict[str, str]:
 
 def forest(found: Comparison) -> str:
     """Return a row per comparison: the difference and its interval around 0; filled where Holm's p is under 0.05."""
-    table = found.table[found.table.get("dataset", ALL) == ALL] if "dataset" in found.table else found.table
+    table = found.table[found.table["dataset"] == ALL] if "dataset" in found.table else found.table
     table = table[table["difference"].notna()]
     ends = pd.concat([table["low"], table["high"], table["difference"]]).dropna()
     reach = max(0.02, float(ends.abs().quantile(0.97)) * 1.1) if len(ends) else 0.1
@@ -130,7 +134,7 @@ def _interval(panel: Panel, row: pd.Series, place: int, reach: float) -> list[st
     sure = row["p_holm"] < 0.05
     css = "c0" if sure else "c0 open"
     ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-    tip = f"{row['level']}: {row['difference']:+.3f}{ends}, {row['n']} splits"
+    tip = f"{row['level']}: {row['difference']:+.3f}{ends}, {many(row['n'], 'split')}"
     tip += "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.3g} (Holm)"
     inside = lambda value: panel.at(float(np.clip(value, -reach, reach)), place)  # noqa: E731
     bars = [] if pd.isna(row["low"]) else [bar(inside(row["low"]), inside(row["high"]), "c0")]
@@ -148,7 +152,7 @@ class Heat:
 def heat(types: pd.DataFrame) -> dict[str, Heat]:
     """Return, by dataset and skew, F1 of each type, the commonest first, with what one split leaves open of it."""
     known = types[types["test"] > 0]
-    known = known.assign(choice=[f"{row['model']} · {remedy(row)}" for _, row in known[["model", *PLAIN]].iterrows()])
+    known = known.assign(choice=choices.labels(known))
     found = {}
     for (dataset, skew), group in known.groupby(["dataset", "skew"], sort=False):
         cells = group.groupby("class")[["train", "test"]].mean().sort_values("train", ascending=False)

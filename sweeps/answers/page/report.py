@@ -83,9 +83,7 @@ def _parted(said: str) -> tuple[str, str]:
 def _counted(runs: pd.DataFrame, finished: pd.DataFrame) -> str:
     last = datetime.fromtimestamp(finished["ended"].max() / 1000, UTC)
     axes = ("dataset", "skew", "strategy", "model", "split")
-    counted = ", ".join(wording.many(finished[axis].nunique(), axis) for axis in axes).replace(
-        "strategys", "strategies"
-    )
+    counted = ", ".join(wording.many(finished[axis].nunique(), axis) for axis in axes)
     return f"{len(finished)} of {len(runs)} trials finished, the last on {last:%Y-%m-%d %H:%M} UTC: {counted}"
 
 
@@ -151,6 +149,7 @@ def _redo(finished: pd.DataFrame) -> list[tuple[str, str]]:
     for name in REDO:
         counts = finished[name].value_counts().drop("", errors="ignore") if name in finished else pd.Series(dtype=int)
         found += [
-            (name, f"{value}" + (f" ({number} trials)" if len(counts) > 1 else "")) for value, number in counts.items()
+            (name, f"{value} ({wording.many(number, 'trial')})" if len(counts) > 1 else f"{value}")
+            for value, number in counts.items()
         ]
     return found

@@ -21,7 +21,8 @@ def text(said: object, lines: bool = False) -> str:
 
 
 def colour(number: int) -> str:
-    return f"c{number % COLOURS}"
+    """Return the class of a colour; from the ninth on the colours come again, with open dots and dashed lines."""
+    return f"c{number % COLOURS}" + (" open" if number // COLOURS % 2 else "")
 
 
 @dataclass(frozen=True)

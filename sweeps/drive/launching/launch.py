@@ -1,4 +1,4 @@
-"""Reconcile: wanted trials - finished runs -> Ray Tune. The only file that knows ray.tune."""
+"""Reconcile: wanted trials - finished runs -> Ray Tune. With order.py alone it knows ray.tune."""
 
 import json
 import os
@@ -13,8 +13,6 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from data_pipeline.atomic import publish
 from data_pipeline.sameness import checked
@@ -25,7 +23,8 @@ from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch, first_line
-from sweeps.drive.launching.standstill import Standstill
+from sweeps.drive.launching.order import InOrder, NotKept, Queue, job_of, key_of, news_of, on_node
+from sweeps.drive.launching.standstill import StandsStill, Standstill
 from sweeps.drive.launching.uploading import PATIENCE
 from sweeps.drive.launching.worker import Trainable, leave, work
 from sweeps.drive.stopping import Stop
@@ -33,81 +32,6 @@ from sweeps.tracking.store import Tracker
 
 LOST = "Ray lost its last node"
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
-
-
-class _NotKept:
-    """Tune pickles what it is given to restore an experiment, which we never do."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class Queue(_NotKept, Searcher):
-    """Hands jobs to Tune as there is room for them (see Line), none once `stop` is set."""
-
-    def __init__(self, line: Line, demand: Demand, stop: Stop) -> None:
-        super().__init__()
-        self.line, self.demand, self.stop = line, demand, stop
-        self.keys: dict[str, str] = {}  # of Tune's trials
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        hopeless = self.line.hopeless()
-        if hopeless is not None:
-            self.stop.ask(f"stopped: no node is left that trials don't fail on: {hopeless}")
-        if self.stop.asked or self.line.is_over():
-            return Searcher.FINISHED
-        self.demand.want(self.line.wanted())
-        handed = self.line.next()
-        if handed is None:
-            return None
-        self.keys[trial_id] = handed.job.key
-        return {"job": handed.job.to_text(), "node": handed.node}
-
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self.line.over(self.keys.pop(trial_id))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: what is left to do is read off MLflow."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
-
-
-class InOrder(_NotKept, FIFOScheduler):
-    """Leaves the order to the line; when asked to stop, ends each trial at its next report and starts no other."""
-
-    def __init__(self, line: Line, stop: Stop) -> None:
-        super().__init__()
-        self.line, self.stop = line, stop
-
-    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """Return the trial that is to have a worker which has become free: the oldest that was put behind another.
-
-        Others have a worker of their own that is starting. Tune would kill that one, and with trials shorter than a
-        worker's start go on killing and starting, never to have all its workers.
-        """
-        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
-        for trial in waiting:
-            if self.stop.asked:
-                tune_controller.stop_trial(trial)
-            elif self.line.is_misplaced(_key(trial)):
-                self.line.back(_key(trial))
-                _take_back(tune_controller, trial)
-        heirs = [trial for trial in waiting if self.line.has_inherited(_key(trial))]
-        return min(heirs, key=lambda trial: int(trial.experiment_tag.split("_")[0]), default=None)
-
-    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Have a trial that Tune tries again start on another node, if its own is gone."""
-        if trial.status != TuneTrial.RUNNING:  # else it is over
-            node = self.line.moved(_key(trial))
-            trial.update_resources(_on(node, trial.placement_group_factory.required_resources))
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        """Stop a trial at an epoch whose checkpoint is on disk, if the end was asked for or its node is drained."""
-        news = _news(result)
-        is_safe = news.get("saved", True)
-        leaves = is_safe and "metrics" in news and self.line.leaves(_key(trial))
-        return TrialScheduler.STOP if leaves or (self.stop.asked and is_safe) else TrialScheduler.CONTINUE
 
 
 class Silence(TrialProgressCallback):
@@ -119,7 +43,7 @@ class Silence(TrialProgressCallback):
     on_trial_error = on_trial_complete = on_trial_result
 
 
-class Listener(_NotKept, tune.Callback):
+class Listener(NotKept, tune.Callback):
     """Tells News what Tune hears of the trials."""
 
     def __init__(self, news: News, line: Line, allowance: Allowance | None, barred: Path) -> None:
@@ -142,40 +66,31 @@ class Listener(_NotKept, tune.Callback):
                 self.news.stop.ask(spent)
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self.line.started(_key(trial))
-        self.news.started(_job(trial))
+        self.line.started(key_of(trial))
+        self.news.started(job_of(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        news = _news(result)
-        if news.get("cause") != "node" or not self.line.refused(_key(trial), news["failed"]):
-            self.news.told(_job(trial), news)
-        if self.line.barred:
+        news = news_of(result)
+        goes_back = news.get("cause") == "node" and self.line.refused(key_of(trial), news["failed"])
+        if news.get("cause") == "node" and self.line.barred:
             publish(self.barred, json.dumps(list(self.line.barred.values())).encode(), durable=False)
+        if not goes_back:
+            self.news.told(job_of(trial), news)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self.news.goes_on(_job(trial), f"{_deaths(trial)}; went on from the last checkpoint")
+        self.news.goes_on(job_of(trial), f"{_deaths(trial)}; went on from the last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self.news.lost(_job(trial), _deaths(trial))
+        self.news.lost(job_of(trial), _deaths(trial))
         _forget(trial)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        why = self.line.came_back(_key(trial))
+        why = self.line.came_back(key_of(trial))
         if why is None:
-            self.news.over(_job(trial))
+            self.news.over(job_of(trial))
         else:
-            self.news.waits_again(_job(trial), why)
+            self.news.waits_again(job_of(trial), why)
         _forget(trial)
-
-
-def _take_back(tune_controller: Any, trial: TuneTrial) -> None:
-    """Stop a trial that waits for its worker.
-
-    Tune 2.60 would go on to count it among those that wait, and keep an idle worker for it on what others wait for.
-    """
-    if trial in tune_controller._staged_trials:
-        tune_controller._unstage_trial_with_resources(trial)
-    tune_controller.stop_trial(trial)
 
 
 def _forget(trial: TuneTrial) -> None:
@@ -189,19 +104,6 @@ def _deaths(trial: TuneTrial) -> str:
     said = str(trial.get_error() or "").strip().splitlines()
     times = "once" if trial.num_failures == 1 else f"{trial.num_failures} times"
     return f"its worker died {times}" + (f", last: {said[-1]}" if said else "")
-
-
-def _job(trial: TuneTrial) -> Job:
-    return Job.from_text(trial.config["job"])
-
-
-def _key(trial: TuneTrial) -> str:
-    return _job(trial).key
-
-
-def _news(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what a worker sent. It travels as text: Tune keeps statistics of every number for as long as it lives."""
-    return json.loads(result.get("news", "{}"))
 
 
 def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
@@ -234,12 +136,15 @@ def _train(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Set
             ):
                 raise
             fallen = set(news.tally.running)
-            strikes.update(fallen if fallen else [job.key for job in jobs])
+            if isinstance(error, StandsStill):
+                settings.say(f"{error}; what is left is launched anew")
+            else:
+                strikes.update(fallen if fallen else [job.key for job in jobs])
             hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
             lost = [job for job in jobs if job.key in fallen]
             news.fell_over(first_line(error), lost, hopeless)
             jobs = [job for job in jobs if not news.tally.is_over(job.key)]
-            time.sleep(settings.pause * max(strikes.values()))
+            time.sleep(settings.pause * max(strikes.values(), default=1))
 
 
 def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
@@ -289,10 +194,4 @@ def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
 
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     asked = Job.from_text(config["job"]).resources
-    return _on(config["node"], {"CPU": asked["cpu"], "GPU": asked["gpu"]})
-
-
-def _on(node: str | None, resources: dict[str, float]) -> tune.PlacementGroupFactory:
-    """Return a request for resources on a node, in Tune's words."""
-    where = {} if node is None else {"bundle_label_selector": [{"ray.io/node-id": node}]}
-    return tune.PlacementGroupFactory([resources], **where)
+    return on_node(config["node"], {"CPU": asked["cpu"], "GPU": asked["gpu"]})

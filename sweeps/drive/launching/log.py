@@ -35,7 +35,7 @@ def logged(directory: Path, begins: str) -> Iterator[None]:
         logger.info(begins)
         try:
             yield
-        except BaseException:
+        except Exception:  # Tune ends a trial by SystemExit
             logger.exception("ended by an error")
             raise
 

@@ -125,7 +125,9 @@ class News:
             self.watch("trouble", job.key, {"reason": trouble})
 
     def waits_again(self, job: Job, why: str) -> None:
-        """Note that a trial left a node to no fault of its own, and goes on elsewhere."""
+        """Note that a trial left a node to no fault of its own, and goes on elsewhere; one that never ran did not."""
+        if job.key not in self.tally.running:
+            return
         self.tally.end(job.key)
         self.goes_on(job, f"{why}; it goes on elsewhere, from its last checkpoint")
 
@@ -174,8 +176,9 @@ class News:
         self.tally.lacking |= {job.key: lacking} if lacking else {}
         self.watch("finished", job.key, final)
         self.uploads.put(job, lacking)
-        for name, why in lacking.items() if lacking.get(UPLOAD) != WAITS else ():
-            self.watch("trouble", job.key, {"reason": f"{name} could not be made, the numbers are good: {why}"})
+        for name, why in lacking.items():
+            if why != WAITS:
+                self.watch("trouble", job.key, {"reason": f"{name} could not be made, the numbers are good: {why}"})
 
     def _failed(self, job: Job, why: str, cause: str, tail: str, where: dict[str, str]) -> None:
         cause = "outside" if cause == "node" else cause

@@ -1,11 +1,15 @@
-"""Ray that starts nothing although there is room: noticed, so that what is left can be launched anew."""
+"""Ray that starts nothing although a node should have room: noticed, so that what is left can be launched anew."""
 
 import time
 from collections.abc import Callable
 
 import ray
 
-LIMIT = 300.0  # seconds without a trial that runs, while a node has room for one
+LIMIT = 300.0  # seconds without a trial that runs, while one was promised room
+
+
+class StandsStill(RuntimeError):
+    """Nothing has run for too long; no trial's fault."""
 
 
 class Standstill:
@@ -15,9 +19,9 @@ class Standstill:
         self.clock, self.since = clock, clock()
 
     def look(self, runs: bool, is_promised: bool) -> None:
-        """RuntimeError, whose cause is an error of Ray's, once nothing has run for too long."""
+        """StandsStill, whose cause is an error of Ray's, once nothing has run for too long."""
         if runs or not is_promised:
             self.since = self.clock()
         elif self.clock() - self.since > LIMIT:
-            why = f"Ray has started no trial for {LIMIT:.0f} s, although a node has room"
-            raise RuntimeError(why) from ray.exceptions.RayError(why)
+            why = f"Ray has started no trial for {LIMIT:.0f} s, although a node should have room"
+            raise StandsStill(why) from ray.exceptions.RayError(why)

@@ -1,5 +1,6 @@
 """Sweeps converge: every trial one run, finished once, whatever happens. Fake trials, real Ray and MLflow."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps import cli
-from sweeps.drive.launching import launch
+from sweeps.drive.launching import order
 from sweeps.tracking.locks.lock import SweepLock
 
 
@@ -259,6 +260,20 @@ def test_more_than_a_node_has_is_refused(ray_here, tmp_path):
     )
 
 
+def test_a_worker_that_does_not_let_go_in_time_costs_the_next_trial_nothing(ray_here, tmp_path):
+    """Tune drops such a trial without a word and keeps the worker for it; the sweep once stood still, a trial lost."""
+
+    def impatient(config, report, checkpoint):
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "0"  # read where a worker is given to the next trial
+        return usual(config, report, checkpoint)
+
+    work = parts()
+    usual = work.run_trial
+    outcome = drive(tmp_path, work=dataclasses.replace(work, run_trial=impatient))
+    assert outcome.finished == 8 and not outcome.failed
+    check_whole(tmp_path, spec())
+
+
 def test_a_live_driver_refuses_a_second_one(ray_here, tmp_path):
     with (
         SweepLock(tmp_path / "sweeps" / "small.lock"),
@@ -268,13 +283,13 @@ def test_a_live_driver_refuses_a_second_one(ray_here, tmp_path):
 
 
 def test_ended_trials_leave_little_in_the_driver(ray_here, tmp_path, monkeypatch):
-    controllers, choose = [], launch.InOrder.choose_trial_to_run
+    controllers, choose = [], order.InOrder.choose_trial_to_run
 
     def held(scheduler, controller):
         controllers.append(controller)
         return choose(scheduler, controller)
 
-    monkeypatch.setattr(launch.InOrder, "choose_trial_to_run", held)
+    monkeypatch.setattr(order.InOrder, "choose_trial_to_run", held)
     drive(tmp_path)
     ended = controllers[0].get_trials()
     assert len(ended) == 8
