@@ -268,12 +268,12 @@ def test_every_row_is_a_sentence_that_says_no_more_than_its_test(runs):
     found.table = found.table.iloc[:3].assign(
         difference=[0.05, -0.05, 0.05], low=[0.01, -0.09, -0.01], high=[0.09, -0.01, 0.11], p_holm=[0.01, 0.02, 0.3]
     )
-    up, down, unsure = differences.sentences(found)
+    up, down, unsure = differences.sentences(found, 3)
     assert " raises macro_f1" in up and "by 0.050 [+0.010, +0.090]" in up and "p 0.01 corrected over 3" in up
     assert " lowers macro_f1" in down and "by 0.050" in down
     assert unsure.startswith("whether ") and "can't be told: +0.050" in unsure
     found.table["p_holm"] = float("nan")
-    assert all(said.endswith("not tested") for said in differences.sentences(found))
+    assert all(said.endswith("not tested") for said in differences.sentences(found, 3))
 
 
 def test_the_forest_has_one_scale_and_zero_in_its_middle(runs):

@@ -92,7 +92,10 @@ KEYS = ["abcd", "abce", "abce"]
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--rerun"], "say --rerun --here"), (["--debug"], "--here, --debug and --keep belong to --rerun")],
+    [
+        (["--rerun"], "say --rerun --here"),
+        (["--debug"], "--here, --debug, --from-scratch and --keep belong to --rerun"),
+    ],
 )
 def test_what_does_not_go_together_is_refused(words, said, tmp_path):
     with pytest.raises(RequestError, match=said):

@@ -52,9 +52,7 @@ def test_the_answer_comes_first_then_choices_figures_tests_and_costs(runs):
     ]
     assert html.index("<dt>answer</dt>") < html.index("<h2") and "24 of 24 trials finished" in html
     assert "2023-11-14" in html and "0.620 ± 0.020" in html and "+0.055 [" in html and ">12<" in html
-    assert html.count(
-        'class="baseline best"'
-    ) == 2 and "every trial that the sweep's file wants is finished" in unescape(html)
+    assert html.count('class="baseline best"') == 2 and "every trial that this page is of is finished" in unescape(html)
 
 
 def test_nothing_is_loaded_from_elsewhere_and_names_are_text(runs):

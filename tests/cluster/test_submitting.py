@@ -102,7 +102,9 @@ def test_a_second_submit_finds_the_first_and_a_later_one_has_another_name(cluste
     again = submit(sweep)
     assert "cellskew-mine runs already" in again.output and "two" in again.output and len(cluster.jobs) == 1
     submit(sweep)
-    cluster.jobs.append(SimpleNamespace(submission_id="cellskew-mine-too", status=JobStatus.RUNNING, start_time=9))
+    cluster.jobs.append(
+        SimpleNamespace(submission_id="cellskew-mine-too", status=JobStatus.RUNNING, start_time=9, metadata={})
+    )
     assert [job.submission_id for job in cluster.jobs[:2]] == ["cellskew-mine", "cellskew-mine-2"]
     assert jobs.Jobs("http://head:8265").running("mine") is None, "another sweep's name begins alike"
 

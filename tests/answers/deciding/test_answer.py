@@ -33,7 +33,7 @@ def test_ties_are_said_and_no_winner_is_made_of_them():
     found = said(runs({(LR, "none"): 0.70, (LR, "oversample"): 0.701, (LR, "smote"): 0.702}))
     assert found["answer"].startswith("can't tell;") and "all 2 others tie" in found["answer"]
     assert "can't tell" in found["natural"] or "· none" in found["natural"]
-    assert "that the highest is better than what ties with it" in found["can't be said"]
+    assert "that the best is better than what ties with it" in found["can't be said"]
     assert "no baseline" not in found["can't be said"] and "networks" in found["can't be said"]
 
 

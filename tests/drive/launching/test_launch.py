@@ -263,8 +263,11 @@ def test_more_than_a_node_has_is_refused(ray_here, tmp_path):
 def test_a_worker_that_does_not_let_go_in_time_costs_the_next_trial_nothing(ray_here, tmp_path):
     """Tune drops such a trial without a word and keeps the worker for it; the sweep once stood still, a trial lost."""
 
+    once = tmp_path / "once"
+
     def impatient(config, report, checkpoint):
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "0"  # read where a worker is given to the next trial
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60" if once.exists() else "0"  # read as the next trial comes
+        once.touch()
         return usual(config, report, checkpoint)
 
     work = parts()
