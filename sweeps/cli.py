@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands import asking, data, networks, running, submitting, trial
+from sweeps.commands import asking, data, deciding, networks, running, submitting, trial
 
 COMMANDS = {  # in the order of use
     "init": data.init,
@@ -19,7 +19,9 @@ COMMANDS = {  # in the order of use
     "submit": submitting.submit,
     "status": running.status,
     "trial": trial.trial,
-    "answer": asking.answer,
+    "answer": deciding.answer,
+    "leaderboard": deciding.leaderboard,
+    "needs": deciding.needs,
     "results": asking.results,
     "compare": asking.compare,
     "report": asking.report,

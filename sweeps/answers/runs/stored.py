@@ -3,6 +3,7 @@
 import functools
 import io
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,15 @@ from data_pipeline.errors import RequestError
 from data_pipeline.spreadsheets import read_csv
 from sweeps.statistics.resampling import Predictions
 from sweeps.tracking.places import local_path
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A trial's probabilities. truth: int64 [n] into `classes`; probabilities: float32 [n, C]."""
+
+    truth: np.ndarray
+    probabilities: np.ndarray
+    classes: list[str]
 
 
 class Stored:
@@ -53,6 +63,19 @@ class Stored:
         truth, predicted = (table[name].map(number).to_numpy(np.int64) for name in ("truth", said))
         donors = table["donor"].to_numpy(str) if "donor" in table else None
         return Predictions(table["cell_id"].to_numpy(str), truth, predicted, classes, donors)
+
+    def scores(self, run: pd.Series) -> Scores | None:
+        """Return how likely a run took each type to be for its test cells, without adjustment; a bundle has none."""
+        data = self._read(run["run_id"], run.get("artifact_uri"), "predictions.parquet")
+        if data is None:
+            return None
+        table = pd.read_parquet(io.BytesIO(data))
+        classes = [name.removeprefix("p_") for name in table if name.startswith("p_")]
+        number = {name: place for place, name in enumerate(classes)}
+        probabilities = table[[f"p_{name}" for name in classes]].to_numpy(np.float32)
+        if np.isnan(probabilities).any():
+            return None
+        return Scores(table["truth"].map(number).to_numpy(np.int64), probabilities, classes)
 
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
         if not isinstance(artifact_uri, str) or not artifact_uri:
