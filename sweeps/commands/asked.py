@@ -51,7 +51,7 @@ def named(name: str | None, bundle: Path | None) -> str:
 def file_of(name: str, storage: Path) -> str | None:
     """Return the sweep's file as it last ran, None where it isn't at hand."""
     path = storage / "sweeps" / f"{name}.yaml"
-    return path.read_text(encoding="utf-8") if path.isfile_of() else None
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _found(name: str, storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored"]:

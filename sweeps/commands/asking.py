@@ -17,6 +17,7 @@ from sweeps.commands.options import (
     From,
     MaybeName,
     Name,
+    Page,
     Storage,
     Types,
     Uri,
@@ -109,8 +110,12 @@ def _answer(asked: Asked, tie: float, form: str) -> None:
 
 def report(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page to write; default report.html, or report.pdf.")
+    ] = None,
     metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "macro_f1",
+    format: Annotated[Page | None, typer.Option(help="Default: what --out ends in, else html.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the figures as SVG files.")] = None,
     where: Where = None,
     all: Every = False,
     storage: Storage = STORAGE,
@@ -121,13 +126,18 @@ def report(
     Example: `cellskew report quickstart -o quickstart.html`
     """
     from data_pipeline.atomic import publish
-    from sweeps.answers.page import report
+    from sweeps.answers.page import copies, report
     from sweeps.answers.runs import results
 
+    is_pdf = format == Page.pdf if format is not None else out is not None and out.suffix == ".pdf"
+    out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
-    publish(out, report.report(asked.runs, name, full, asked.designs, file_of(name, storage)).encode())
-    print(f"{out}: open it with a browser")
+    page = report.report(asked.runs, name, full, asked.designs, file_of(name, storage))
+    publish(out, copies.pdf(page) if is_pdf else page.encode())
+    print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
+    if figures is not None:
+        print(f"{figures}: {copies.write_pictures(page, figures)} figures as SVG")
 
 
 def export(

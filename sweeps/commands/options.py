@@ -83,6 +83,13 @@ Types = Annotated[
 ]
 
 
+class Page(StrEnum):
+    """What `report` writes."""
+
+    html = "html"
+    pdf = "pdf"
+
+
 class Format(StrEnum):
     """How `results` prints."""
 

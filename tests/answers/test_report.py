@@ -1,17 +1,20 @@
 """`cellskew report`: one page with everything in it, nothing loaded from elsewhere, names made harmless."""
 
+import json
 import re
 import shutil
 import subprocess
 from html import unescape
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import frames
 from sweeps.answers.designs import Designs
-from sweeps.answers.page import figures, report
+from sweeps.answers.page import copies, figures, report
 from trainables.metrics import intervals
 
 METRIC = "test_macro_f1"
@@ -19,6 +22,10 @@ METRIC = "test_macro_f1"
 
 @pytest.fixture
 def runs() -> pd.DataFrame:
+    return grid()
+
+
+def grid() -> pd.DataFrame:
     rows = []
     for model, base in (("scgpt", 0.6), ("logistic_regression", 0.7)):
         for skew in ("natural", "step-10"):
@@ -76,7 +83,9 @@ def with_types(runs: pd.DataFrame, folder) -> pd.DataFrame:
 
 def test_types_stand_per_skew_with_their_cells_the_rarest_last(runs, tmp_path):
     html = page(with_types(runs, tmp_path))
-    assert "F1 of each type" in titles(html) and html.index("common (500, 90)") < html.index("rare (5, 4)")
+    assert "One dataset and skew at a time" in titles(html) and html.index("common (500, 90)") < html.index(
+        "rare (5, 4)"
+    )
     assert "rare (50, 4)" in html and ">0.25\n" in html and ">0.75\n" in html, "no mean over skews"
     assert html.count('class="condition"') == 2 and 'data-name="a&lt;b&gt;c, step-10"' in html
     low, high = intervals([1], [4], [4])["f1_low"][0], intervals([1], [4], [4])["f1_high"][0]
@@ -119,7 +128,7 @@ def test_figures_never_mix_losses(runs, tmp_path):
     html = page(with_types(pd.concat([runs, weighted], ignore_index=True), tmp_path))
     figure = html[html.index("How macro_f1 changes") : html.index("What a remedy changes")]
     assert "scgpt, none, natural: 0.620" in figure and "scgpt, weighted, natural: 0.820" in figure
-    assert "scgpt · weighted" in html[html.index("F1 of each type") :]
+    assert "scgpt · weighted" in html[html.index("One dataset and skew") :]
 
 
 def test_under_three_splits_no_bar_is_drawn(runs):
@@ -154,11 +163,75 @@ def test_too_little_to_report_is_refused(runs):
         page(runs)
 
 
+def with_scores(runs: pd.DataFrame, folder) -> pd.DataFrame:
+    """Give runs tables, predictions of 20 cells (the rare type's are named common, but for one) and a course."""
+    runs = with_types(runs, folder)
+    for run in runs.itertuples():
+        truth = np.array(["rare"] * 4 + ["common"] * 16)
+        sure = np.where(np.arange(20) < 4, 0.55, 0.95)
+        said = np.where(np.arange(20) == 0, "rare", "common")
+        common = np.where(said == "common", sure, 1 - sure)
+        table = pd.DataFrame({"cell_id": [f"c{n}" for n in range(20)], "truth": truth, "prediction": said})
+        table.assign(p_rare=1 - common, p_common=common).to_parquet(folder / run.run_id / "predictions.parquet")
+        history = [{"val_macro_f1": value} for value in (0.2, 0.6, 0.5)]
+        (folder / run.run_id / "result.json").write_text(json.dumps({"history": history}))
+    return runs.assign(best_round=np.where(runs["model"] == "scgpt", 2.0, np.nan))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    return page(with_scores(grid(), tmp_path_factory.mktemp("whole")))
+
+
+def test_each_condition_shows_mistakes_confidence_and_the_course_of_training(whole):
+    one = whole[whole.index('data-name="a&lt;b&gt;c, step-10"') :].partition("</section>")[0]
+    assert "found 25%; common 75%" in one, "three of the rare type's four cells are named common"
+    assert "scgpt, share right by highest probability; none: right 0.85, mean highest probability 0.87" in one
+    assert "0.25 right where the highest probability is 0.55, 12 cells" in one
+    risk = (16 * 0 + 0.75 / 17 + 1.5 / 18 + 2.25 / 19 + 3 / 20) / 20
+    assert f"none: AURC {risk:.3f}" in one and "0.15 mistakes if all are named" in one
+    assert "none: best round 2 to 2 of 3" in one and one.count("course of training") == 1
+    assert one.count('aria-label="scgpt, macro F1 on validation') == 1 and "logistic_regression, macro F1" not in one
+
+
+def test_every_figure_says_what_it_shows_to_those_who_can_not_see_it(whole):
+    assert whole.count("<svg") == len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{20,}"', whole)) > 10
+
+
+def test_figures_are_files_of_their_own_with_their_colours_named(whole, tmp_path):
+    assert copies.write_pictures(whole, tmp_path / "new" / "figures") == whole.count("<svg")
+    files = sorted((tmp_path / "new" / "figures").iterdir())
+    assert files[0].name == "001-recall-of-each-type-against-its-training-cells-scgpt.svg"
+    for file in files:
+        drawn = ElementTree.parse(file).getroot()
+        assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "--c0" in drawn[0].text
+        words = ["".join(one.itertext()) for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert ("oversample" in words) == ("what-a-remedy-changes" not in file.name), file.name
+
+
+def test_a_pdf_needs_a_browser(whole, monkeypatch, tmp_path):
+    monkeypatch.setattr(copies.shutil, "which", lambda name: None)
+    with pytest.raises(RequestError, match="needs Chromium or Chrome, and none is on the PATH; install one"):
+        copies.pdf(whole)
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho 'no display' >&2\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(copies.shutil, "which", lambda name: str(broken))
+    with pytest.raises(RequestError, match="made no PDF: no display; write HTML"):
+        copies.pdf(whole)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+@pytest.mark.slow
+def test_chromium_prints_a_page(whole):
+    assert copies.pdf(whole).startswith(b"%PDF")
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 @pytest.mark.slow
 def test_a_browser_has_nothing_to_complain_about(runs, tmp_path):
     file = tmp_path / "page.html"
-    file.write_text(page(with_types(runs, tmp_path)), encoding="utf-8")
+    file.write_text(page(with_scores(runs, tmp_path)), encoding="utf-8")
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     found = subprocess.run([*words, file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in found.stderr and found.stdout.count('class="condition"') == 2

@@ -112,12 +112,12 @@ def forest(found: Comparison) -> str:
     table = table[table["difference"].notna()]
     ends = pd.concat([table["low"], table["high"], table["difference"]]).dropna()
     reach = max(0.02, float(ends.abs().quantile(0.97)) * 1.1) if len(ends) else 0.1
-    rows, left = len(table), 250
+    rows, left = len(table), 340
     x = Axis(-reach, reach, ticks(-reach, reach), f"{title(found.metric)}, difference to {found.against}")
     y = Axis(
         -0.5, rows - 0.5, [(rows - 1 - at, _row_label(row, found)) for at, (_, row) in enumerate(table.iterrows())], ""
     )
-    panel = Panel(f"{found.between} against {found.against}", x, y, 720, 26 + 46 + 20 * rows, left)
+    panel = Panel(f"{found.between} against {found.against}", x, y, 810, 26 + 46 + 20 * rows, left)
     zero = [panel.at(0, end) for end in (y.low, y.high)]
     marks = [bar(*zero, "zero")]
     for at, (_, row) in enumerate(table.iterrows()):
@@ -127,7 +127,7 @@ def forest(found: Comparison) -> str:
 
 def _row_label(row: pd.Series, found: Comparison) -> str:
     label = " · ".join(str(row[name]) for name in [*found.within, "level"])
-    return short(label, 42)
+    return short(label, 60)
 
 
 def _interval(panel: Panel, row: pd.Series, place: int, reach: float) -> list[str]:

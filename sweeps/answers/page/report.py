@@ -15,7 +15,7 @@ from data_pipeline.errors import RequestError
 from sweeps.answers import celltypes, comparison, differences, frames, summary
 from sweeps.answers.deciding import answer, table, wording
 from sweeps.answers.designs import Designs
-from sweeps.answers.page import figures
+from sweeps.answers.page import conditions, figures
 from sweeps.answers.page.svg import text
 from sweeps.answers.runs import results
 from sweeps.answers.summary import title
@@ -25,6 +25,23 @@ COSTS = {
     "seconds_per_epoch": "seconds per epoch, training steps only",
     "cells_per_second": "cells trained on per second",
     "peak_memory_gb": "peak memory, GB",
+}
+HEADINGS = {  # of a condition's panels: what they are called, and what stands under them
+    "calibration": (
+        "can probabilities be trusted?",
+        "Share of cells that are right by their highest probability, all splits' test cells together; a larger dot has "
+        "more cells; dashed: as sure as right. Without adjustments after training.",
+    ),
+    "coverage": (
+        "what if only the surest cells are named?",
+        "Share of mistakes among the surest cells, against how many are named; mean over trials. AURC: the area under "
+        "the line, less is better. Without adjustments after training.",
+    ),
+    "learning": (
+        "the course of training",
+        "Macro F1 on validation cells after each round, mean over trials as far as all trained; a dot: the round of a "
+        "trial whose weights were tested.",
+    ),
 }
 REDO = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # what trials were made with
 MOST = 50  # failures that are listed
@@ -67,7 +84,8 @@ def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, d
         "recall": figures.recall_by_cells(types, colours) if len(types) else [],
         "skews": figures.by_skew(trials, metric, designs, colours),
         "forests": [(one.between, figures.forest(one), differences.explained(one)) for one in found],
-        "heat": figures.heat(types) if len(types) else {},
+        "conditions": conditions.conditions(finished, types, designs, colours, metric),
+        "headings": HEADINGS,
         "costs": _costs(finished),
         "missing": _missing(runs),
         "redo": _redo(finished),
