@@ -14,7 +14,7 @@ from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import CHANCE
 from sweeps.answers.runs.stored import Stored
-from trainables import confidence
+from sweeps.statistics import confidence
 from trainables.metrics import TAIL
 
 RARE, NAMED, LEAST = 12, 2, 0.05  # rare types shown; mistakes named, and the least share of one

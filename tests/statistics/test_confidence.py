@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from trainables import confidence, metrics
+from sweeps.statistics import confidence
+from trainables import metrics
 
 
 def test_bins_hold_what_is_sure_and_what_is_right():
