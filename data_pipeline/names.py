@@ -25,15 +25,13 @@ def short(name: object, most: int) -> str:
 
 def nearest(given: object, known: Iterable[str], least: float = 0.6) -> str | None:
     """Return the known name most like `given`, whatever the case, or None if none is so similar (0..1, difflib's)."""
-    folded = {name.casefold(): name for name in reversed(list(known))}
-    near = get_close_matches(str(given).casefold(), list(folded)[::-1], 1, least)
-    return folded[near[0]] if near else None
+    return next(iter(few_near(given, known, 1, least)), None)
 
 
-def few_near(given: object, known: Iterable[str], most: int = 4) -> list[str]:
+def few_near(given: object, known: Iterable[str], most: int = 4, least: float = 0.5) -> list[str]:
     """Return the known names most like `given`, whatever the case, the likest first; at most so many."""
-    folded = {name.casefold(): name for name in known}
-    return [folded[name] for name in get_close_matches(str(given).casefold(), list(folded), most, 0.5)]
+    folded = {name.casefold(): name for name in reversed(list(known))}
+    return [folded[name] for name in get_close_matches(str(given).casefold(), list(folded)[::-1], most, least)]
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:

@@ -13,13 +13,16 @@ FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")  # begins of cells that some 
 def to_csv(table: pd.DataFrame, index: bool = False) -> str:
     """Return a table as CSV. Text, of a header too, that begins like a formula gets a quote (') before it."""
     guarded = table.copy()
+    guarded.columns = [_guarded(name) for name in table.columns]
+    texts = [guarded.columns]
     for place, kind in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            guarded.isetitem(place, [_guarded(value) for value in table.iloc[:, place]])
-    guarded.columns = [_guarded(name) for name in table.columns]
+            texts.append([_guarded(value) for value in table.iloc[:, place]])
+            guarded.isetitem(place, texts[-1])
     if index:
         guarded.index = pd.Index([_guarded(name) for name in table.index], name=table.index.name)
-    has_returns = any("\r" in str(text) for text in [*guarded.columns, *guarded.index, *guarded.to_numpy().flat])
+        texts.append(guarded.index)
+    has_returns = any("\r" in str(text) for some in texts for text in some)
     quoting = csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL  # which leaves a lone \r bare, as a line's end
     return guarded.to_csv(index=index, lineterminator="\n", quoting=quoting)
 

@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as any_
 from typer.testing import CliRunner
 
+from data_pipeline import spreadsheets
 from data_pipeline.names import UNSEEN, short, shown
 from data_pipeline.spreadsheets import read_csv, to_csv
 from sweeps import cli, tables
 from sweeps.answers.page import svg
 from sweeps.file.plugins import LONGEST, _readable
-from trainables.trial import drawing, files
+from trainables.trial import files
 
 CRUEL = ["=1+1", "+1", "-2", "@S", "\tt", "\rr", "'=x", "''-", " lead", "line\nbreak", "q\"uo'te,;", "x" * 300, "01"]
 CRUEL += [
@@ -133,6 +134,16 @@ def test_a_page_shows_every_name_and_takes_none_for_markup(names):
     assert page.tags == {"td"} and page.cells == [shown(name) for name in names]
 
 
+def test_of_a_table_only_names_are_looked_at(monkeypatch):
+    seen = []
+    monkeypatch.setattr(spreadsheets, "_guarded", lambda value: seen.append(value) or value)
+    table = pd.DataFrame({"=n": [1.0, 2.0], "class": ["a", "b"]}, index=["r", "s"])
+    assert to_csv(table) == "=n,class\n1.0,a\n2.0,b\n" and seen == ["=n", "class", "a", "b"]
+    assert to_csv(table, index=True).startswith(",=n") and seen[-2:] == ["r", "s"]
+    table.index = ["r\r", "s"]
+    assert '"class"' not in to_csv(table) and '"class"' in to_csv(table, index=True)
+
+
 @some
 @given(LISTS)
 def test_names_are_drawn_as_they_are(names):
@@ -147,7 +158,7 @@ def test_names_are_drawn_as_they_are(names):
 def test_every_cruel_name_is_drawn_and_no_warning_is_printed():
     for name in CRUEL:
         assert files.picture(pd.DataFrame(1, index=[name], columns=[name])).startswith(b"\x89PNG")
-        assert len(drawing.label(name)) <= drawing.LONGEST
+        assert len(short(name, files.ROOM)) <= files.ROOM
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])

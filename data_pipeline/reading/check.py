@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_pipeline.genes import looks_ensembl
 from data_pipeline.reading.cells import Cells
@@ -22,6 +23,7 @@ def summarise(cells: Cells) -> dict[str, Any]:
     counts = np.bincount(cells.labels, minlength=len(cells.classes))
     order = np.argsort(-counts, kind="stable")
     detected = np.array(cells.facts["cells_per_gene"])
+    donors = None if cells.donors is None else dict(Counter(cells.donors.tolist()))
     return {
         "name": cells.name,
         "files": list(cells.source.all_paths),
@@ -38,8 +40,8 @@ def summarise(cells: Cells) -> dict[str, Any]:
         "totals": {name: float(np.quantile(cells.totals, at)) for name, at in QUANTILES.items()},
         "classes": {cells.classes[i]: int(counts[i]) for i in order},
         "imbalance": float(counts.max() / counts.min()),
-        "donors": None if cells.donors is None else len(set(cells.donors)),
-        "donor_cells": None if cells.donors is None else dict(Counter(cells.donors.tolist())),
+        "donors": None if donors is None else len(donors),
+        "donor_cells": donors,
         "fixed_test": None if cells.fixed_test is None else int(cells.fixed_test.sum()),
         "warnings": doubts(cells),
     }
@@ -68,8 +70,8 @@ def doubts(cells: Cells) -> list[str]:
 
 def _of_one_donor(cells: Cells) -> list[str]:
     """Return that some types are of one donor only: no split by donors trains on them and tests them."""
-    pairs = np.unique(np.stack([cells.labels, np.unique(cells.donors.astype(str), return_inverse=True)[1]]), axis=1)
-    alone = [cells.classes[kind] for kind in np.flatnonzero(np.bincount(pairs[0], minlength=len(cells.classes)) == 1)]
+    donors = pd.Series(pd.factorize(cells.donors)[0]).groupby(cells.labels).nunique()
+    alone = [cells.classes[kind] for kind in donors.index[donors == 1]]
     if not alone:
         return []
     return [

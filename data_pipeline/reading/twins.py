@@ -61,7 +61,7 @@ def settle(
     gone &= source.twins != "ignore"
     lengths = np.diff(offsets)
     kept = rows[np.repeat(~gone, lengths)], np.concatenate([[0], np.cumsum(lengths[~gone])])
-    together = _renumbered(first[~gone]) if source.twins == "together" and np.any(again & ~gone) else None
+    together = first[~gone] if source.twins == "together" and np.any(again & ~gone) else None
     return kept, Twins(together, len(first), facts | {"left_out": int(gone.sum())})
 
 
@@ -88,11 +88,6 @@ def _first_of(hashes: np.ndarray, is_test: np.ndarray) -> np.ndarray:
     found = np.empty(len(hashes), np.int64)
     found[order] = order[first[which]]
     return found
-
-
-def _renumbered(first: np.ndarray) -> np.ndarray:
-    _, place, which = np.unique(first, return_index=True, return_inverse=True)
-    return place[which].astype(np.int64)
 
 
 def _facts(first: np.ndarray, labels: np.ndarray, names: np.ndarray, is_test: np.ndarray) -> dict[str, Any]:

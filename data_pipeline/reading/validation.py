@@ -99,7 +99,7 @@ def _sums_problems(largest: float, offsets: np.ndarray, source: Source) -> list[
     most = largest * int(np.diff(offsets).max(initial=1))
     if source.values.kind != "counts" or most < EXACT:
         return []
-    return [f"{', '.join(source.all_paths)}: counts of one name add up to {most:,.0f} and more. {TOO_LARGE}"]
+    return [f"{', '.join(source.all_paths)}: counts of one name may add up to {most:,.0f}. {TOO_LARGE}"]
 
 
 class Pass:

@@ -1,5 +1,6 @@
 """`cellskew init`, `check`, `datasets`: what there is to train on."""
 
+from inspect import signature
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -27,6 +28,7 @@ from sweeps.commands.options import (
     Totals,
     Twins,
     advises_options,
+    as_both,
     of_values,
     said,
 )
@@ -101,7 +103,12 @@ def check(
     given |= {"empty_cells": empty_cells, "unlabelled": unlabelled, "twins": twins, "other_features": other_features}
     given |= {"labels": labels and {"map": str(labels)}, "totals": totals, "test_path": test_path}
     options = said(given) | of_values(values, base, target_sum)
-    raise typer.Exit(0 if checking.show(checking.check(data, options, model, weights, storage), as_json) else 2)
+    found = checking.check(data, options, model, weights, storage)
+    raise typer.Exit(0 if checking.show(found, as_json, _for_check) else 2)
+
+
+def _for_check(doubt: str) -> str:
+    return as_both(doubt, set(signature(check).parameters))
 
 
 def datasets(as_json: AsJson = False, storage: Storage = STORAGE) -> None:

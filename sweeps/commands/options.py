@@ -133,6 +133,16 @@ def as_options(problem: str, known: set[str]) -> str:
     return ADVICE.sub(lambda found: _option(found[1], found[2] or "") if found[1] in known else found[0], problem)
 
 
+def as_both(doubt: str, known: set[str]) -> str:
+    """Return a sentence with "`twins: drop`" as "`--twins drop` (in a sweep file: `twins: drop`)": heeded now, or when
+    the sweep file is written."""
+    return ADVICE.sub(lambda found: _both(found[0], as_options(found[0], known)), doubt)
+
+
+def _both(line: str, option: str) -> str:
+    return line if option == line else f"{option} (in a sweep file: {line})"
+
+
 def _option(name: str, value: str) -> str:
     if name == "labels":  # of a sweep file: `labels: {map: names.csv}`
         return f"`--map {value.removeprefix('{map: ').removesuffix('}')}`"

@@ -9,7 +9,7 @@ from sweeps.file import config
 from sweeps.file.trials import Contents, Trial
 
 SHOWN = 8
-CONTENTS = ("dataset.digest", "weights.sha256")  # "" where the files weren't looked at
+CONTENTS = ("dataset.digest", "dataset.labels", "weights.sha256")  # "" where the files weren't looked at
 
 
 def since(path: Path, trials: list[Trial]) -> list[str]:

@@ -126,7 +126,8 @@ def _by_axis(cell: tuple) -> dict[str, Any]:
 def load(path: str | Path, check_files: bool = True) -> SweepSpec:
     """Return the sweep that a YAML file describes; RequestError lists every problem as `file:line: key: what`.
 
-    check_files: also refuse weights folders that aren't on this machine (`cellskew plan` does without).
+    check_files: also read tables of labels, and refuse weights folders that aren't on this machine; a cluster's paths
+    are of no use here, and `cellskew plan` does without.
     """
     path = Path(path)
     try:

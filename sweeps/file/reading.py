@@ -77,7 +77,8 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     _, problems = shaped(File, value)
     file = _sound(value, problems)
     found: dict[str, Any] = {}
-    for fields_of, wrong in (_axes(value), read_datasets(value.get("datasets"), folder), _rest(value, file)):
+    datasets = read_datasets(value.get("datasets"), folder, check_files)
+    for fields_of, wrong in (_axes(value), datasets, _rest(value, file)):
         found |= fields_of
         problems += wrong
     models, wrong = read_models(value.get("models"), folder, check_files)

@@ -38,7 +38,10 @@ class Dataset(Strict):
     other_features: Drop | None = None
 
 
-def read_datasets(given: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
+UNREAD = ""  # a table of labels that wasn't looked at, in the place of what it says
+
+
+def read_datasets(given: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any], list[Problem]]:
     found: dict[str, Any] = {"datasets": [], "dataset_names": [], "identities": {}}
     problems: list[Problem] = []
     for index, item in enumerate(given if isinstance(given, list) else []):
@@ -50,7 +53,9 @@ def read_datasets(given: Any, folder: Path) -> tuple[dict[str, Any], list[Proble
             problems.append((("datasets", index), f"a second dataset called {name}; give it another `name:`"))
         found["datasets"].append(entry)
         found["dataset_names"].append(name)
-        found["identities"][name] = identity(entry, name)
+        renames, wrong = _renames(entry, check_files)
+        problems += [(("datasets", index, "labels", "map"), said) for said in wrong]
+        found["identities"][name] = identity(entry, name, renames)
     return found, problems
 
 
@@ -100,25 +105,28 @@ def _dataset_problems(entry: dict[str, Any]) -> list[Problem]:
         Values.parse(entry.get("values", "counts"))
     except RequestError as error:
         problems += [(("values",), said.removeprefix("values: ")) for said in error.problems]
-    try:
-        _renames(entry)
-    except RequestError as error:
-        problems += [(("labels", "map"), said) for said in error.problems]
     return problems
 
 
-def _renames(entry: dict[str, Any]) -> list[list[str]]:
-    """Return what labels are renamed to: the table's content, wherever it lies."""
-    return [list(pair) for pair in read_renames(entry["labels"]["map"])] if "labels" in entry else []
+def _renames(entry: str | dict[str, Any], check_files: bool) -> tuple[list[list[str]] | str, list[str]]:
+    """Return (what labels are renamed to: the table's content, wherever it lies, or UNREAD; what is wrong with it)."""
+    if isinstance(entry, str) or "labels" not in entry:
+        return [], []
+    if not check_files:
+        return UNREAD, []
+    try:
+        return [list(pair) for pair in read_renames(entry["labels"]["map"])], []
+    except RequestError as error:
+        return UNREAD, list(error.problems)
 
 
-def identity(entry: str | dict[str, Any], name: str) -> dict[str, Any]:
+def identity(entry: str | dict[str, Any], name: str, renames: list[list[str]] | str) -> dict[str, Any]:
     """Return what a dataset is to a trial's key: a catalog entry's version or a file's path, and every option."""
     given = {"name": entry} if isinstance(entry, str) else dict(entry)
     options = {field.name: None for field in fields(Source) if field.name not in ("name", "paths", "test_paths")}
     options |= {key: value for key, value in given.items() if key in options}
     options["values"] = str(Values.parse(given.get("values", "counts")))
-    options["labels"] = _renames(given)
+    options["labels"] = renames
     options["twins"] = given.get("twins", "together")
     listed = catalog.entries().get(given.get("name"))
     if listed is not None and (listed.by_hand is not None or "path" not in given):

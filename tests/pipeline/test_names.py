@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipeline.names import did_you_mean, nearest
+from data_pipeline.names import did_you_mean, few_near, nearest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_nearest_name_is_offered_and_a_far_one_is_not():
     assert nearest("scgtp", ["geneformer", "scgpt"]) == "scgpt"
     assert nearest("pancraes.h5ad", (name for name in ["pancreas.h5ad", "x.h5ad"]), least=0.5) == "pancreas.h5ad"
+    assert few_near("NK cell", ["nk cell", "NK CELL", "T cell", "NK"]) == ["nk cell", "T cell"]
+    assert nearest("NK cell", ["nk cell", "NK CELL"]) == "nk cell"
     assert did_you_mean("lable", ["label", "layer"]) == "did you mean label? "
     assert nearest("zzz", ["label"]) is None and did_you_mean("zzz", ["label"]) == "" == did_you_mean("zzz", [])
 

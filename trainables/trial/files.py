@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 import yaml
 
 from data_pipeline.atomic import publish
+from data_pipeline.names import short
 from data_pipeline.spreadsheets import to_csv
 from trainables import metrics
 from trainables.config import TrialConfig
 from trainables.material import Material, open_material
-from trainables.trial.drawing import LITERAL, label, names_as_they_are
+from trainables.trial.drawing import LITERAL, names_as_they_are
 
 FILES = ("config.yaml", "per_class.csv", "confusion_matrix.csv", "confusion_matrix.png", "most_confused.csv")
 FILES += ("predictions.parquet",)
@@ -75,11 +77,10 @@ def _makers(config: TrialConfig, material: Material, said: Said) -> Makers:
     truth, predicted = material.labels[material.test], said[PLAIN].argmax(1)
     parts = {"natural": material.natural, "train": material.kept, "validation": material.validation}
     cells = {name: material.counts(rows) for name, rows in parts.items()}
-    table = lambda: metrics.per_class(said[PLAIN], truth, material.classes, cells)  # noqa: E731
-    confusion = lambda: metrics.confusion(truth, predicted, material.classes)  # noqa: E731
+    confusion = cache(lambda: metrics.confusion(truth, predicted, material.classes))
     return {
         "config.yaml": lambda: yaml.safe_dump(config.public(), sort_keys=True).encode(),
-        "per_class.csv": lambda: to_csv(table()).encode(),
+        "per_class.csv": lambda: to_csv(metrics.per_class(said[PLAIN], truth, material.classes, cells)).encode(),
         "confusion_matrix.csv": lambda: to_csv(confusion(), index=True).encode(),
         "most_confused.csv": lambda: to_csv(metrics.most_confused(confusion())).encode(),
         "confusion_matrix.png": lambda: picture(confusion()),
@@ -120,8 +121,8 @@ def _drawn(confusion: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(confusion)), [label(name, ROOM) for name in confusion.columns], rotation=90, **LABELS)
-    rows = [f"{label(name, ROOM)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
+    axes.set_xticks(range(len(confusion)), [short(name, ROOM) for name in confusion.columns], rotation=90, **LABELS)
+    rows = [f"{short(name, ROOM)} ({int(n)})" for name, n in zip(confusion.index, counts.sum(1), strict=True)]
     axes.set_yticks(range(len(confusion)), rows, **LABELS)
     axes.set(xlabel="predicted", ylabel="true type (test cells)")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true type")

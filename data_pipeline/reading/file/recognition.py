@@ -24,6 +24,7 @@ NO_MULTIPLES = (
 TWICE = "log1p taken twice"
 LEAST = 100  # numbers (and counts per cell) below which whole numbers are not doubted
 CELLS = 50  # likewise cells: fewer don't show how a gene varies
+ONE_SIZE = 0.2  # width of what nine in ten cells add up to, as a share of the median: in counts it is above 1
 EVEN = 0.05  # share of the common genes that may vary too little
 WITHOUT_ONES = 0.1  # share of cells in which the smallest number may be above 1
 SMALL, MANY = 12, 1000  # with so many genes expressed, the commonest one is counted more often
@@ -46,7 +47,7 @@ def recognise(sample: sparse.csr_matrix) -> Guess | None:
     """Return what non-negative numbers (stored rows of some cells, none of them empty) look like, or None."""
     if not sample.nnz or not np.all(np.isfinite(sample.data)) or sample.data.min() < 0:
         return None
-    stored = _sums(sample)
+    stored = row_sums(sample)
     if is_constant(stored):
         total = _round(np.median(stored))
         words = f"counts scaled to {total:,.0f} per cell without a logarithm (log1p of them could be declared)"
@@ -64,14 +65,14 @@ def _by_sums(sample: sparse.csr_matrix) -> Guess | None:
     """Return the logarithm whose undone numbers add up to one total in every cell."""
     for base in BASES:
         undone = _undone(sample, base)
-        if not is_constant(_sums(undone)):
+        if not is_constant(row_sums(undone)):
             continue
-        total = _round(np.median(_sums(undone)))
+        total = _round(np.median(row_sums(undone)))
         values = Values("log1p", base, total)
         if fit(sample, values) < FITS:
             return Guess(f"log1p base {base} of numbers scaled to {total:,.0f} per cell; {NO_MULTIPLES}", values, True)
         return Guess(f"log1p base {base} of counts per {total:,.0f}", values, True)
-    if sample.data.max() < math.log(LARGEST_LOG) and is_constant(_sums(_undone(_undone(sample, "e"), "e"))):
+    if sample.data.max() < math.log(LARGEST_LOG) and is_constant(row_sums(_undone(_undone(sample, "e"), "e"))):
         return Guess(TWICE, None, constant=True)
     return None
 
@@ -116,12 +117,12 @@ def doubt(sample: sparse.csr_matrix, names: np.ndarray) -> str | None:
 
 
 def _of_one_size(sample: sparse.csr_matrix) -> str | None:
-    total = float(np.median(_sums(sample)))
-    if total < LEAST or not is_constant(_sums(sample)):
+    few, total, many = np.quantile(row_sums(sample), [0.05, 0.5, 0.95])
+    if total < LEAST or many - few > ONE_SIZE * total:
         return None
     return (
-        f"all cells add up to about {_round(total):,.0f}: scaled numbers made whole, unless cells were sampled to one "
-        "depth"
+        f"nine in ten cells add up to {few:,.0f} to {many:,.0f}: numbers scaled to one total and made whole look like "
+        "this, unless cells were sampled to one depth"
     )
 
 
@@ -178,10 +179,6 @@ def _undone(sample: sparse.csr_matrix, base: float | str) -> sparse.csr_matrix:
     with np.errstate(over="ignore"):
         data = np.expm1(sample.data.astype(np.float64) * Values("log1p", base).log_base)
     return sparse.csr_matrix((data, sample.indices, sample.indptr), shape=sample.shape)
-
-
-def _sums(sample: sparse.csr_matrix) -> np.ndarray:
-    return row_sums(sample)
 
 
 def is_constant(sums: np.ndarray) -> bool:

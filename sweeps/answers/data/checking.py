@@ -1,5 +1,6 @@
 """`cellskew check`: what a data file holds, what is doubtful about it, and how well each model knows its genes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,11 @@ def _looks_at_genes(name: str) -> bool:
     return registry.get(name).kind == "network"
 
 
-def show(found: dict[str, Any], as_json: bool) -> bool:
-    """Print what check found; return whether the file, and the weights if there are any, can be used."""
+def show(found: dict[str, Any], as_json: bool, advice: Callable[[str], str] = str) -> bool:
+    """Print what check found; return whether the file, and the weights if there are any, can be used.
+
+    advice: a doubt as whoever reads it is to be told of the way out.
+    """
     usable = found.get("weights", {"complete": True})["complete"]
     if as_json:
         tables.print_json(found)
@@ -58,8 +62,10 @@ def show(found: dict[str, Any], as_json: bool) -> bool:
     _renamed(found["renamed"])
     _donors(found["donor_cells"])
     _genes(found["coverage"])
-    for doubt in found["warnings"]:
-        tables.console().print(f"note: {doubt}")
+    usual = {name: genes for name, genes in found["coverage"].items() if "problem" not in genes}
+    known = [doubt for name, genes in usual.items() for doubt in vocabulary.doubts(name, genes)]
+    for doubt in [*known, *found["warnings"]]:
+        tables.console().print(f"note: {advice(doubt)}")
     if "weights" in found:
         _weights(found["weights"])
     print("the file can be used" if usable else "")
@@ -99,8 +105,6 @@ def _genes(coverage: dict[str, dict[str, Any]]) -> None:
             )
         elif "problem" not in genes:
             out.print(f"{name}: knows {genes['known']:,} of {genes['genes']:,} genes ({genes['share']:.1%})")
-            for doubt in vocabulary.doubts(name, genes):
-                out.print(f"note: {doubt}")
 
 
 def _renamed(found: list[list[Any]]) -> None:

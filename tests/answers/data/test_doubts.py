@@ -10,10 +10,12 @@ from official_folders import write_geneformer
 from scgpt_folder import write_folder
 
 from data_pipeline.errors import RequestError
+from data_pipeline.reading.labels import read_renames
 from sweeps import cli
 from sweeps.answers.data.checking import check
-from sweeps.commands.options import as_options
+from sweeps.commands.options import as_both, as_options
 from sweeps.drive.forecast import planning
+from sweeps.file import changes, reading_data
 from sweeps.file.config import load
 
 IDS = [f"ENSG{number:011d}" for number in range(40)]
@@ -93,7 +95,8 @@ def test_check_shows_donors_and_types_of_one_donor(tmp_path, capsys, monkeypatch
     donors = np.where(TYPES == "NK", "d0", np.array([f"d{number % 6}" for number in range(90)], dtype=object))
     path = write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES, "donor_id": donors})
     words = ["check", path, "--label", "celltype", "--storage", tmp_path]
-    assert "without `donor: donor_id` cells of one donor" in run(words, capsys, monkeypatch)[1]
+    said = run(words, capsys, monkeypatch)[1]
+    assert "without `--donor donor_id` (in a sweep file: `donor: donor_id`) cells of one donor" in said
     code, said = run([*words, "--donor", "donor_id"], capsys, monkeypatch)
     assert code == 0 and "donors: 6, with " in said and "train and test on it: NK" in said
 
@@ -114,6 +117,18 @@ def test_a_table_is_part_of_a_trials_key_by_what_it_says(tmp_path):
     assert keys[0] == keys[1] != keys[2]
     with pytest.raises(RequestError, match=r"small.yaml:2: .*nowhere.csv: can't be read"):
         load(sweep(tmp_path, more=", labels: {map: nowhere.csv}"))
+
+
+def test_a_table_is_read_once_and_on_a_machine_without_files_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "names.csv").write_text("NK,T\n")
+    opened = []
+    monkeypatch.setattr(reading_data, "read_renames", lambda path: opened.append(path) or read_renames(path))
+    path = sweep(tmp_path, rare="B", more=", labels: {map: names.csv}")
+    now = load(path).trials()
+    assert opened == [str(tmp_path / "names.csv")]
+    before = load(path, check_files=False).trials()
+    assert len(opened) == 1 and changes.since(tmp_path / "small.yaml", before) == []
+    assert [changes._differences(*pair) for pair in zip(before, now, strict=True)] == [[]] * len(now)
 
 
 def test_a_folder_without_name_dictionary_does_for_ensembl_ids(tmp_path, capsys, monkeypatch):
@@ -156,6 +171,9 @@ def test_errors_of_check_advise_its_own_options(tmp_path, capsys, monkeypatch):
     words = ["check", first, "--label", "celltype", "--map", tmp_path / "names.csv", "--storage", tmp_path]
     code, said = run(words, capsys, monkeypatch)
     assert code == 2 and "the table of labels names 1 that no cell has: 'tcell'" in said
+    assert as_both("do `twins: drop`, see `model:`", {"twins"}) == (
+        "do `--twins drop` (in a sweep file: `twins: drop`), see `model:`"
+    )
     assert as_options("do `labels: {map: names.csv}` or `twins: drop`", {"labels", "twins"}) == (
         "do `--map names.csv` or `--twins drop`"
     )
