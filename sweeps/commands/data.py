@@ -102,8 +102,7 @@ def check(
     given = {"label": label, "layer": layer, "gene_names": gene_names, "donor": donor, "duplicates": duplicates}
     given |= {"empty_cells": empty_cells, "unlabelled": unlabelled, "twins": twins, "other_features": other_features}
     given |= {"labels": labels and {"map": str(labels)}, "totals": totals, "test_path": test_path}
-    options = said(given) | of_values(values, base, target_sum)
-    found = checking.check(data, options, model, weights, storage)
+    found = checking.check(data, said(given) | of_values(values, base, target_sum), model, weights, storage)
     raise typer.Exit(0 if checking.show(found, as_json, _for_check) else 2)
 
 
