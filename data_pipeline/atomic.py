@@ -1,12 +1,15 @@
 """Files and folders that appear whole or not at all: written beside their place, brought to disk, then renamed."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from data_pipeline.errors import NoRoomError, RequestError
 
 
 def publish(path: Path, data: bytes, durable: bool = True) -> None:
@@ -16,6 +19,16 @@ def publish(path: Path, data: bytes, durable: bool = True) -> None:
     """
     with replacing(path, durable=durable) as part:
         part.write_bytes(data)
+
+
+def deliver(out: Path, data: bytes) -> None:
+    """Write what a person asked for to the place that they named; RequestError if that can't be."""
+    try:
+        publish(out, data)
+    except OSError as error:
+        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RequestError
+        said = "it is a folder" if out.is_dir() else error.strerror
+        raise kind(f"{out} can't be written: {said}. Name another file with --out") from error
 
 
 @contextmanager
@@ -35,7 +48,7 @@ def replacing(path: Path, *, alone: bool = False, durable: bool = True) -> Itera
         if durable:
             for written in [*part.rglob("*"), part]:
                 _to_disk(written)
-        if path.is_dir():
+        if part.is_dir() and path.is_dir():  # a folder takes the place of a folder; a file never does
             shutil.rmtree(path)
         part.replace(path)
     except BaseException:

@@ -76,6 +76,10 @@ def main() -> None:
         for problem in error.problems:
             print(f"cellskew: {shown(problem, lines=True)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        where = "make it readable and writable for this user, or choose another place (--storage, --out)"
+        print(f"cellskew: {error.filename or error}: {error.strerror}; {where}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:  # a full disk, a lost cluster, or a fault of ours
         if not isinstance(error, OSError):
             traceback.print_exc()

@@ -16,13 +16,15 @@ FEW_CELLS = 3  # a class with fewer can't be in training, validation and test
 def summarise(cells: Cells) -> dict[str, Any]:
     """Return cells, genes, classes (largest first, with counts), values, density, totals per cell, warnings; JSON-able.
 
-    density: share of the matrix that isn't zero; imbalance: largest class / smallest; largest: the largest number in
-    the file; genes_never_seen: genes without a count in any cell; donors, fixed_test: None, or how many; donor_cells:
-    cells of each donor; renamed: label, new name and cells of each label that the table of labels renames.
+    density: share of the matrix that isn't zero, before cells of one name are added up; imbalance: largest class /
+    smallest; largest: the largest number in the file; genes_never_seen: genes without a count in any cell of the files;
+    donors, fixed_test: None, or how many; donor_cells: cells of each donor; renamed: label, new name and cells of each
+    label that the table of labels renames.
     """
     counts = np.bincount(cells.labels, minlength=len(cells.classes))
     order = np.argsort(-counts, kind="stable")
     detected = np.array(cells.facts["cells_per_gene"])
+    rows = cells.num_cells + cells.facts["merged"]
     donors = None if cells.donors is None else dict(Counter(cells.donors.tolist()))
     return {
         "name": cells.name,
@@ -35,8 +37,8 @@ def summarise(cells: Cells) -> dict[str, Any]:
         "genes_never_seen": int(np.count_nonzero(detected == 0)),
         "values": str(cells.source.values),
         "true_counts": cells.true_counts,
-        "density": cells.facts["nonzero"] / (cells.num_cells * cells.num_genes),
-        "genes_per_cell": cells.facts["nonzero"] / cells.num_cells,
+        "density": cells.facts["nonzero"] / (rows * cells.num_genes),
+        "genes_per_cell": cells.facts["nonzero"] / rows,
         "totals": {name: float(np.quantile(cells.totals, at)) for name, at in QUANTILES.items()},
         "classes": {cells.classes[i]: int(counts[i]) for i in order},
         "imbalance": float(counts.max() / counts.min()),

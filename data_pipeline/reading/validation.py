@@ -40,6 +40,7 @@ def validate(source: Source, scratch: Path) -> Cells:
         problems += _totals_problems(joint, seen.sums, source)
         problems += [] if problems else _sums_problems(seen.largest_count, grouped[1], source)
         grouped, alike = twins.settle(seen.hashes, joint, grouped, source)
+    seen.facts["nonzero"] = int(seen.lengths[grouped[0]].sum()) if not problems else 0
     classes = sorted(set(joint.labels[grouped[0]]))
     if not problems and len(classes) < 2 and source.label is not None:
         problems.append(_one_class(source, classes))
@@ -105,27 +106,28 @@ def _sums_problems(largest: float, offsets: np.ndarray, source: Source) -> list[
 class Pass:
     """What one pass over every number of every file finds (or over `most` cells per file).
 
-    sums: counts per file row, float64; hashes: what stands for its counts, uint64 (twins.row_hashes); facts: what
-    `check.summarise` tells; content: sha256 over the stored numbers.
+    sums: counts per file row, float64; lengths: its genes with a count, int64; hashes: what stands for its counts,
+    uint64 (twins.row_hashes); facts: what `check.summarise` tells; content: sha256 over the stored numbers.
     """
 
     def __init__(self, files: Files, tables: list[Table], most: int | None) -> None:
         self.problems: list[str] = []
-        self.facts = {"nonzero": 0, "largest": 0.0, "warnings": []}
+        self.facts = {"largest": 0.0, "warnings": []}
         self.largest_count = 0.0  # of a gene in a row, columns of one gene added up
         self._hashes = [hashlib.sha256() for _ in range(3)]
         self._cells_per_gene = np.zeros(files.num_genes, np.int64)
         found = [self._look(files, number, table, most) for number, table in enumerate(tables)]
-        self.sums, self.hashes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self.sums, self.lengths, self.hashes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         self.facts["cells_per_gene"] = self._cells_per_gene.tolist()
 
     @property
     def content(self) -> str:
         return hashlib.sha256(b"".join(part.digest() for part in self._hashes)).hexdigest()
 
-    def _look(self, files: Files, number: int, table: Table, most: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Look at one file; return its counts per row, and their hashes."""
-        scan, sums, hashes = Scan(files.values, table), [np.zeros(0)], [np.zeros(0, np.uint64)]
+    def _look(self, files: Files, number: int, table: Table, most: int | None) -> list[np.ndarray]:
+        """Look at one file; return `sums`, `lengths` and `hashes` of its rows."""
+        scan = Scan(files.values, table)
+        rows = [(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.uint64))]
         start = 0
         try:
             stored = files.stored(number)
@@ -135,26 +137,28 @@ class Pass:
                 block = stored.read(start, min(start + BLOCK, end))
                 self._hash(block.data, block.indices, np.diff(block.indptr).astype(np.int32))
                 counts = files.counts(number, block)
-                sums.append(row_sums(counts))
-                hashes.append(twins.row_hashes(counts))
-                scan.add(start, files.taken(number, block), sums[-1])
+                rows.append((row_sums(counts), np.diff(counts.indptr).astype(np.int64), twins.row_hashes(counts)))
+                scan.add(start, files.taken(number, block), rows[-1][0])
                 self.largest_count = max(self.largest_count, float(counts.data.max(initial=0.0)))
                 self._cells_per_gene += np.bincount(counts.indices, minlength=files.num_genes)
-                self.facts["nonzero"] += counts.nnz
         except inspection.DAMAGE as error:
             self.problems.append(
                 f"{table.path}: can't be read from cell {start:,} on ({error}); the file is damaged. Copy or fetch it "
                 "again."
             )
-            return np.concatenate(sums), np.concatenate(hashes)
+            return _joined(rows)
         self.facts["largest"] = max(self.facts["largest"], scan.largest)
         self.facts["warnings"] += scan.warnings()
         self.problems += scan.problems(files.parts[number].layer)
-        return np.concatenate(sums), np.concatenate(hashes)
+        return _joined(rows)
 
     def _hash(self, *parts: np.ndarray) -> None:
         for found, part in zip(self._hashes, parts, strict=True):
             found.update(np.ascontiguousarray(part))
+
+
+def _joined(rows: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
 
 def _assemble(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from data_pipeline.atomic import publish
+from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 from sweeps.answers import frames
 from sweeps.answers.runs.stored import Stored
@@ -67,7 +67,7 @@ def write(path: Path, name: str, runs: pd.DataFrame, stored: Stored, sweep: str 
             for inside in TABLES:
                 if (part := _slim(stored, run, inside)) is not None:
                     file.writestr(f"runs/{run['run_id']}/{inside}", part)
-    publish(path, data.getvalue())
+    deliver(path, data.getvalue())
 
 
 def read(path: Path) -> tuple[pd.DataFrame, Bundled]:

@@ -125,7 +125,7 @@ def report(
 
     Example: `cellskew report quickstart -o quickstart.html`
     """
-    from data_pipeline.atomic import publish
+    from data_pipeline.atomic import deliver
     from sweeps.answers.page import copies, report
     from sweeps.answers.runs import results
 
@@ -134,7 +134,7 @@ def report(
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
     page = report.report(asked.runs, name, full, asked.designs, file_of(name, storage))
-    publish(out, copies.pdf(page) if is_pdf else page.encode())
+    deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:
         print(f"{figures}: {copies.write_pictures(page, figures)} figures as SVG")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from data_pipeline.atomic import publish
+from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 from sweeps.commands.options import (
     STORAGE,
@@ -65,7 +65,7 @@ def init(
     if str(out) == "-":
         print(text, end="")
         return
-    publish(out, text.encode())
+    deliver(out, text.encode())
     print(f"{out}: look at it, then: cellskew plan {quote(str(out))}")
 
 

@@ -22,7 +22,7 @@ def default_uri(storage: Path) -> str:
 def stores(storage: Path, given: str | None) -> list[str]:
     """Return the tracking stores where a run may be: the one given, else all that `storage`'s sweeps were run with."""
     if given is not None:
-        return [checked(given)]
+        return [_there(checked(given))]
     kept = {path.read_text(encoding="utf-8").strip() for path in sorted((storage / "sweeps").glob("*.tracking"))}
     embedded = [default_uri(storage)] if (storage / "mlflow.db").exists() else []
     if not kept and not embedded:
@@ -32,9 +32,16 @@ def stores(storage: Path, given: str | None) -> list[str]:
 
 def of_sweep(storage: Path, given: str | None, sweep: str) -> str:
     """Return the tracking store to read a sweep from: the one given, that it was run with, the environment's."""
-    if given is not None:
-        return checked(given)
-    return remembered(storage, sweep) or _of_environment() or _nothing_run_in(storage)
+    found = given if given is not None else remembered(storage, sweep) or _of_environment()
+    return _nothing_run_in(storage) if found is None else _there(checked(found))
+
+
+def _there(uri: str) -> str:
+    """Return the address of a store to read; RequestError for a database file that isn't there: none is made."""
+    file = sqlite_file(uri)
+    if file is None or file.exists():
+        return uri
+    raise RequestError(f"there is no database {file}, as {shown_uri(uri)} says; name the right one with --tracking-uri")
 
 
 def remembered(storage: Path, sweep: str) -> str | None:

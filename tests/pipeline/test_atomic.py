@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import atomic
-from data_pipeline.atomic import publish, replacing
+from data_pipeline.atomic import deliver, publish, replacing
+from data_pipeline.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +25,19 @@ def test_a_folder_takes_the_place_of_the_one_before(tmp_path):
             part.mkdir()
             (part / text).write_text(text)
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "two"]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    """`report -o FOLDER` once removed the folder, and all that was in it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").write_text("mine")
+    with pytest.raises(IsADirectoryError):
+        publish(tmp_path / "folder", b"page")
+    with pytest.raises(RequestError, match="folder can't be written: it is a folder. Name another file with --out"):
+        deliver(tmp_path / "folder", b"page")
+    with pytest.raises(RequestError, match="/proc/nothing/page can't be written: No such file"):
+        deliver(Path("/proc/nothing/page"), b"page")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "precious"]
 
 
 def test_nothing_of_a_failed_write_stays_and_the_old_file_does(tmp_path, monkeypatch):

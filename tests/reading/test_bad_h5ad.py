@@ -44,24 +44,6 @@ def test_a_folder_names_the_files_in_it(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("inside", "words"), [("zarr.json", "a zarr store"), ("matrix.mtx.gz", "read_10x_mtx"), ("a.csv", "no .h5ad file")]
-)
-def test_a_folder_of_another_format_is_named(tmp_path, inside, words):
-    (tmp_path / inside).touch()
-    assert words in refusal(source(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("head", "words"),
-    [(b"", "is empty (0 bytes)"), (b"gene,cell1\nA,3", "some other format"), (b"\x1f\x8b rest", "a gzip file")],
-)
-def test_a_file_of_another_format_is_named(tmp_path, head, words):
-    path = tmp_path / "a.h5ad"
-    path.write_bytes(head)
-    assert words in refusal(source(path))
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_a_cut_off_file_is_called_that(tmp_path, share, compression):

@@ -65,6 +65,7 @@ def test_twins_are_named_and_stay_in_one_part_of_every_split(tmp_path):
 
 def test_twins_are_dropped_or_let_be_when_asked_for(tmp_path):
     dropped = open_cells(doubled(tmp_path, twins="drop"))
+    assert summarise(dropped)["genes_per_cell"] == COUNTS.nnz / 90 and summarise(dropped)["density"] < 1
     assert list(dropped.cell_ids) == CELLS and dropped.twins is None and dropped.facts["left_out"] == 30
     assert np.array_equal(dropped.read(0, 90).toarray(), COUNTS.toarray())
     ignored = open_cells(doubled(tmp_path, twins="ignore"))

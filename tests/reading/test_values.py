@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 import pytest
 import scipy
-from h5ad_files import COUNTS, TYPES, log1p, source, write
+from h5ad_files import COUNTS, log1p, source, write
 from scipy import sparse
 
 from data_pipeline.errors import RequestError
@@ -169,17 +169,3 @@ def test_what_is_dropped_is_not_judged_but_what_is_kept_is(tmp_path):
     path = write(tmp_path / "b.h5ad", COUNTS, genes=[f"HTO_{i}" for i in range(40)])
     with pytest.raises(RequestError, match="none of its 40 features is a gene"):
         open_cells(source(path, other_features="drop"))
-
-
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [
-        ([str(i) for i in range(40)], "40 of 40 names of genes are numbers (0, 1, 2)"),
-        (["nan", "", *(f"g{i}" for i in range(38))], "2 genes have no name ('nan', '')"),
-        (["MATR3", "MATR3-1", "TBCE", "TBCE-1", "NKX2-1", *(f"g{i}" for i in range(35))], "2 genes bear the name of"),
-    ],
-)
-def test_doubtful_names_of_genes_are_named(tmp_path, names, words):
-    said = open_cells(source(write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES}, names))).facts["warnings"]
-    assert any(words in one for one in said)
-    assert not open_cells(source(write(tmp_path / "b.h5ad"))).facts["warnings"]

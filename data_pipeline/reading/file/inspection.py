@@ -12,7 +12,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
-from data_pipeline.reading.file import features, hdf5, matrix, places
+from data_pipeline.reading.file import features, foreign, hdf5, matrix, places
 from data_pipeline.reading.labels import NO_LABEL, clean
 from data_pipeline.reading.source import Source
 
@@ -101,15 +101,9 @@ def _check_filters(path: str, file: "h5py.Group", layer: str | None) -> None:
 
 
 def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
-    if "matrix" in file and "obs" not in file:
-        raise RequestError(
-            f"{path}: is a 10x Genomics HDF5 file, not h5ad. Convert it: scanpy.read_10x_h5('{path}').write_h5ad(...), "
-            "and add the labels to obs."
-        )
-    missing = [part for part in ("obs", "var") if file.get(part) is None]
-    if missing:
-        lacks = " and ".join(missing)
-        raise RequestError(f"{path}: is HDF5 but not h5ad: {lacks} missing (it holds {', '.join(map(str, file))}).")
+    other = foreign.of_groups(path, file)
+    if other is not None:
+        raise RequestError(f"{path}: {other}.")
     if hdf5.find_matrix(file, layer) is None:
         wanted = "X" if layer is None else f"layer {layer!r}"
         there = ["X (leave `layer:` out)" if name is None else name for name in hdf5.layers(file)]

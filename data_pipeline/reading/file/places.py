@@ -6,16 +6,10 @@ from pathlib import Path
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import nearest
+from data_pipeline.reading.file import foreign
 
-MAGIC = {
-    b"\x1f\x8b": "a gzip file: unpack it with gunzip first",
-    b"PK\x03\x04": "a zip file: unpack it first",
-    b"BZh": "a bzip2 file: unpack it first",
-    b"\xfd7zXZ": "an xz file: unpack it first",
-    b"RDX": "an R file",
-    b"%%Matrix": "a Matrix Market file",
-}
 HDF5 = b"\x89HDF\r\n\x1a\n"
+SUFFIXES = (".h5ad", ".h5", ".hdf5")  # of files that somebody may have meant
 
 
 def is_uri(path: str) -> bool:
@@ -47,7 +41,7 @@ def open_hdf5(path: str):
         return _open_remote(path)
     where = Path(path)
     if where.is_dir():
-        raise RequestError(f"{path}: is a folder, not an h5ad file; {_folder_hint(where)}.")
+        raise RequestError(f"{path}: is a folder, not an h5ad file; {foreign.of_folder(where)}.")
     if not where.exists():
         raise RequestError(f"{path}: no such file. {_nearby(where)}")
     try:
@@ -56,7 +50,7 @@ def open_hdf5(path: str):
         raise RequestError(f"{path}: may not be read by this user ({error.strerror}).") from error
     except OSError as error:
         with where.open("rb") as file:
-            head = file.read(8)
+            head = file.read(foreign.LONGEST)
         raise RequestError(_why_not_hdf5(path, head, where.stat().st_size, error)) from error
 
 
@@ -67,33 +61,22 @@ def _plug_in() -> None:
         import hdf5plugin  # noqa: F401
 
 
-def _folder_hint(folder: Path) -> str:
-    names = sorted(file.name for file in folder.iterdir())
-    files = [name for name in names if name.endswith(".h5ad")]
-    if files:
-        return f"name one of the files in it: {', '.join(files[:5])}"
-    if {".zgroup", ".zattrs", "zarr.json"} & set(names):
-        return "it is a zarr store: convert it with anndata.io.read_zarr(...).write_h5ad('cells.h5ad')"
-    if any(name.startswith("matrix.mtx") for name in names):
-        return "it is 10x Genomics output: convert it with scanpy.read_10x_mtx(...).write_h5ad('cells.h5ad')"
-    return "no .h5ad file is in it"
-
-
 def _nearby(where: Path) -> str:
     parent = where.parent
+    if where.is_symlink():
+        return f"It is a link to {where.readlink()}, which isn't there."
     if not parent.is_dir():
         return f"The folder {parent} doesn't exist either."
-    near = nearest(where.name, [file.name for file in parent.iterdir()], least=0.5)
+    near = nearest(where.name, [file.name for file in parent.iterdir() if file.suffix in SUFFIXES], least=0.5)
     return f"Did you mean {parent / near}?" if near else f"The folder {parent} exists; check the name."
 
 
 def _why_not_hdf5(path: str, head: bytes, size: int, error: OSError) -> str:
     if size == 0:
         return f"{path}: is empty (0 bytes). Fetch it again."
-    if head == HDF5:
+    if head.startswith(HDF5):
         return f"{path}: is cut off or damaged at {size:,} bytes ({error}). Copy or fetch it again."
-    kind = next((name for magic, name in MAGIC.items() if head.startswith(magic)), "some other format")
-    return f"{path}: isn't an h5ad file (it looks like {kind}). Write one with adata.write_h5ad('cells.h5ad')."
+    return f"{path}: {foreign.of_bytes(head)}."
 
 
 def _remote(path: str):
@@ -119,4 +102,4 @@ def _open_remote(path: str):
         return h5py.File(file, "r")
     except OSError as error:
         file.seek(0)
-        raise RequestError(_why_not_hdf5(path, file.read(8), system.size(inside), error)) from error
+        raise RequestError(_why_not_hdf5(path, file.read(foreign.LONGEST), system.size(inside), error)) from error

@@ -34,13 +34,15 @@ SMALL, MANY = 12, 1000  # with so many genes expressed, the commonest one is cou
 class Guess:
     """What the numbers look like, in words; values: what to declare, None if it can't be; constant: told by sums.
 
-    undo: Python that turns the stored numbers X.data back into counts, None if nothing does.
+    undo: Python that turns the stored numbers X.data back into counts, None if nothing does. sound: whether what is
+    undone is counts but for their scale.
     """
 
     words: str
     values: Values | None
     constant: bool = False
     undo: str | None = None
+    sound: bool = True
 
 
 def recognise(sample: sparse.csr_matrix) -> Guess | None:
@@ -70,7 +72,12 @@ def _by_sums(sample: sparse.csr_matrix) -> Guess | None:
         total = _round(np.median(row_sums(undone)))
         values = Values("log1p", base, total)
         if fit(sample, values) < FITS:
-            return Guess(f"log1p base {base} of numbers scaled to {total:,.0f} per cell; {NO_MULTIPLES}", values, True)
+            return Guess(
+                f"log1p base {base} of numbers scaled to {total:,.0f} per cell; {NO_MULTIPLES}",
+                values,
+                True,
+                sound=False,
+            )
         return Guess(f"log1p base {base} of counts per {total:,.0f}", values, True)
     if sample.data.max() < math.log(LARGEST_LOG) and is_constant(row_sums(_undone(_undone(sample, "e"), "e"))):
         return Guess(TWICE, None, constant=True)

@@ -123,7 +123,11 @@ class Scan:
             return f"They look like {guess.words}; undo it: {mended(guess.undo, layer)} . {elsewhere}"
         if guess.values is None:
             return f"They look like {guess.words}. {elsewhere}"
-        better = f" {elsewhere}" if elsewhere.startswith("Counts") else ""
+        has_counts = elsewhere.startswith("Counts")
+        if not guess.sound:
+            last = "" if has_counts else f" Only if it is TPM declare `values: {guess.values}`."
+            return f"They look like {guess.words}. {elsewhere}{last}"
+        better = f" {elsewhere}" if has_counts else ""
         return f"They look like {guess.words}; declare `values: {guess.values}`.{better}"
 
     def _log_problem(self, sample: sparse.csr_matrix) -> str | None:

@@ -78,6 +78,8 @@ def _numbers(found: dict[str, Any]) -> None:
         f"values: {found['values']}, {found['density']:.1%} not zero, {found['genes_per_cell']:,.0f} genes per cell; "
         f"{_totals(found)}"
     )
+    if found["fixed_test"] is not None:
+        print(f"test files: {found['fixed_test']:,} of the cells, never trained on")
     print(f"largest type / smallest: {found['imbalance']:.1f}")
     tables.draw(pd.DataFrame({"type": found["classes"].keys(), "cells": found["classes"].values()}))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from data_pipeline.atomic import publish
+from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import chooser, looks_ensembl
 from data_pipeline.reading.cells import Cells
@@ -121,11 +121,11 @@ def _table(cell_ids: np.ndarray, probabilities: np.ndarray, classes: list[str]) 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
     if out.suffix == ".csv":
-        publish(out, to_csv(table).encode())
+        deliver(out, to_csv(table).encode())
         return
     data = io.BytesIO()
     table.to_parquet(data, index=False)
-    publish(out, data.getvalue())
+    deliver(out, data.getvalue())
 
 
 @contextmanager

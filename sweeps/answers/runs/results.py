@@ -12,6 +12,7 @@ from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import NoSuchSweep, StoredRun
 from sweeps.tracking.kept.runs import params_of, runs_of, tags_of
 from sweeps.tracking.locks.lease import holder_in
+from sweeps.tracking.uris import shown_uri
 
 SEEDS = ["split", "seed"]
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
@@ -37,7 +38,7 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     try:
         rows = [_row(run) for run in runs_of(uri, sweep)]
     except NoSuchSweep as missing:
-        raise _no_sweep(sweep, list(missing.args)) from None
+        raise _no_sweep(sweep, list(missing.args), uri) from None
     frame = pd.DataFrame(rows, columns=None if rows else FIXED)
     tags = tags_of(uri, sweep)
     keys = wanted.read(tags)
@@ -115,9 +116,10 @@ def check_alone(runs: pd.DataFrame) -> None:
     )
 
 
-def _no_sweep(sweep: str, names: list[str]) -> RequestError:
+def _no_sweep(sweep: str, names: list[str], uri: str) -> RequestError:
     known = [name for name in names if name != "Default"]
-    return RequestError(f"{unknown('sweep', sweep, known)}; `cellskew run SWEEP.yaml` makes one")
+    said = unknown("sweep", sweep, known) if known else f"MLflow at {shown_uri(uri)} has no sweep yet"
+    return RequestError(f"{said}; `cellskew run SWEEP.yaml` makes one")
 
 
 def _row(run: StoredRun) -> dict[str, Any]:
