@@ -28,7 +28,7 @@ def deliver(out: Path, data: bytes) -> None:
     except OSError as error:
         kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RequestError
         said = "it is a folder" if out.is_dir() else error.strerror
-        raise kind(f"{out} can't be written: {said}. Name another file with --out") from error
+        raise kind(f"{out} can't be written: {said}. Name another place") from error
 
 
 @contextmanager

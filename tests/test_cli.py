@@ -137,8 +137,8 @@ def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(swee
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["plan", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
-        (["resume", "small"], "unknown sweep 'small'; it takes none in"),
-        (["resume", "../x"], "unknown sweep '../x'"),
+        (["resume", "small"], "no sweep has been run in cellskew-runs; choose another folder with --storage"),
+        (["resume", "../x"], "no sweep has been run in"),
         (["status", "small"], "no sweep has been run in"),
         (["results", "small"], "no sweep has been run in"),
         (["check", "nowhere.h5ad", "--label", "x"], "nowhere.h5ad"),

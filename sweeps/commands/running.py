@@ -148,7 +148,8 @@ def _stored(storage: Path, name: str) -> Path:
     path = storage / "sweeps" / f"{name}.yaml"
     if "/" in name or not path.exists():
         known = sorted(found.stem for found in (storage / "sweeps").glob("*.yaml"))
-        raise RequestError(f"{unknown('sweep', name, known)} in {storage}; choose another folder with --storage")
+        said = f"{unknown('sweep', name, known)} in {storage}" if known else f"no sweep has been run in {storage}"
+        raise RequestError(f"{said}; choose another folder with --storage")
     return path
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
+from data_pipeline.reading.check import doubts
 from sweeps.cluster import environment, head, joining, origin, resources
 from sweeps.drive import allowance, contents, lineage
 from sweeps.drive.before import check_nothing_waits, check_writable
@@ -122,12 +123,19 @@ class _Drive:
             outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
             outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
             if todo:
+                self._doubt(cells)
                 known |= self._fresh(todo, known)
                 for trial in todo:
                     self.tracker.reschedule(known[trial.key], trial)
                 self._launch(todo, known, nodes, cells, data, outcome)
         if outcome.lacking and not self.stop.asked:
             self._mend(known, outcome)
+
+    def _doubt(self, cells: dict[str, Any]) -> None:
+        """Say what is doubtful about the data that trials are about to be trained on."""
+        for name, one in cells.items():
+            for doubt in doubts(one) if hasattr(one, "facts") else []:
+                self.screen.say(f"note: {name}: {doubt}")
 
     @contextmanager
     def _ray(self, todo: list[Trial]) -> Iterator[list[dict[str, float]]]:

@@ -33,7 +33,7 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
     (tmp_path / "folder" / "precious").write_text("mine")
     with pytest.raises(IsADirectoryError):
         publish(tmp_path / "folder", b"page")
-    with pytest.raises(RequestError, match="folder can't be written: it is a folder. Name another file with --out"):
+    with pytest.raises(RequestError, match="folder can't be written: it is a folder. Name another place"):
         deliver(tmp_path / "folder", b"page")
     with pytest.raises(RequestError, match="/proc/nothing/page can't be written: No such file"):
         deliver(Path("/proc/nothing/page"), b"page")

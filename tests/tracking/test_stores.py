@@ -16,7 +16,7 @@ from sweeps.drive import before
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import work
 from sweeps.drive.lineage import keep_file, starts_anew
-from sweeps.tracking import connection, uris
+from sweeps.tracking import connection, places, uris
 from sweeps.tracking.kept.runs import RunState, runs_of
 
 SECRET = "hunter2-and-more"
@@ -94,6 +94,20 @@ def test_a_token_as_user_is_taken_for_a_token_and_shown_nowhere(monkeypatch):
 def test_what_is_no_store_is_refused_with_what_was_meant(given, tmp_path):
     with pytest.raises(RequestError, match="write http://HOST:5000 for a server"):
         uris.of_sweep(tmp_path, given, "small")
+
+
+def test_a_database_that_is_not_there_is_refused_by_what_only_reads(tmp_path, monkeypatch):
+    uri = places.sqlite_uri(tmp_path / "typo" / "mlflow.db")
+    for ask in (lambda: uris.of_sweep(tmp_path, uri, "small"), lambda: uris.stores(tmp_path, uri)):
+        with pytest.raises(
+            RequestError, match="there is no database .*typo/mlflow.db, .* name the right one with --tra"
+        ):
+            ask()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(RequestError, match="there is no database"):
+        uris.of_sweep(tmp_path, None, "small")
+    assert uris.choose(tmp_path, None, "small", False) == (uri, "from MLFLOW_TRACKING_URI"), "run makes it"
+    assert not (tmp_path / "typo").exists()
 
 
 def test_one_place_makes_clients():

@@ -8,7 +8,7 @@ import tempfile
 from html import unescape
 from pathlib import Path
 
-from data_pipeline.atomic import publish
+from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
@@ -73,9 +73,8 @@ def _legend(entries: list[tuple[str, str]], width: int, height: int) -> tuple[st
 def write_pictures(page: str, folder: Path) -> int:
     """Write a page's figures into a folder, made if need be; returns how many."""
     found = pictures(page)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, svg in found.items():
-        publish(folder / name, svg.encode())
+        deliver(folder / name, svg.encode())
     return len(found)
 
 

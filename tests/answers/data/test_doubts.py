@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from h5ad_files import COUNTS, GENES, TYPES, write
+from h5ad_files import COUNTS, GENES, TYPES, source, write
 from official_folders import write_geneformer
 from scgpt_folder import write_folder
 
 from data_pipeline.errors import RequestError
+from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.labels import read_renames
 from sweeps import cli
 from sweeps.answers.data.checking import check
 from sweeps.commands.options import as_both, as_options
+from sweeps.drive import converge
 from sweeps.drive.forecast import planning
 from sweeps.file import changes, reading_data
 from sweeps.file.config import load
@@ -80,6 +83,14 @@ def test_plan_says_what_check_says(tmp_path):
     assert "obs has donor_id" not in said
 
 
+def test_run_says_what_is_doubtful_before_it_trains(tmp_path):
+    said = []
+    cells = open_cells(source(write(tmp_path / "a.h5ad", obs={"celltype": ["unassigned"] * 4 + [*TYPES[4:]]})))
+    drive = SimpleNamespace(screen=SimpleNamespace(say=said.append))
+    converge._Drive._doubt(drive, {"mine": cells, "published counts alone": SimpleNamespace()})
+    assert [one.partition(": trained")[0] for one in said] == ["note: mine"] and "'unassigned' (4 cells)" in said[0]
+
+
 def test_a_donor_split_that_misses_its_share_names_the_split(tmp_path):
     donors = np.array(["a"] * 45 + ["b"] * 15 + ["c"] * 15 + ["d"] * 15, dtype=object)
     write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES[np.argsort(np.arange(90) % 7)], "donor": donors})
@@ -89,6 +100,13 @@ def test_a_donor_split_that_misses_its_share_names_the_split(tmp_path):
 
 
 # check
+
+
+def test_check_says_how_many_cells_are_in_the_test_files(tmp_path, capsys, monkeypatch):
+    train = write(tmp_path / "a.h5ad", COUNTS[:60], {"celltype": TYPES[:60]})
+    test = write(tmp_path / "b.h5ad", COUNTS[60:], {"celltype": TYPES[60:]}, cells=[f"test{n}" for n in range(30)])
+    words = ["check", train, "--label", "celltype", "--test-path", test, "--storage", tmp_path]
+    assert "test files: 30 of the cells, never trained on" in run(words, capsys, monkeypatch)[1]
 
 
 def test_check_shows_donors_and_types_of_one_donor(tmp_path, capsys, monkeypatch):
