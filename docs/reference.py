@@ -56,6 +56,17 @@ exclude:
   - {model: majority, skew: {kind: exponential, ratio: 100}}
 ```
 
+A key of `models:` is a label, what tables, `exclude` and `resources` call the model; `model:` says what it is, the
+label itself unless it is said. So a model can stand in a sweep several times. No trial is known by its label: under
+another one, or in another sweep of the same storage folder, it isn't trained again. Two labels that mean the same are
+refused:
+
+```yaml
+models:
+  scgpt: {weights: /w/scGPT_human}
+  scgpt-scratch: {model: scgpt, size: official}    # the same network without its pretraining
+```
+
 Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
 themselves.
 """

@@ -88,7 +88,7 @@ def check_room(trials: list[Trial], nodes: list[dict[str, float]]) -> None:
 
 def without_gpu(trials: list[Trial], nodes: list[dict[str, float]]) -> str | None:
     """Return a sentence about networks that would have a GPU if the cluster had one, None if there are none."""
-    unsaid = {trial.model for trial in trials if is_auto(trial)}
+    unsaid = {trial.label for trial in trials if is_auto(trial)}
     if not unsaid or has_gpus(nodes):
         return None
     return (
@@ -104,8 +104,8 @@ def too_large(trials: list[Trial], nodes: list[dict[str, float]]) -> list[str]:
         wanted = of_trial(trial, nodes)
         if not any(_fits(wanted, node) for node in nodes):
             most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
-            problems[trial.model] = (
-                f"resources.{trial.model}: a trial asks for {wanted['cpu']:g} CPU and {wanted['gpu']:g} GPU, but the "
+            problems[trial.label] = (
+                f"resources.{trial.label}: a trial asks for {wanted['cpu']:g} CPU and {wanted['gpu']:g} GPU, but the "
                 f"largest node has {most['CPU']:g} CPU and {most['GPU']:g} GPU; ask for less, or join a cluster with "
                 "--address"
             )

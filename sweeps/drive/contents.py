@@ -9,6 +9,7 @@ from data_pipeline.hashes import Hashes, identity_hash
 from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import Contents, Trial
 from sweeps.tracking.kept.runs import RunState
+from sweeps.tracking.outbox import clean
 from trainables.spec import get
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = Tr
     keep: remember the hashes of weights in the storage folder, so that each file is read once for them.
     """
     hashes = Hashes(storage / "weights.json")
-    folders = {model.name: model for model in spec.models if model.weights is not None and Path(model.weights).is_dir()}
-    weights = {name: weights_hash(model, hashes) for name, model in folders.items()}
+    folders = {
+        model.label: model for model in spec.models if model.weights is not None and Path(model.weights).is_dir()
+    }
+    weights = {label: weights_hash(model, hashes) for label, model in folders.items()}
     if weights and keep:
         hashes.keep()
     digests = {name: opened.digest for name, opened in cells.items() if hasattr(opened, "digest")}
@@ -45,8 +48,29 @@ def weights_files(model: Model) -> dict[str, Path]:
     """Return the files of a weights folder that the model reads, by what they are to it."""
     from trainables.weights import find
 
-    found = {role: find(Path(model.weights), role) for role in get(model.name).files}
+    found = {role: find(Path(model.weights), role) for role in get(model.model).files}
     return {role: path for role, path in found.items() if path is not None}
+
+
+def check_distinct(trials: list[Trial]) -> None:
+    """RequestError if names of a sweep's file, of models or datasets, turn out to mean the same trials."""
+    first: dict[str, Trial] = {}
+    doubled: dict[tuple[str, str, str], int] = {}
+    for trial in trials:
+        before = first.setdefault(trial.key, trial)
+        if before is not trial:
+            axes = [axis for axis in trial.labels if trial.labels[axis] != before.labels[axis]]
+            names = (before.labels[axes[0]], trial.labels[axes[0]]) if axes else (trial.name, trial.name)
+            said = (axes[0] if axes else "trial", *names)
+            doubled[said] = doubled.get(said, 0) + 1
+    if doubled:
+        raise RequestError(
+            *(
+                f"{axis} {one} and {axis} {other} mean the same {number} trials: what lies at their paths holds the "
+                "same, or their settings come to the same; leave one of them out"
+                for (axis, one, other), number in doubled.items()
+            )
+        )
 
 
 def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable[[str], None]) -> dict[str, RunState]:
@@ -56,10 +80,11 @@ def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable
     """
     found = tracker.runs()
     check(trials, found, spec.name)
-    tracker.adopt({found[trial.key].run_id: trial for trial in trials if _has_moved(trial, found)})
+    other = {found[trial.key].run_id: trial for trial in trials if _is_told_otherwise(trial, found)}
+    tracker.adopt(other)
     by_place = known_by_place(trials, found)
     if not by_place:
-        return found
+        return tracker.runs() if other else found
     check_weights_are_old(spec, by_place, found)
     for trial in by_place.values():
         move_folder(tracker.storage, trial)
@@ -68,9 +93,17 @@ def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable
     return tracker.runs()
 
 
-def _has_moved(trial: Trial, runs: dict[str, RunState]) -> bool:
-    """Tell whether a trial's files lie elsewhere than its run says; from now on they are watched for changes there."""
-    return trial.key in runs and runs[trial.key].declared != trial.declared
+def _is_told_otherwise(trial: Trial, runs: dict[str, RunState]) -> bool:
+    """Tell whether a trial's run says that its files lie elsewhere, or calls something of it by another name.
+
+    From now on files are watched for changes where they are, and tables go by the names of the file as it is.
+    """
+    run = runs.get(trial.key)
+    if run is None:
+        return False
+    said = {"cellskew.architecture": run.tags.get("cellskew.model")} | run.tags  # earlier versions had no labels
+    names = {name: clean(value) for name, value in trial.tags().items() if name != "cellskew.declared"}
+    return run.declared != trial.declared or any(said.get(name) != value for name, value in names.items())
 
 
 def check(trials: list[Trial], runs: dict[str, RunState], sweep: str) -> None:
@@ -97,7 +130,7 @@ def _compared(trial: Trial, run: RunState) -> list[tuple[str, str, str]]:
     """Return what a trial rests on: (its name, what it holds now, what the run was started on, "" if not recorded)."""
     return [
         (f"dataset {trial.dataset}", trial.digest, run.tags.get("cellskew.digest", "")),
-        (f"the weights folder of {trial.model}", trial.weights_hash, run.tags.get("cellskew.weights", "")),
+        (f"the weights folder of {trial.label}", trial.weights_hash, run.tags.get("cellskew.weights", "")),
     ]
 
 
@@ -114,11 +147,11 @@ def check_weights_are_old(spec: SweepSpec, adopted: dict[str, Trial], runs: dict
     for model in (model for model in spec.models if model.weights is not None):
         newest = max((path.stat().st_mtime for path in weights_files(model).values()), default=0.0)
         times = [
-            started[run_id] for run_id, trial in adopted.items() if trial.model == model.name and run_id in started
+            started[run_id] for run_id, trial in adopted.items() if trial.label == model.label and run_id in started
         ]
         if newer := sum(time / 1000 < newest for time in times):
             problems.append(
-                f"the weights of {model.name} in {model.weights} were changed or copied after {newer} trials had been "
+                f"the weights of {model.label} in {model.weights} were changed or copied after {newer} trials had been "
                 "registered, by a version that didn't record what was in them: whether they are the same can't be "
                 "told. If they are, set back their time (touch -d 2000-01-01 FILE) and run again; if not, give the "
                 "sweep another `name:`"

@@ -63,6 +63,7 @@ def _converge(
     cells = parts.open_datasets(spec, storage)
     spec = contents.known(spec, cells, storage)
     trials = spec.trials()
+    contents.check_distinct(trials)
     costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",

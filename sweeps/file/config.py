@@ -17,10 +17,14 @@ __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
 
 
 class Model(BaseModel):
-    """One model of a sweep: options and recipe resolved, defaults included, before any defect."""
+    """One model of a sweep: options and recipe resolved, defaults included, before any defect.
+
+    label: what the sweep calls it; model: what it is, a name of the registry.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
+    label: str
+    model: str
     kind: Literal["network", "baseline"]
     weights: str | None
     options: dict[str, Any]
@@ -67,7 +71,7 @@ class SweepSpec(BaseModel):
         from trainables.losses import LOSSES
 
         losses = [loss.label for loss in self.losses if not LOSSES[loss.kind].only_weights]
-        baselines = [model.name for model in self.models if model.kind == "baseline"]
+        baselines = [model.label for model in self.models if model.kind == "baseline"]
         return [f"{model} has no loss {', '.join(losses)}; left out" for model in baselines if losses]
 
     def excluded(self) -> list[str]:
@@ -94,7 +98,7 @@ class SweepSpec(BaseModel):
         from trainables import protocol
 
         dataset, split, skew, strategy, loss, model, seed = cell
-        defects = protocol.defects_of(model.name, strategy.kind, self.protocol, self.defects)
+        defects = protocol.defects_of(model.model, strategy.kind, self.protocol, self.defects)
         options, recipe = protocol.apply(defects, model.options, {} if model.recipe is None else model.recipe)
         described = {
             "dataset": self.identities[dataset],
@@ -103,7 +107,7 @@ class SweepSpec(BaseModel):
             "skew": skew.config(),
             "strategy": strategy.config(),
             "loss": loss.config(),
-            "model": model.name,
+            "model": model.model,
             "options": options,
             "recipe": None if model.recipe is None else recipe,
             "weights": model.weights,
@@ -111,16 +115,16 @@ class SweepSpec(BaseModel):
             "defects": defects,
             "posthoc": self.posthoc,
         }
-        labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.name, "seed": str(seed)}
+        labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
-        known = self.contents.datasets.get(dataset, ""), self.contents.weights.get(model.name, "")
-        return Trial(described, labels, self.protocol, self.resources.get(model.name, Resources()), *known)
+        known = self.contents.datasets.get(dataset, ""), self.contents.weights.get(model.label, "")
+        return Trial(described, labels, self.protocol, self.resources.get(model.label, Resources()), *known)
 
 
 def _by_axis(cell: tuple) -> dict[str, Any]:
     dataset, split, skew, strategy, loss, model, seed = cell
     found = {"dataset": dataset, "split": split["seed"], "skew": skew, "strategy": strategy, "loss": loss}
-    return found | {"model": model.name, "seed": seed}
+    return found | {"model": model.label, "seed": seed}
 
 
 def load(path: str | Path, check_files: bool = True) -> SweepSpec:
@@ -155,12 +159,12 @@ def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
 
 def _with_absolute_paths(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the file as it stands, but readable from anywhere."""
-    given, weights = fields["given"], {model["name"]: model["weights"] for model in fields["models"]}
+    given, weights = fields["given"], {model["label"]: model["weights"] for model in fields["models"]}
     models = given["models"] if isinstance(given["models"], dict) else dict.fromkeys(given["models"])
-    said = {name: {} if settings is None else dict(settings) for name, settings in models.items()}
-    for name in said:
-        if weights[name] is not None:
-            said[name]["weights"] = weights[name]
+    said = {label: {} if settings is None else dict(settings) for label, settings in models.items()}
+    for label in said:
+        if weights[label] is not None:
+            said[label]["weights"] = weights[label]
     return given | {"datasets": fields["datasets"], "models": said}
 
 

@@ -1,6 +1,7 @@
-"""`models:` of a sweep file -> names, options, recipes and weights, checked against each model's own."""
+"""`models:` of a sweep file -> labels, options, recipes and weights, checked against each model's own."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,52 @@ from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import RequestError
 from sweeps.file.plugins import Problem, sentence, shown, unknown
+from sweeps.file.strict import NAME
 from trainables import protocol
 from trainables import spec as registry
 from trainables.spec import ModelSpec, Recipe
 
 
 def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Return (fields of config.Model for each model, problems). A list of names stands for models as they come."""
+    """Return (fields of config.Model for each model, problems). A list of names stands for models as they come.
+
+    A key is a label, what the sweep calls the model; its `model:` says what it is, and is the label itself otherwise.
+    """
     listed = {name: {} for name in given if isinstance(name, str)} if isinstance(given, list) else given
     found, problems = [], []
-    for name, said in (listed if isinstance(listed, dict) else {}).items():
-        where = ("models", name)
-        if name not in registry.names():
-            problems.append((where, unknown("model", name, registry.names())))
-        elif isinstance(said, dict) or said is None:
-            fields, wrong = _read(registry.get(name), {} if said is None else said, folder, check_files)
-            problems += [((*where, *place), what) for place, what in wrong]
-            found.append({"name": name, **fields})
-    return found, problems
+    for label, said in (listed if isinstance(listed, dict) else {}).items():
+        said = {} if said is None else said
+        wrong = list(_misnamed(label, said)) if isinstance(said, dict) else []
+        if isinstance(said, dict) and not wrong:
+            name = said.get("model", label)
+            settings = {key: value for key, value in said.items() if key != "model"}
+            fields, wrong = _read(registry.get(name), settings, folder, check_files)
+            found.append({"label": label, "model": name, **fields})
+        problems += [(("models", label, *place), what) for place, what in wrong]
+    return found, problems + ([] if problems else list(_alike(found)))
+
+
+def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with a label, and with the model that it is said to be."""
+    known, name = registry.names(), said.get("model", label)
+    if not NAME.fullmatch(label):
+        what = "is a path, not a name" if "/" in label or "\\" in label else "is no name for a model"
+        yield (), f"{shown(label)} {what}; use up to 100 letters, digits, dots, dashes, underscores"
+    elif name not in known and "model" in said:
+        yield ("model",), unknown("model", name, known)
+    elif name not in known:
+        own = f". A name of your own says which it is: {label}: {{model: NAME}}" if said else ""
+        yield (), unknown("model", label, known) + own
+    elif label.casefold() in known and label != name:
+        yield (), f"{label} would be read as the model of that name, and is {name}: call it otherwise, {name}-2 say"
+
+
+def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield the labels that mean the same as one before them: their trials would be one and the same."""
+    for place, one in enumerate(found):
+        for other in found[:place]:
+            if one | {"label": ""} == other | {"label": ""}:
+                yield ("models", one["label"]), f"means the same as {other['label']}; leave one of the two out"
 
 
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:

@@ -23,7 +23,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is behind a sweep file's paths, if it is here: the digest of each dataset, the hash of a model's weights."""
+    """What is behind a sweep file's paths, if it is here: digests of datasets, hashes of weights, by label."""
 
     datasets: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class Trial:
     """One cell of the grid. `described` holds everything that can change its result, defaults included.
 
     described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
-    defects, posthoc. labels: what tables call each axis. digest, weights_hash: what dataset and weights hold, "" where
-    that isn't known. Keys are 16 hex digits.
+    defects, posthoc. labels: what tables call each axis, which no key depends on. digest, weights_hash: what dataset
+    and weights hold, "" where that isn't known. Keys are 16 hex digits.
     """
 
     described: dict[str, Any]
@@ -70,7 +70,12 @@ class Trial:
 
     @property
     def model(self) -> str:
+        """What the model is, in the registry; the sweep calls it by its `label`."""
         return self.described["model"]
+
+    @property
+    def label(self) -> str:
+        return self.labels["model"]
 
     @property
     def dataset(self) -> str:
@@ -84,6 +89,7 @@ class Trial:
     def tags(self) -> dict[str, str]:
         """Return the MLflow tags that queries go by."""
         tags = {axis: self.labels[axis] for axis in AXES} | {"trial": self.key, "protocol": self.protocol}
+        tags["architecture"] = self.model
         tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
         if self.described["defects"]:
             tags["defects"] = ",".join(self.described["defects"])

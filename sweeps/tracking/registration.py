@@ -19,7 +19,7 @@ from sweeps.file.trials import Trial
 from sweeps.tracking import joint
 from sweeps.tracking.connection import Patience
 from sweeps.tracking.kept.database import read_runs
-from sweeps.tracking.kept.runs import SUPERSEDED, RunState, pages, state_of, stored
+from sweeps.tracking.kept.runs import RENAMED, SUPERSEDED, RunState, pages, state_of, stored
 from sweeps.tracking.outbox import clean
 from sweeps.tracking.places import placed
 
@@ -124,17 +124,24 @@ class Registration:
         return [run for run in found if SUPERSEDED not in run.data.tags]
 
     def adopt(self, found: dict[str, Trial]) -> None:
-        """Have runs, by id, that an earlier version registered by where files lay, be those of trials as known now."""
+        """Have runs, by id, be those of trials as they are known and called now.
+
+        Runs that an earlier version registered by where files lay, and those of what the sweep's file calls otherwise.
+        """
         listed = list(found.items())
         for start in range(0, len(listed), joint.MOST):
             self.patiently(partial(self._adopt, listed[start : start + joint.MOST]))
+        if listed:  # finished runs are remembered elsewhere as they were
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self.patiently(lambda: self.client.set_experiment_tag(self.experiment_id, RENAMED, now))
 
     def _adopt(self, found: list[tuple[str, Trial]]) -> None:
         with self._together():
             for run_id, trial in found:
-                tags = [RunTag(*pair) for pair in trial.tags().items()]
+                tags = [RunTag(*pair) for pair in clean(trial.tags()).items()]
                 params = [Param(name, value) for name, value in params_of(trial).items() if name in CONTENTS and value]
                 self.client.log_batch(run_id, params=params, tags=tags)
+                self.client.update_run(run_id, name=clean(trial.name))
 
     def _together(self) -> AbstractContextManager[None]:
         return joint.one_transaction(self.client) if self.is_joint else contextlib.nullcontext()

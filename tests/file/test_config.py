@@ -127,7 +127,7 @@ def test_scientific_notation_without_a_point_is_a_number():
 
 def test_a_models_list_stands_for_models_as_they_come():
     spec = parse(MINIMAL.replace("{scgpt: {epochs: 3}, majority: {}}", "[majority]"))
-    assert [model.name for model in spec.models] == ["majority"]
+    assert [model.label for model in spec.models] == ["majority"]
 
 
 def test_relative_paths_are_relative_to_the_sweep_file(tmp_path):

@@ -156,7 +156,7 @@ def _blocks(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 def _row(label: str, part: pd.DataFrame, estimate: Estimate, metric: str) -> dict[str, object]:
     first = part.iloc[0]
     low, high = estimate.interval(intervals.span(metric))
-    row = {"label": label, "kind": choices.kind(first["model"])} | {name: first[name] for name in CHOICE}
+    row = {"label": label, "kind": choices.kinds(part)[first["model"]]} | {name: first[name] for name in CHOICE}
     row |= {"mean": estimate.mean, "low": low, "high": high, "sd": estimate.sd, "n": estimate.n}
     return row | {"seconds": _mean(part, "trial_seconds"), "gpus": float(shares(part).mean())}
 

@@ -41,7 +41,7 @@ def build(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str], designs
     table = summary.summarise(runs, list(by), list(metrics), designs)
     if table.empty or not len(metrics):
         return table
-    table["kind"] = [choices.kind(model) for model in table["model"]] if "model" in table else ""
+    table["kind"] = table["model"].map(choices.kinds(runs)) if "model" in table else ""
     table["mark"] = _marks(table, runs[runs["status"] == "FINISHED"], metrics[0], designs)
     keys = {name: _places(table[name]) for name in GROUPS if name in table}
     keys |= {"kind": table["kind"].map(ORDER).fillna(0), "value": -sign(metrics[0]) * table[metrics[0]]}

@@ -218,7 +218,7 @@ def _of_ties(told: list[Ranking]) -> Iterator[str]:
 
 
 def _of_kinds(told: list[Ranking], runs: pd.DataFrame) -> Iterator[str]:
-    kinds = {choices.kind(model) for model in dict.fromkeys(runs["model"])}
+    kinds = set(choices.kinds(runs).values())
     if told and NETWORK not in kinds:
         yield "anything of networks, as none is here"
     if told and BASELINE not in kinds:

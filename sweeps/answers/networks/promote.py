@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 assert environment.DEFAULTS  # imported first: MLflow, imported below, reads them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 LINK = "cellskew.checkpoint"  # tag of a run, and of the version made of it, whose weights stay in the storage folder
-ORIGIN = ("trial", "sweep", "model", "dataset", "skew", "strategy", "loss", "split", "seed", "protocol", "digest")
+ORIGIN = (
+    "trial",
+    "sweep",
+    "model",
+    "architecture",
+    "dataset",
+    "skew",
+    "strategy",
+    "loss",
+    "split",
+    "seed",
+    "protocol",
+    "digest",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ def linked(run: "RunState", storage: Path) -> Path | None:
 
 def _check(run: "RunState") -> None:
     """RequestError if the run is not that of a finished network."""
-    model = run.tags["cellskew.model"]
+    model = run.tags.get("cellskew.architecture", run.tags["cellskew.model"])
     if spec.get(model).kind == "baseline":
         raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; choose a network's run")
     if run.status != "FINISHED":

@@ -19,7 +19,19 @@ AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 ALIASES = {"rare_type_recall": "recall_tail"}  # what people type -> what it is called
 ALL_METRICS = "`cellskew results NAME --metric list`; docs/metrics.md says what they are"
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
-NOTES = ["reason", "cause", "trouble", "lacking", "superseded", "defects", "protocol", "genes_fit", "precision", "cpu"]
+NOTES = [
+    "architecture",
+    "reason",
+    "cause",
+    "trouble",
+    "lacking",
+    "superseded",
+    "defects",
+    "protocol",
+    "genes_fit",
+    "precision",
+    "cpu",
+]
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]
@@ -127,6 +139,7 @@ def _row(run: StoredRun) -> dict[str, Any]:
     row = {"run_id": run.run_id, "status": run.status, "key": run.tags["cellskew.trial"], "name": run.name}
     row |= {"started": run.started, "ended": run.ended, "artifact_uri": run.artifact_uri}
     row |= {name: run.tags.get(f"cellskew.{name}", "") for name in (*AXES, *NOTES)}
+    row["architecture"] = row["architecture"] or row["model"]  # earlier versions had no labels
     test, validation = (float(run.params.get(f"split.{part}", "nan")) for part in ("test", "validation"))
     return row | {"test_per_train": test / (1 - test - validation)} | run.metrics
 

@@ -103,8 +103,8 @@ def forecast(
 
 
 def _rows(todo: list[Trial], planned: list[Planned], origins: dict[str, str]) -> Iterator[dict[str, object]]:
-    for model in dict.fromkeys(trial.model for trial in todo):
-        jobs = [job for trial, job in zip(todo, planned, strict=True) if trial.model == model]
+    for model in dict.fromkeys(trial.label for trial in todo):
+        jobs = [job for trial, job in zip(todo, planned, strict=True) if trial.label == model]
         share = max(job.resources["gpu"] for job in jobs)
         yield {
             "model": model,
@@ -122,8 +122,8 @@ def _seconds(
     """Return seconds by key, and by model where they come from: finished trials of its kind, else constants."""
     expected = {trial.key: _constant(trial, works[trial.key], fleet) for trial in trials}
     factors, origins = {}, {}
-    for model in dict.fromkeys(trial.model for trial in trials):
-        mine = [trial for trial in trials if trial.model == model]
+    for model in dict.fromkeys(trial.label for trial in trials):
+        mine = [trial for trial in trials if trial.label == model]
         on_gpu = any(_gpu(trial, works[trial.key], fleet) for trial in mine)
         told = [(trial.key, done[trial.key]) for trial in mine if trial.key in done]
         told = [(key, found) for key, found in told if bool(found.gpu) == on_gpu]
@@ -132,7 +132,7 @@ def _seconds(
             factors[model] = statistics.median(found.seconds / expected[key] for key, found in told)
             cards = ", ".join(sorted({found.gpu for _, found in told if found.gpu}))
             origins[model] = f"{len(told)} finished trials" + (f" on {cards}" if cards else "")
-    return {trial.key: expected[trial.key] * factors[trial.model] for trial in trials}, origins
+    return {trial.key: expected[trial.key] * factors[trial.label] for trial in trials}, origins
 
 
 def _constant(trial: Trial, work: Work, fleet: Fleet) -> float:

@@ -57,6 +57,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     cells, origin = _look_at_all(spec, storage)
     trials = contents.known(spec, cells, storage, keep=False).trials()
+    contents.check_distinct(trials)
     found = shapes(trials, cells, spec.places)
     by_axes = {}
     for trial in trials:
@@ -65,7 +66,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
     return Plan(
         name=spec.name,
         trials=trials,
-        models=dict(Counter(trial.model for trial in trials)),
+        models=dict(Counter(trial.label for trial in trials)),
         left_out=spec.impossible() + spec.excluded(),
         datasets=origin,
         shapes=by_axes,
@@ -138,7 +139,7 @@ def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
 
 def _weights(spec: SweepSpec) -> list[str]:
     return [
-        f"weights of {model.name} are not on this machine: {model.weights}"
+        f"weights of {model.label} are not on this machine: {model.weights}"
         for model in spec.models
         if model.weights is not None and not Path(model.weights).is_dir()
     ]
@@ -151,9 +152,9 @@ def _coverage(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
         if model.weights is None or not Path(model.weights).is_dir():
             continue
         for name, one in cells.items():
-            told = vocabulary.coverage(model.name, one.genes, Path(model.weights), model.options)
-            found += [f"{name}: {doubt}" for doubt in vocabulary.doubts(model.name, told)]
-    return found
+            told = vocabulary.coverage(model.model, one.genes, Path(model.weights), model.options)
+            found += [f"{name}: {doubt}" for doubt in vocabulary.doubts(model.model, told)]
+    return list(dict.fromkeys(found))  # several models may read the same weights
 
 
 def _defects(trials: list[Trial]) -> list[str]:
@@ -168,7 +169,7 @@ def _defects(trials: list[Trial]) -> list[str]:
 
 def _shares(trials: list[Trial]) -> list[str]:
     """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
-    models = sorted({trial.model for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
+    models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
     wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
     return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
 
@@ -177,9 +178,9 @@ def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
     """Return roughly the gigabytes of shards (one set per encoding) and of what trials keep."""
     encodings = {}
     for trial in trials:
-        encodings[trial.dataset, trial.model, _fitted_on(trial)] = trial
+        encodings[trial.dataset, trial.model, trial.described["weights"], _fitted_on(trial)] = trial
     tokens = 0.0
-    for (dataset, _, _), trial in encodings.items():
+    for (dataset, *_), trial in encodings.items():
         tokens += len(cells[dataset].labels) * estimate.tokens(trial, cells[dataset])
     return tokens * BYTES_PER_TOKEN / 1e9 + sum(estimate.disk_mb(trial, cells[trial.dataset]) for trial in trials) / 1e3
 

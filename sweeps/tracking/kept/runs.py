@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 SUPERSEDED = settled.SUPERSEDED  # tag of a run whose trial was trained anew, in another run: when
+RENAMED = "cellskew.renamed"  # tag of an experiment: when runs were last called by other names than before
 LACKING = "cellskew.lacking"  # tag of a finished run: JSON, which of its files couldn't be made or uploaded, and why
 KEY = "tags.`cellskew.trial`"
 OURS = f"{KEY} != ''"
@@ -137,7 +138,7 @@ def _ask_server(client: "MlflowClient", uri: str, sweep: str) -> list[StoredRun]
         return map(stored, pages(client, experiment.experiment_id, which=which, deleted=deleted))
 
     place = settled.place_of(bare(uri), experiment.experiment_id, experiment.creation_time)
-    return settled.runs_of(place, read, wanted.read(experiment.tags))
+    return settled.runs_of(place, read, wanted.read(experiment.tags), experiment.tags.get(RENAMED, ""))
 
 
 def pages(

@@ -22,12 +22,13 @@ AT_ONCE = 50  # runs asked for by id in one question
 Read = Callable[..., Iterator[StoredRun]]  # read(filter, deleted=False): the trials' runs for which a filter holds
 
 
-def runs_of(place: Path, read: Read, wanted: set[str] | None) -> list[StoredRun]:
+def runs_of(place: Path, read: Read, wanted: set[str] | None, renamed: str = "") -> list[StoredRun]:
     """Return every trial's run of a sweep that isn't deleted, the oldest first.
 
     place: the file to remember them in, see `place_of`. wanted: keys of the trials that the sweep's file has, if known.
+    renamed: when runs were last called by other names; what was remembered before that is read again.
     """
-    asked = identity_hash(sorted(wanted or ()))
+    asked = identity_hash(sorted(wanted or ()), renamed)
     found = _since(_load(place, asked), read) if wanted else []
     if not found or not wanted <= {run.tags["cellskew.trial"] for run in found}:
         found = list(read(""))

@@ -61,7 +61,7 @@ def test_the_networks_in_its_comments_are_right_as_well(tmp_path):
     for name in registry.names():
         text = text.replace(f"  # {name}:", f"  {name}:")
     models = config.parse(text, tmp_path / "sweep.yaml").models
-    assert sorted(model.name for model in models) == registry.names()
+    assert sorted(model.label for model in models) == registry.names()
 
 
 def test_counts_are_found_in_a_layer(tmp_path):

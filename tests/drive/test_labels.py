@@ -1,0 +1,60 @@
+"""What a sweep calls its models is no part of what they are: other names train nothing anew."""
+
+import shutil
+
+import pytest
+from fake_trials import cells
+from scgpt_folder import write_folder
+from test_contents import drive, sweep, trained
+
+from data_pipeline.errors import RequestError
+from sweeps.answers.deciding import table
+from sweeps.answers.designs import Designs
+from sweeps.answers.runs import choices, results
+from sweeps.drive import contents
+from sweeps.tracking.uris import default_uri
+
+ONE = "scgpt: {size: tiny, epochs: 3}, majority: {}"
+OTHER = "mine: {model: scgpt, size: tiny, epochs: 3}, chance: {model: majority}"
+
+
+def runs(storage, name="small"):
+    uri = default_uri(storage)
+    return results.choose(uri, results.fetch(uri, name), every=False)[0]
+
+
+def test_another_label_trains_nothing_and_tables_show_it(ray_here, tmp_path):
+    drive(sweep(tmp_path, ONE), tmp_path / "runs")
+    before, first = runs(tmp_path / "runs"), trained(tmp_path / "runs")
+    outcome, said = drive(sweep(tmp_path, OTHER), tmp_path / "runs")
+    assert (outcome.before, outcome.finished) == (2, 0) and "begin" not in said
+    after = runs(tmp_path / "runs")
+    assert trained(tmp_path / "runs") == first and set(after["run_id"]) == set(before["run_id"])
+    assert dict(zip(after["model"], after["architecture"], strict=True)) == {"mine": "scgpt", "chance": "majority"}
+    assert sorted(name.split("·")[0] for name in after["name"]) == ["chance", "mine"]
+    assert choices.kinds(after) == {"mine": "network", "chance": "chance"}
+    shown = table.build(after, ["model"], ["test_macro_f1"], Designs(after))
+    assert list(shown["kind"]) == ["network", "chance"]
+
+
+def test_another_sweep_of_the_storage_takes_what_is_trained_under_its_own_label(ray_here, tmp_path):
+    drive(sweep(tmp_path, ONE), tmp_path / "runs")
+    first = trained(tmp_path / "runs")
+    other = sweep(tmp_path, OTHER).model_copy(update={"name": "second"})
+    outcome, _ = drive(other, tmp_path / "runs")
+    assert outcome.finished == 2 and trained(tmp_path / "runs") == first
+    second = runs(tmp_path / "runs", "second")
+    assert set(second["model"]) == {"mine", "chance"}
+    one = runs(tmp_path / "runs")
+    assert set(one["model"]) == {"scgpt", "majority"}
+    numbers = [dict(zip(each["architecture"], each["test_macro_f1"], strict=True)) for each in (one, second)]
+    assert numbers[0] == numbers[1]
+
+
+def test_labels_whose_weights_hold_the_same_are_refused_naming_both(tmp_path):
+    one = write_folder(tmp_path, genes=["A", "B"])
+    other = shutil.copytree(one, tmp_path / "copy")
+    spec = sweep(tmp_path, f"one: {{model: scgpt, weights: {one}}}, two: {{model: scgpt, weights: {other}}}")
+    known = contents.known(spec, {"mine": cells("d0")}, tmp_path / "runs", keep=False)
+    with pytest.raises(RequestError, match="model one and model two mean the same 1 trials"):
+        contents.check_distinct(known.trials())
