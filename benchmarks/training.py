@@ -141,9 +141,10 @@ def scbert(num_genes: int, cached: bool, data: Data) -> Case:
     cached: with what the frozen blocks make of the cells kept from an earlier epoch; same logits.
     """
     from data_pipeline.genes import select_hvg
-    from trainables.networks.performer import CellHead, PerformerLM, freeze
+    from trainables.networks.performer import CellHead, PerformerLM
     from trainables.spec import get
     from trainables.training.loop import make_optimizer
+    from trainables.training.trained import choose
 
     spec, columns = get("scbert"), select_hvg(lambda: [data.counts], len(data.genes), num_genes)
     encoder = spec.encoder([data.genes[column] for column in columns])
@@ -152,7 +153,7 @@ def scbert(num_genes: int, cached: bool, data: Data) -> Case:
     extra = {"redraw_after": None, "cache_gigabytes": 20.0} if cached else {}
     network = PerformerLM(table, depth=PERFORMER["depth"], heads=PERFORMER["heads"], stabiliser="head", **extra)
     network.to_out = CellHead(length, 200, data.num_classes)
-    freeze(network, "published")
+    choose(network, spec, "published", pretrained=True)
     optimizer = make_optimizer(network, spec.recipe(None, "official"))
 
     def ours(rows: np.ndarray) -> None:

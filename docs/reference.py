@@ -67,6 +67,21 @@ models:
   scgpt-scratch: {model: scgpt, size: official}    # the same network without its pretraining
 ```
 
+`train:` says what of a network is trained, whichever it is. `all` of it; `published`, what its authors train (of scBERT
+the head, the last norm and the last block but one; of the others all), the default with weights; `head`, the classifier
+alone (of Geneformer with the pooler, which no published file has) on frozen features: what is frozen is in eval mode,
+without dropout; or adapters (LoRA) beside frozen layers, and the head:
+
+```yaml
+models:
+  scgpt-head: {model: scgpt, weights: /w/scGPT_human, train: head}
+  scgpt-lora: {model: scgpt, weights: /w/scGPT_human, train: {lora: {rank: 8, alpha: 16, dropout: 0, targets: [Wqkv]}}}
+```
+
+An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them
+into the weights that they were trained beside. Layers that `targets` may name: LAYERS. Without weights what is frozen
+would be random: refused, unless `random_features: true` says that it is meant, as a control.
+
 Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
 themselves.
 """
@@ -79,6 +94,13 @@ class Row(NamedTuple):
     kind: str
     default: str
     meaning: str
+
+
+def _adaptable() -> Iterator[tuple[str, list[str]]]:
+    """Yield the models that adapters can stand in, and the names of their layers."""
+    for name in spec.names():
+        if (found := spec.get(name).adaptable) is not None:
+            yield name, [f"`{layer}`" for layer in found.layers]
 
 
 def meaning(name: str, *owners: str, described: str | None = None) -> str:
@@ -164,7 +186,7 @@ def prose(documented: Any) -> str:
 
 def sections() -> Iterator[str]:
     """Yield the page, part by part."""
-    yield START
+    yield START.replace("LAYERS", "; ".join(f"{name} {', '.join(found)}" for name, found in _adaptable()))
     yield "## Keys\n"
     yield table(of_fields(reading.File, "file"), "key")
     for key, model in NESTED.items():

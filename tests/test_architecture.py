@@ -47,7 +47,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "trainables.models.logistic_regression": {},
     "trainables.models.scbert": {},
     "trainables.models.scgpt": {},
-    "trainables.training": {},
+    "trainables.training": {"networks"},
     "trainables.trial": {"networks", "training"},
     "sweeps.file": {},
     "sweeps.cluster": {"file"},

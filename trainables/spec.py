@@ -13,7 +13,18 @@ from scipy import sparse
 from data_pipeline.names import did_you_mean
 from data_pipeline.shards.encoded import Encoded, as_values
 
-__all__ = ["Encoded", "Encoder", "Fitted", "ModelSpec", "Options", "Recipe", "get", "names"]
+__all__ = [
+    "Adaptable",
+    "Encoded",
+    "Encoder",
+    "Fitted",
+    "ModelSpec",
+    "NetworkOptions",
+    "Options",
+    "Recipe",
+    "get",
+    "names",
+]
 
 MODELS = Path(__file__).parent / "models"
 
@@ -23,6 +34,36 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     size: Literal["tiny", "small", "official"] = "small"
+
+
+class Lora(BaseModel):
+    """Low-rank adapters beside frozen layers, see networks.lora."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+
+
+class Adapters(BaseModel):
+    """`{lora: {...}}`: the head is trained, and adapters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    lora: Lora
+
+
+Train = Literal["all", "published", "head"]
+
+
+class NetworkOptions(Options):
+    """Options that every network has."""
+
+    train: Train | Adapters | None = Field(
+        None,
+        description="what is trained: `all`; `published`, what its authors train; `head` alone, on frozen features; "
+        "`{lora: {rank, alpha, dropout, targets}}`, see below. Default `published`, without weights `all`",
+    )
 
 
 class Recipe(BaseModel):
@@ -105,6 +146,18 @@ class Fitted(Protocol):
 
 
 @dataclass(frozen=True)
+class Adaptable:
+    """Layers of a network that adapters can stand beside: by the last part of their names, within a part of it.
+
+    usual: those that have one unless `targets` says otherwise.
+    """
+
+    within: str
+    layers: tuple[str, ...]
+    usual: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One model: how cells become its input, how it is built and trained. `build` for networks, `fit` for baselines.
 
@@ -115,6 +168,9 @@ class ModelSpec:
     build(num_classes, weights=None, **options) -> nn.Module (networks only)
     convert(official state dict) -> our state dict (networks only)
     head: prefix of the classifier's parameter names (networks only)
+    fresh: prefixes of what else official weights don't have, and is trained wherever the head is
+    published(network) -> prefixes of what the authors train; None: everything
+    adaptable: layers that adapters can stand beside; None: there are none
     recipe(weights folder or None, size) -> Recipe (networks only)
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
@@ -137,7 +193,23 @@ class ModelSpec:
     build: Callable[..., Any] | None = None
     convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     head: str = ""
+    fresh: tuple[str, ...] = ()
+    published: Callable[[Any], tuple[str, ...]] | None = None
+    adaptable: Adaptable | None = None
     fit: Callable[..., Fitted] | None = None
+
+
+def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
+    """Return what `train` comes to: "all", "published", "head", or {"lora": all its settings}.
+
+    None: what the authors train, which is all where `spec.published` doesn't say otherwise; without weights, all.
+    """
+    if isinstance(train, dict):
+        settings = Adapters(**train).lora.model_dump()
+        targets = spec.adaptable.usual if settings["targets"] is None else settings["targets"]
+        return {"lora": settings | {"targets": list(targets)}}
+    how = ("published" if pretrained else "all") if train is None else train
+    return "all" if how == "published" and spec.published is None else how
 
 
 def names() -> list[str]:

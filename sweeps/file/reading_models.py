@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import RequestError
+from sweeps.file import variants
 from sweeps.file.plugins import Problem, sentence, shown, unknown
 from sweeps.file.strict import NAME
 from trainables import protocol
@@ -58,7 +59,40 @@ def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
 
 
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:
+    trained, problems = variants.read_train(spec, given)
+    given = {key: value for key, value in given.items() if key not in ("train", variants.RANDOM, *variants.OLD)}
     in_recipe = set(Recipe.model_fields) if spec.recipe is not None else set()
+    problems += _strangers(spec, given, in_recipe)
+    weights, wrong = _weights(spec, given.get("weights"), folder, check_files)
+    problems += wrong
+    chosen = {key: given[key] for key in given if key in spec.options.model_fields}
+    options, wrong = _checked(spec.options, chosen | trained)
+    problems += wrong
+    overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
+    if spec.recipe is not None:
+        size = "small" if options is None else options.size
+        recipe, wrong = _recipe(spec, weights, size, overrides)
+        problems += wrong
+    fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}
+    return fields | {"options": {} if options is None else options.model_dump()}, problems
+
+
+def _recipe(
+    spec: ModelSpec, weights: str | None, size: str, overrides: dict[str, Any]
+) -> tuple[BaseModel | None, list[Problem]]:
+    """Return the recipe that the model's own comes to with what the file says of it, None if that can't be."""
+    problems: list[Problem] = []
+    try:
+        default = spec.recipe(None if weights is None else Path(weights), size)
+    except RequestError as error:
+        problems = [(("weights",), problem) for problem in error.problems]
+        default = Recipe()
+    recipe, wrong = _checked(Recipe, default.model_dump() | overrides)
+    return recipe, problems + wrong
+
+
+def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> list[Problem]:
+    """Return the settings that the model doesn't have, and those that are a defect by themselves."""
     allowed = ["weights", *spec.options.model_fields, *sorted(in_recipe)]
     allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
     problems: list[Problem] = [
@@ -66,7 +100,7 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
         for key in given
         if key not in {"weights", *spec.options.model_fields, *in_recipe}
     ]
-    problems += [
+    return problems + [
         (
             (key,),
             f"{shown(given[key])} is a defect of the published recipe, and runs with one are tagged: leave it out "
@@ -74,23 +108,6 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
         )
         for key, defect in protocol.untagged(spec.name, given).items()
     ]
-    weights, wrong = _weights(spec, given.get("weights"), folder, check_files)
-    problems += wrong
-    options, wrong = _checked(spec.options, {key: given[key] for key in given if key in spec.options.model_fields})
-    problems += wrong
-    overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
-    if spec.recipe is not None:
-        try:
-            default = spec.recipe(
-                None if weights is None else Path(weights), "small" if options is None else options.size
-            )
-        except RequestError as error:
-            problems += [(("weights",), problem) for problem in error.problems]
-            default = Recipe()
-        recipe, wrong = _checked(Recipe, default.model_dump() | overrides)
-        problems += wrong
-    fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}
-    return fields | {"options": {} if options is None else options.model_dump()}, problems
 
 
 def _unknown(model: str, key: str, allowed: list[str]) -> str:

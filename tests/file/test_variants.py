@@ -49,6 +49,39 @@ def test_labels_that_would_mislead_are_refused(models, said):
     )
 
 
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        ("scgpt, freeze: true", "m.freeze: freeze is gone: what is trained of any network is said by `train: all`"),
+        ("geneformer, freeze_layers: 2", "m.freeze_layers: freeze_layers is gone"),
+        ("scgpt, train: hed", "m.train: unknown choice 'hed'; did you mean head?"),
+        ("scgpt, train: lora", "m.train: unknown choice 'lora'; known: all, published, head, or {lora: {rank: 8}}"),
+        ("scgpt, train: {lara: {}}", "m.train.lara: unknown kind of adapter 'lara'; did you mean lora?"),
+        ("scgpt, train: {lora: {rank: 0}}", "m.train.lora.rank: 0 must be greater than or equal to 1"),
+        ("scgpt, train: {lora: {alfa: 3}}", "m.train.lora.alfa: unknown setting of lora 'alfa'; did you mean alpha?"),
+        ("scgpt, train: {lora: {targets: [Wqv]}}", "m.train.lora.targets: unknown layer of scgpt 'Wqv'; did you mean"),
+        ("scgpt, train: {lora: 3}", "m.train.lora: 3 must be"),
+        ("scgpt, train: head", "m.train: head without weights trains on the features of a random network"),
+        ("scbert, train: published", "m.train: published without weights trains on the features of a random network"),
+        ("scgpt, train: {lora: {}}", "m.train: lora without weights trains on the features of a random network"),
+        ("scgpt, random_features: true", "m.random_features: nothing random is frozen here"),
+        ("scgpt, random_features: 3", "m.random_features: 3 must be true or false"),
+        ("logistic_regression, train: head", "m.train: logistic_regression has nothing to freeze or adapt"),
+    ],
+)
+def test_what_is_trained_is_asked_in_one_way(model, said):
+    text = f"{HEAD}models: {{m: {{model: {model}}}}}\n"
+    assert any(f"models.{said}" in one for one in problems(text)), problems(text)
+
+
+def test_what_is_trained_stands_resolved_in_the_key():
+    models = "a: {model: scgpt, train: {lora: {}}, random_features: true}, b: {model: scbert}, c: {model: geneformer}"
+    found = {one.label: one.options["train"] for one in sweep(models).models}
+    assert found["a"] == {"lora": {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ("Wqkv",)}}
+    assert (found["b"], found["c"]) == ("all", "all")
+    assert "means the same" in problems(f"{HEAD}models: {{scgpt: {{}}, all: {{model: scgpt, train: all}}}}\n")[0]
+
+
 @pytest.mark.parametrize("value, is_known", [("mine", True), ("geneformer", True), ("scgpt", False), ("mine-2", False)])
 def test_rules_name_models_by_label(value, is_known):
     text = f"{HEAD}models: {{mine: {{model: scgpt}}, majority: {{}}}}\nexclude: [{{model: {value}}}]\n"

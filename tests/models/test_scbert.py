@@ -13,10 +13,11 @@ from torch.nn import functional
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.feed import Batch
 from trainables.networks import performer
-from trainables.networks.performer import CellHead, PerformerLM, freeze
+from trainables.networks.performer import CellHead, PerformerLM
 from trainables.spec import get
 from trainables.training.loop import Trainer
 from trainables.training.optimizer import learning_rate
+from trainables.training.trained import choose
 
 SPEC = get("scbert")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -39,7 +40,7 @@ def network_of(part: dict, stabiliser: str = "cell") -> PerformerLM:
     sizes = {"depth": config["depth"], "heads": config["heads"], "redraw_after": None}
     network = PerformerLM(table, stabiliser=stabiliser, **sizes)
     network.to_out = CellHead(config["max_seq_len"], config["dim"], config["head"]["out_dim"])
-    freeze(network, "published")
+    choose(network, SPEC, "published", True)
     network.load_state_dict(SPEC.convert(part["state_dict"]), strict=True)
     return network.eval()
 
@@ -49,7 +50,7 @@ def small_network(num_tokens: int = 30, train: str = "published", **changes) -> 
     table = torch.randn(num_tokens, 12, dtype=torch.float64)
     network = PerformerLM(table, **{"depth": 4, "heads": 2, "dim_head": 8, **changes})
     network.to_out = CellHead(num_tokens, 12, 3)
-    freeze(network, train)
+    choose(network, SPEC, train, True)
     return network
 
 
@@ -242,7 +243,7 @@ def test_the_cache_of_the_frozen_prefix_is_exact_bounded_and_notices_changes():
         with torch.no_grad():
             network.performer.net.layers[0][0].norm.weight.mul_(1.5)
     assert torch.equal(cached(tokens), plain(tokens))
-    freeze(cached, "head")
+    choose(cached, SPEC, "head", True)
     assert torch.equal(cached(tokens), plain(tokens)) and cached.cache.version[0] == 4
     cached.cache.capacity, cached.cache.version = 2 * size + 1, None
     assert torch.equal(cached(tokens), plain(tokens)) and len(cached.cache.kept) == 2

@@ -197,14 +197,6 @@ def test_the_batch_tells_the_longest_cell(rng):
     assert torch.equal(network(**batch), network(batch["ids"], batch["values"], batch["offsets"]))
 
 
-def test_freeze_spares_the_transformer_and_the_head():
-    network = SPEC.build(3, num_tokens=20, size="tiny", freeze=True)
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    frozen = {name for name, _ in network.named_parameters()} - trained
-    assert {name.split(".")[0] for name in frozen} == {"encoder", "value_encoder"}
-    assert {name.split(".")[0] for name in trained} == {"transformer_encoder", "cls_decoder"}
-
-
 def test_heads_must_divide_the_width():
     with pytest.raises(RequestError, match="width 101 isn't a multiple of num_heads 2"):
         SPEC.build(3, num_tokens=9, width=101, num_heads=2)

@@ -4,7 +4,6 @@ Names of parameters are the official ones. Shapes: B cells, L tokens, E width, H
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,8 @@ def after_norm(layer: nn.Linear, norm: nn.LayerNorm, z_BLE: Tensor) -> Tensor:
     Then the norm's own gradient comes from that of the weights, and no product is needed for that of z, which behind
     frozen blocks nobody asks for.
     """
-    return functional.linear(z_BLE, layer.weight * norm.weight, functional.linear(norm.bias, layer.weight, layer.bias))
+    weight = layer.weight  # read once: an adapter beside it may draw dropout whenever it is read
+    return functional.linear(z_BLE, weight * norm.weight, functional.linear(norm.bias, weight, layer.bias))
 
 
 class SelfAttention(nn.Module):
@@ -245,13 +245,3 @@ class PerformerLM(nn.Module):
 
     def forward(self, tokens: Tensor, prefix: Tensor | None = None) -> Tensor:
         return exactly(self.to_out, self.encode(tokens, prefix))
-
-
-def freeze(network: PerformerLM, train: Literal["head", "published", "all"]) -> None:
-    """Set what is trained: the head; with the last norm and the last block but one, as published; or everything."""
-    network.requires_grad_(train == "all")
-    network.to_out.requires_grad_(True)
-    network.pos_emb.requires_grad_(train == "all" and network.pos_emb.emb.weight.dtype == torch.float32)
-    if train == "published":
-        network.norm.requires_grad_(True)
-        network.performer.net.layers[-2].requires_grad_(True)

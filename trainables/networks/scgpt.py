@@ -50,7 +50,8 @@ class ScGPT(nn.Module):
     def embed(self, ids: Tensor, values: Tensor, offsets: Tensor, longest: int | None = None) -> Tensor:
         """Return each cell's embedding [B, E]: `<cls>` after the last layer."""
         cells = cells_of(offsets, longest)
-        x_TE = add_dropped(self.encoder(ids), self.value_encoder(values), self.dropout if self.training else 0.0)
+        rate = self.dropout if self.encoder.training else 0.0
+        x_TE = add_dropped(self.encoder(ids), self.value_encoder(values), rate)
         *layers, last = self.transformer_encoder.layers
         for layer in layers:
             x_TE = layer(x_TE, cells)

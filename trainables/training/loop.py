@@ -25,6 +25,7 @@ from trainables.training.device import MicroBatch, precision_of
 from trainables.training.optimizer import learning_rate, make_optimizer
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
+from trainables.training.trained import wake
 
 LABELS = "labels"  # travel to the device with a batch's inputs
 LEAST_SCALE = 2.0**-10  # of a float16 loss: it starts at 2 ** 16 and is halved where a gradient isn't finite
@@ -133,7 +134,7 @@ class Trainer:
 
     def _round(self, batches: Iterable[Batch], number: int, steps_per_round: float) -> Progress:
         seed_torch(self.seed, "round", number)
-        self.network.train()
+        wake(self.network)
         total = torch.zeros((), device=self.device)
         cells, start, loading = 0, time.perf_counter(), 0.0
         for window in self._windows(batches):

@@ -25,6 +25,7 @@ from trainables.training.device import choose_device, tags
 from trainables.training.loop import Progress, Trainer, seed_torch
 from trainables.training.passes import Passes
 from trainables.training.stages import Stage, stages_of
+from trainables.training.trained import choose
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
@@ -281,7 +282,9 @@ def build(spec: ModelSpec, config: TrialConfig, material: Material) -> tuple[Rec
     options, recipe = spec.options(**options).model_dump(), protocol.recipe_of(spec, config)
     seed_torch(config.stage_seed("init"))
     network_options = options | material.shards.network_options
-    return recipe, spec.build(len(material.classes), weights=config.weights, **network_options)
+    network = spec.build(len(material.classes), weights=config.weights, **network_options)
+    choose(network, spec, options.get("train"), config.weights is not None)
+    return recipe, network
 
 
 def validation_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

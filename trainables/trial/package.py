@@ -21,16 +21,18 @@ from trainables import spec as registry
 from trainables.config import TrialConfig
 from trainables.losses import loss_of
 from trainables.material import Material
+from trainables.networks.lora import merge
 from trainables.posthoc import averaged
 from trainables.spec import Encoded, ModelSpec, Recipe
 from trainables.training import checkpoint
 from trainables.training.checkpoint import sha256, write_tensors
 from trainables.training.device import MicroBatch, choose_device
 from trainables.training.loop import Trainer, seed_torch
+from trainables.training.trained import choose
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
 
-VERSION = 3
+VERSION = 4
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -116,12 +118,14 @@ def open_model(folder: Path) -> Annotator:
     encoder = spec.encoder(described["encoding"]["genes"], weights, **options, **described["encoding"]["learned"])
     seed_torch(described["seed"])
     network = spec.build(len(described["classes"]), weights=weights, **options, **network_options)
+    choose(network, spec, options.get("train"), weights is not None)
     tensors = checkpoint.tensors(folder, WEIGHTS)
     checkpoint.restore_weights(network, tensors)
     if checkpoint.frozen_hash(network, set(tensors)) != described["base"]:
         raise RequestError(
             f"{folder}: was trained on other frozen weights than those in {weights}; put the first ones back there"
         )
+    merge(network)
     return Annotator(spec, described, encoder, network, MicroBatch(described["micro_batch"]))
 
 

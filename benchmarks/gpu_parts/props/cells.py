@@ -161,8 +161,12 @@ def scbert(scene: Scene, num_genes: int, num_cells: int, batch_size: int = 1, ac
 
     def build() -> nn.Module:
         from trainables.spec import get
+        from trainables.training.trained import choose
 
-        return get("scbert").build(NUM_CLASSES, num_tokens=length, size=size, train="published")
+        spec = get("scbert")
+        network = spec.build(NUM_CLASSES, num_tokens=length, size=size)
+        choose(network, spec, "published", pretrained=True)
+        return network
 
     def matrix(lengths: np.ndarray) -> float:
         return 26.5e6 * float(lengths.sum())  # 6 blocks forward (3.03e6 a token), the last two partly backward

@@ -17,6 +17,8 @@ BASELINE_SECONDS = 0.15  # per 1,000 rows
 PREDICTION = 1 / 3  # of a training step's time: the forward pass alone
 FIXED_SECONDS = 0.3  # opening, files
 PARAMETERS = {"tiny": 2e4, "small": 4e4, "official": 2e7}  # trained ones that don't depend on the genes
+HEADS = {"scgpt": 5.3e5, "scbert": 8.8e6, "geneformer": 7e4}  # parameters of the published sizes' heads, counted
+PER_RANK = 2.5e4  # of scGPT's adapters at their usual layers, counted: 12 x (512 + 1536); the others have fewer
 PER_GENE = {"tiny": 32, "small": 64, "official": 512}
 VOCABULARY = {"scgpt": 60_697, "scbert": 16_907, "geneformer": 25_426}  # of the published weights
 COPIES = 2  # of a parameter on disk: the best weights, and those uploaded
@@ -60,7 +62,8 @@ def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
     recipe, number = Recipe(**trial.described["recipe"]), steps(trial, shape)
     rounds = recipe.epochs + recipe.crt_epochs
     evaluated = rounds * shape.validation.sum() + shape.test.sum()
-    tokens = float(number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
+    step = PREDICTION if _train(trial) == "head" else 1.0  # nothing goes back through what is frozen
+    tokens = float(step * number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
     size = trial.described["options"].get("size", "small")
     seconds = FIXED_SECONDS + SECONDS[trial.model][size] * tokens / 1e6
     return Work(number, rounds, tokens, recipe.batch_size * tokens_per_cell, seconds)
@@ -92,8 +95,16 @@ def disk_mb(trial: Trial, cells: Any) -> float:
     if trial.described["recipe"] is None:
         return FILES_MB
     size = trial.described["options"].get("size", "small")
+    if _train(trial) not in ("all", "published"):
+        rank = 0 if _train(trial) == "head" else _train(trial)["lora"]["rank"]
+        return FILES_MB + COPIES * 4 * (HEADS[trial.model] + PER_RANK * rank) / 1e6
     genes = _selected(trial, cells) if trial.described["weights"] is None else VOCABULARY[trial.model]
     return FILES_MB + COPIES * 4 * (PARAMETERS[size] + PER_GENE[size] * genes) / 1e6
+
+
+def _train(trial: Trial) -> Any:
+    """Return what of a network is trained, see spec.what_is_trained."""
+    return trial.described["options"].get("train", "all")
 
 
 def _selected(trial: Trial, cells: Any) -> int:

@@ -12,7 +12,7 @@ from data_pipeline.shards.encoded import as_ranks
 from trainables.models.geneformer.encoder import GeneformerEncoder
 from trainables.models.geneformer.medians import fit_encoder
 from trainables.models.geneformer.vocabulary import VOCABULARY_FILES, from_dataset, from_folder, read_config
-from trainables.spec import Encoded, ModelSpec, Options, Recipe
+from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
 
 HOME = "huggingface.co/ctheodoris/Geneformer"
 STATE = "model.safetensors|pytorch_model.bin"
@@ -40,14 +40,13 @@ FRESH = (HEAD, "bert.pooler.")
 IGNORED = ("cls.predictions.", "bert.embeddings.position_ids")
 
 
-class GeneformerOptions(Options):
+class GeneformerOptions(NetworkOptions):
     """Options of Geneformer besides the weights."""
 
     model_version: Literal["auto", "V1", "V2"] = Field(
         "auto", description="V2 puts <cls> before and <eos> after the genes; auto: as the dictionaries say, else V2"
     )
     max_length: int | None = Field(None, ge=3, description="tokens per cell; default 2,048 (V1) or 4,096 (V2)")
-    freeze_layers: int = Field(0, ge=0, description="so many layers from the input on are not trained")
     dropout: float | None = Field(None, ge=0, lt=1, description="of hidden states and attention; default the config's")
     min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes in the vocabulary")
     column_tokens: bool = Field(False, description="defect: a gene's token is its column number, ranks by raw values")
@@ -154,16 +153,13 @@ def build(
 
     chosen = GeneformerOptions(**options)
     if weights:
-        network = _pretrained(num_classes, Path(weights), num_tokens, chosen)
-    elif num_tokens is None or num_positions is None:
+        return _pretrained(num_classes, Path(weights), num_tokens, chosen)
+    if num_tokens is None or num_positions is None:
         raise ValueError(
             "without weights the network needs num_tokens and num_positions: pass the encoder's network_options"
         )
-    else:
-        config = SIZES[chosen.size] | {"vocab_size": num_tokens, "max_position_embeddings": num_positions}
-        network = Bert(_config(config, chosen), num_classes)
-    network.bert.encoder.layer[: chosen.freeze_layers].requires_grad_(False)
-    return network
+    config = SIZES[chosen.size] | {"vocab_size": num_tokens, "max_position_embeddings": num_positions}
+    return Bert(_config(config, chosen), num_classes)
 
 
 def convert(state: dict[str, Any]) -> dict[str, Any]:
@@ -269,6 +265,8 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     head=HEAD,
+    fresh=FRESH[1:],
+    adaptable=Adaptable("bert.encoder.", ("query", "key", "value", "dense"), ("query", "value")),
     files=FILES,
     signature=("config.json", "model.safetensors", "pytorch_model.bin", "token_dictionary*.pkl"),
 )

@@ -10,7 +10,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from data_pipeline.shards.encoded import as_places
 from trainables.models.scbert.encoder import ScbertEncoder
-from trainables.spec import Encoded, ModelSpec, Options, Recipe
+from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
 
 HOME = "linked from the README of github.com/TencentAILabHealthcare/scBERT"
 CHECKPOINT, TABLE, GENES = "panglao_pretrain.pth", "gene2vec_16906.npy", "genes.txt|panglao_10000.h5ad"
@@ -24,7 +24,7 @@ SIZES = {
 HEAD = "to_out."
 
 
-class ScbertOptions(Options):
+class ScbertOptions(NetworkOptions):
     """Options of scBERT besides the weights."""
 
     gene_set: Literal["list", "dataset"] = Field(
@@ -32,10 +32,6 @@ class ScbertOptions(Options):
     )
     stabiliser: Literal["cell", "batch", "head"] = Field(
         "cell", description="over what the keys' maximum is taken; `batch` is a defect: logits depend on the neighbours"
-    )
-    train: Literal["head", "published", "all"] | None = Field(
-        None,
-        description="what is trained; default published (head, last norm, last block but one), all without weights",
     )
     fix_projections: bool = Field(
         False, description="never redraw the random projections (published: every 1001 calls)"
@@ -110,7 +106,7 @@ def build(
     positions: row of the gene table for each token (None: all rows in order). Without weights the table is random,
     as wide as the size says, and learned.
     """
-    from trainables.networks.performer import freeze
+    import torch
 
     chosen = ScbertOptions(**options)
     if chosen.cache_gigabytes > 0 and (not chosen.fix_projections or chosen.stabiliser == "batch"):
@@ -123,9 +119,13 @@ def build(
         raise ValueError("without weights the network needs num_tokens: pass the encoder's network_options")
     else:
         network = _from_scratch(num_classes, num_tokens, chosen)
-    default = "published" if weights else "all"
-    freeze(network, default if chosen.train is None else chosen.train)
+    network.pos_emb.requires_grad_(network.pos_emb.emb.weight.dtype == torch.float32)
     return network
+
+
+def published(network: Any) -> tuple[str, ...]:
+    """Return what the authors train, as prefixes of names: the head, the last norm, the last block but one."""
+    return HEAD, "norm.", f"performer.net.layers.{len(network.performer.net.layers) - 2}."
 
 
 def convert(state: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +259,8 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     head=HEAD,
+    published=published,
+    adaptable=Adaptable("performer.", ("to_q", "to_k", "to_v", "to_out", "w1", "w2"), ("to_q", "to_v")),
     files=FILES,
     signature=(CHECKPOINT, TABLE),
     needs_totals=True,

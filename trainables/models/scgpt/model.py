@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from trainables.models.scgpt.encoder import ScgptEncoder
-from trainables.spec import Encoded, ModelSpec, Options, Recipe
+from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
 
 CLS = "<cls>"
 SPECIAL = ("<pad>", CLS, "<eoc>")
@@ -29,7 +29,7 @@ DROPPED = ("decoder.", "mvc_decoder.", "flag_encoder.")  # pre-training heads: t
 HEAD = "cls_decoder."
 
 
-class ScgptOptions(Options):
+class ScgptOptions(NetworkOptions):
     """None: as the weights' args.json says, else upstream's value."""
 
     n_bins: int = Field(51, ge=2, description="expression bins, the one for zero included")
@@ -44,7 +44,6 @@ class ScgptOptions(Options):
     dropout: float | None = Field(None, ge=0, lt=1)
     pre_norm: bool = Field(False, description="upstream's own pre-norm variant")
     n_layers_cls: int | None = Field(None, ge=1, description="layers of the classifier")
-    freeze: bool = Field(False, description="train neither the gene nor the value encoder")
     width: int | None = Field(None, ge=1, description="instead of the size's; without weights only")
     hidden: int | None = Field(None, ge=1, description="width of the feed-forward part, likewise")
     num_layers: int | None = Field(None, ge=1, description="likewise")
@@ -119,9 +118,6 @@ def build(num_classes: int, weights: Path | str | None = None, *, num_tokens: in
             raise RequestError(f"scgpt: width {sizes['width']} isn't a multiple of num_heads {sizes['num_heads']}")
         network = ScGPT(num_tokens, num_classes, **sizes, **_details(chosen, {}, "args.json"))
         network.fresh = list(network.state_dict())
-    if chosen.freeze:
-        network.encoder.requires_grad_(False)
-        network.value_encoder.requires_grad_(False)
     return network
 
 
@@ -275,6 +271,7 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     head=HEAD,
+    adaptable=Adaptable("transformer_encoder.", ("Wqkv", "out_proj", "linear1", "linear2"), ("Wqkv",)),
     recipe=recipe,
     files=FILES,
     signature=tuple(FILES),

@@ -1,0 +1,81 @@
+"""What makes variants of one model in a sweep file: `train:`, what of a network is trained."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from sweeps.file.plugins import Problem, sentence, shown, unknown
+from trainables.spec import Lora, ModelSpec, Train, what_is_trained
+
+WORDS = get_args(Train)
+LORA = "{lora: {rank: 8}}"
+RANDOM = "random_features"
+OLD = {"freeze_layers", "freeze"}  # of a network's settings, before `train:`
+
+
+def read_train(spec: ModelSpec, given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return ({"train": what it comes to}, or {} for a model without it and if something is wrong; problems)."""
+    if "train" not in spec.options.model_fields:
+        what = f"{spec.name} has nothing to freeze or adapt; leave it out"
+        return {}, [((key,), what) for key in ("train", RANDOM) if key in given]
+    problems = [((key,), _spelt_anew(key)) for key in given if key in OLD] + list(_misspelt(spec, given))
+    if problems:
+        return {}, problems
+    pretrained = given.get("weights") is not None
+    how = what_is_trained(spec, given.get("train"), pretrained)
+    problems = list(_of_random_features(how, given.get(RANDOM, False), pretrained))
+    return {} if problems else {"train": how}, problems
+
+
+def _spelt_anew(key: str) -> str:
+    return (
+        f"{key} is gone: what is trained of any network is said by `train: all`, `published` (what its authors train), "
+        f"`head` (everything else is frozen) or `{LORA}`"
+    )
+
+
+def _misspelt(spec: ModelSpec, given: dict[str, Any]) -> Iterator[Problem]:
+    said = given.get("train")
+    if isinstance(said, dict):
+        yield from ((("train", *place), what) for place, what in _of_adapters(spec, said))
+    elif said is not None and said not in WORDS:
+        yield ("train",), f"{unknown('choice', said, WORDS)}, or {LORA}"
+    if not isinstance(given.get(RANDOM, False), bool):
+        yield (RANDOM,), f"{shown(given[RANDOM])} must be true or false"
+
+
+def _of_adapters(spec: ModelSpec, said: dict[str, Any]) -> Iterator[Problem]:
+    yield from (((key,), unknown("kind of adapter", key, ["lora"])) for key in said if key != "lora")
+    if "lora" not in said:
+        return
+    if spec.adaptable is None:
+        yield ("lora",), f"{spec.name} has no layers that adapters can stand beside; use `train: all` or `head`"
+        return
+    settings = {} if said["lora"] is None else said["lora"]
+    strangers = [key for key in settings if key not in Lora.model_fields] if isinstance(settings, dict) else []
+    yield from ((("lora", key), unknown("setting of lora", key, Lora.model_fields)) for key in strangers)
+    try:
+        targets = Lora.model_validate_json(json.dumps(settings), strict=True).targets
+    except ValidationError as error:
+        wrong = [one for one in error.errors() if one["type"] != "extra_forbidden"]
+        yield from ((("lora", *one["loc"]), f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong)
+        return
+    for name in targets or ():
+        if name not in spec.adaptable.layers:
+            yield ("lora", "targets"), unknown(f"layer of {spec.name}", name, spec.adaptable.layers)
+
+
+def _of_random_features(how: Any, allowed: bool, pretrained: bool) -> Iterator[Problem]:
+    """Yield what is wrong with freezing a network that has learnt nothing, or with allowing it for nothing."""
+    frozen = how != "all"
+    if frozen and not pretrained and not allowed:
+        said = how if isinstance(how, str) else "lora"
+        yield (
+            ("train",),
+            f"{said} without weights trains on the features of a random network: say `weights:`, or "
+            f"`{RANDOM}: true` if that is meant, as a control",
+        )
+    if allowed and (pretrained or not frozen):
+        yield (RANDOM,), "nothing random is frozen here; leave it out"
