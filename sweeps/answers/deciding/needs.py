@@ -106,7 +106,7 @@ def needs(runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> Ite
     results.check_alone(runs)
     metric, usable = f"test_recall:{kind}", (runs["status"] == "FINISHED") & (runs["defects"] == "")
     finished = choices.unfolded(runs[usable])
-    finished = finished[finished[metric].notna() & (finished["model"].map(choices.kind) != CHANCE)]
+    finished = finished[finished[metric].notna() & (finished["model"].map(choices.kinds(finished)) != CHANCE)]
     if finished.empty:
         raise RequestError(
             f"no finished trial of a model has test cells of {kind}; `cellskew status` says what there is"
@@ -182,7 +182,8 @@ def _need(groups: list[pd.DataFrame], sizes: np.ndarray, kind: str, recall: floa
     first, metric = groups[0].iloc[0], f"test_recall:{kind}"
     estimates = [designs.estimate(group, metric) for group in groups]
     measured = np.array([(one.mean, *one.interval((0.0, 1.0))) for one in estimates])
-    about = {name: first[name] for name in CHOICE}, first["label"], measured, recall
+    choice = {name: first[name] for name in CHOICE} | {"kind": choices.kinds(groups[0])[first["model"]]}
+    about = choice, first["label"], measured, recall
     on = curves.begun(measured[:, 0])
     if (number := len(set(sizes[on].round()))) < SIZES:
         nothing = f"next to nothing is found up to {sizes[~on][-1]:.0f} cells"

@@ -12,7 +12,6 @@ from sweeps.answers.deciding.needs import Need, Needs
 from sweeps.answers.deciding.unseen import Unseen
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs, Estimate
-from sweeps.answers.runs import choices
 from sweeps.answers.summary import explained_intervals
 from sweeps.statistics.curves import BEGUN, BEYOND, DRAWS
 from sweeps.statistics.intervals import LEAST
@@ -214,7 +213,7 @@ def _of_choice(need: Need, found: Needs) -> dict[str, Any]:
     )
     plain, _ = found.of_model(need.choice["model"])
     times = None if plain is None or plain is need else found.times(need, plain)
-    row = need.choice | {"label": need.label, "kind": choices.kind(need.choice["model"])}
+    row = need.choice | {"label": need.label}
     row |= {"recalls": [list(map(_finite, row)) for row in need.measured], "curve": curve or None}
     row |= {"cells": _finite(need.cells), "low": low, "high": high, "times_plain": times}
     return row | {"known": not _is_open(need, found), "why": need.why, "said": _cells(need, found)}

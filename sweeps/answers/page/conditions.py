@@ -56,9 +56,10 @@ def _read(group: pd.DataFrame, stored: Stored) -> tuple[Told, dict[str, pd.DataF
     """Return how sure each trial was and whether rightly, and per choice its cells by true and given type."""
     told: Told = {}
     tables: dict[str, pd.DataFrame] = {}
+    kinds = choices.kinds(group)
     for _, run in group.iterrows():
         scores = stored.scores(run)
-        if scores is None or choices.kind(run["model"]) == CHANCE:
+        if scores is None or kinds[run["model"]] == CHANCE:
             continue
         given = scores.probabilities.argmax(1)
         sure = np.stack([scores.probabilities.max(1).astype(float), given == scores.truth])

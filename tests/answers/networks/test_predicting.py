@@ -37,10 +37,10 @@ def trials(tmp_path_factory, ray_here) -> dict[str, Path]:
     """The directory of a finished trial per network, on the cells of cells.h5ad two folders above."""
     root = tmp_path_factory.mktemp("annotators")
     write(root / "cells.h5ad")
-    return {name: train(root, f"{name}: {{size: tiny, epochs: 2}}") for name in NETWORKS}
+    return {name: trained(root, f"{name}: {{size: tiny, epochs: 2}}") for name in NETWORKS}
 
 
-def train(root: Path, model: str, text: str = SWEEP) -> Path:
+def trained(root: Path, model: str, text: str = SWEEP) -> Path:
     """Return the directory of a finished trial on root/cells.h5ad."""
     sweep = parse(text.format(path=root / "cells.h5ad", models=model), root / "annotators.yaml")
     (trial,) = sweep.trials()
@@ -82,12 +82,13 @@ def test_cells_are_annotated_as_in_the_trial(model, trials, new_cells, tmp_path)
     assert ours["prediction"].tolist() == theirs["prediction"].tolist()
 
 
-@pytest.mark.parametrize("model", ["scgpt", "scbert"])
-def test_what_stayed_frozen_comes_from_the_weights_it_was_trained_on(model, trials, new_cells, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "train"), [("scgpt", "all"), ("scgpt", "{lora: {rank: 2, targets: [Wqkv, linear2]}}"), ("scbert", "head")]
+)
+def test_what_stayed_frozen_comes_from_the_weights_it_was_trained_on(model, train, trials, new_cells, tmp_path):
     write(tmp_path / "cells.h5ad")
     folder = {"scgpt": write_folder, "scbert": write_scbert}[model](tmp_path, GENES)
-    more = ", train: head" if model == "scbert" else ""
-    directory = train(tmp_path, f"{model}: {{weights: {folder}, epochs: 1{more}}}")
+    directory = trained(tmp_path, f"{model}: {{weights: {folder}, epochs: 1, train: {train}}}")
     annotate(directory, new_cells, tmp_path / "out.parquet")
     theirs = pd.read_parquet(directory / "predictions.parquet").set_index("cell_id").filter(like="p_")
     ours = pd.read_parquet(tmp_path / "out.parquet").set_index("cell_id").loc[theirs.index, theirs.columns]
@@ -99,7 +100,7 @@ def test_what_stayed_frozen_comes_from_the_weights_it_was_trained_on(model, tria
 
 def test_several_draws_of_scgpts_bins_are_averaged_in_the_trial_and_in_predict(trials, new_cells, tmp_path):
     root = trials["scgpt"].parents[1]
-    directory = train(root, "scgpt: {size: tiny, epochs: 2, draws: 3}")
+    directory = trained(root, "scgpt: {size: tiny, epochs: 2, draws: 3}")
     theirs = pd.read_parquet(directory / "predictions.parquet").set_index("cell_id").filter(like="p_")
     single = pd.read_parquet(trials["scgpt"] / "predictions.parquet").set_index("cell_id").filter(like="p_")
     assert np.abs(theirs - single.loc[theirs.index]).to_numpy().max() > 1e-4, "the same training, other draws beside"
@@ -121,7 +122,7 @@ def cut_cells(tmp_path_factory) -> Path:
 def test_totals_of_the_training_are_asked_for_where_they_matter(cut_cells, tmp_path, ray_here):
     """They were forgotten: cells were annotated by the sums of the file, here a hundredth of what training had."""
     text = SWEEP.replace("label: celltype", "label: celltype, totals: n_counts")
-    directory = train(cut_cells.parent, "scbert: {size: tiny, epochs: 2}", text)
+    directory = trained(cut_cells.parent, "scbert: {size: tiny, epochs: 2}", text)
     theirs = pd.read_parquet(directory / "predictions.parquet").set_index("cell_id").filter(like="p_")
     with pytest.raises(RequestError, match="the column 'n_counts'.*--totals, or say --totals sum"):
         annotate(directory, cut_cells, tmp_path / "out.parquet")
