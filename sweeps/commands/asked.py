@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """The runs that a question is about, see results.fetch, and how sure their numbers are."""
+    """The runs that a question is about, see results.fetch; how sure their numbers are; what must be said of them."""
 
     runs: Any
     designs: "Designs"
+    said: list[str]
 
     def metrics(self, typed: str | None, kinds: list[str] | None) -> list[str]:
         """Return what a metric is called among the runs, of each type if there are any; None: macro F1, or F1."""
@@ -38,20 +39,33 @@ class Asked:
         """What must stand above a comparison of them."""
         from sweeps.answers.runs import results
 
-        said = [one for one in (results.warning(self.runs), results.of_processors(self.runs)) if one is not None]
-        return "\n".join(said) if said else None
+        return self._above(results.warning(self.runs), results.of_processors(self.runs))
+
+    @property
+    def caution(self) -> str | None:
+        """What must stand above any table of them."""
+        from sweeps.answers.runs import results
+
+        return self._above(results.warning(self.runs))
+
+    def _above(self, *said: str | None) -> str | None:
+        listed = [*self.said, *(one for one in said if one is not None)]
+        return "\n".join(listed) if listed else None
 
 
-def named(name: str | None, bundle: Path | None) -> str:
-    if (name is None) == (bundle is None):
+def named(names: list[str] | None, bundle: Path | None) -> list[str]:
+    """Return the sweeps that are asked about; RequestError if none is, or a bundle beside them."""
+    if (not names) == (bundle is None):
         raise RequestError("say which sweep: its name, or a bundle that `cellskew export` wrote (--from bundle.zip)")
-    return str(bundle) if name is None else name
+    return names if names else [str(bundle)]
 
 
-def file_of(name: str, storage: Path) -> str | None:
-    """Return the sweep's file as it last ran, None where it isn't at hand."""
-    path = storage / "sweeps" / f"{name}.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def file_of(names: str | list[str], storage: Path) -> str | None:
+    """Return the sweeps' files as they last ran, None where none is at hand."""
+    listed = [names] if isinstance(names, str) else names
+    paths = [storage / "sweeps" / f"{name}.yaml" for name in listed]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
+    return "\n---\n".join(texts) if texts else None
 
 
 def _found(name: str, storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored"]:
@@ -70,17 +84,37 @@ def _found(name: str, storage: Path, uri: str | None, every: bool) -> tuple[Any,
     return runs, Stored(place)
 
 
+def _together(names: list[str], storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored", list[str]]:
+    """Return the runs of one or several sweeps, what they left, and what must be said of their being together."""
+    from sweeps.answers.runs import several
+
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RequestError(f"named twice: {', '.join(twice)}")
+    if len(names) == 1:
+        return *_found(names[0], storage, uri, every), []
+    return several.join([several.Part(name, *_found(name, storage, uri, every)) for name in names])
+
+
 def ask(
-    name: str, storage: Path, uri: str | None, where: str | None, every: bool, kinds: list[str] | None = None
+    names: str | list[str],
+    storage: Path,
+    uri: str | None,
+    where: str | None,
+    every: bool,
+    kinds: list[str] | None = None,
 ) -> Asked:
-    """Return what the options of a question choose; those that the sweep no longer wants are counted in a line."""
+    """Return what the options of a question choose; those that the sweep no longer wants are counted in a line.
+
+    names: of a sweep, or of several, whose runs are then one table, see several.join.
+    """
     from sweeps.answers import celltypes
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import choices, selection
 
-    runs, stored = _found(name, storage, uri, every)
+    runs, stored, said = _together([names] if isinstance(names, str) else names, storage, uri, every)
     for kind in kinds or ():
         runs = celltypes.with_type(runs, kind, stored)
     if where is not None:
         runs = selection.where(choices.unfolded(runs) if "posthoc" in where else runs, where)
-    return Asked(runs, Designs(runs, stored))
+    return Asked(runs, Designs(runs, stored), said)

@@ -15,8 +15,9 @@ from sweeps.commands.options import (
     Every,
     Format,
     From,
-    MaybeName,
+    MaybeNames,
     Name,
+    Names,
     Page,
     Storage,
     Types,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def results(
-    name: MaybeName = None,
+    name: MaybeNames = None,
     by: Annotated[
         str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")
     ] = None,
@@ -62,11 +63,11 @@ def results(
     metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
     form, columns = "json" if as_json else format.value, None if by is None else words(by)
     runs = asked.by_choice if columns is None or "posthoc" in columns else asked.runs
-    return table.show(runs, columns, metrics, asked.designs, form, results.warning(asked.runs))
+    return table.show(runs, columns, metrics, asked.designs, form, asked.caution)
 
 
 def compare(
-    name: Name,
+    name: Names,
     between: Between = None,
     within: Annotated[
         str, typer.Option(help="Columns that get a comparison each, beside the skew; all else is pooled.")
@@ -109,7 +110,7 @@ def _answer(asked: Asked, tie: float, form: str) -> None:
 
 
 def report(
-    name: Name,
+    name: Names,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page to write; default report.html, or report.pdf.")
     ] = None,
@@ -133,7 +134,8 @@ def report(
     out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
-    page = report.report(asked.runs, name, full, asked.designs, file_of(name, storage))
+    title = name if isinstance(name, str) else " ".join(name)
+    page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said)
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:

@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from sweeps.commands.asked import ask
-from sweeps.commands.options import STORAGE, AsJson, Every, Name, Storage, Types, Uri, Where
+from sweeps.commands.options import STORAGE, AsJson, Every, Names, Storage, Types, Uri, Where
 
 
 def answer(
-    name: Name,
+    name: Names,
     type: Types = None,
     metric: Annotated[str | None, typer.Option(help="Metric to choose by; default macro_f1, or f1 of --type.")] = None,
     budget: Annotated[
@@ -35,7 +35,7 @@ def answer(
 
 
 def needs(
-    name: Name,
+    name: Names,
     type: Annotated[list[str], typer.Option("--type", help="A cell type; again for another.", show_default=False)],
     recall: Annotated[float, typer.Option(help="Share of the type's cells that is to be found.")] = 0.8,
     where: Where = None,
@@ -57,7 +57,7 @@ def needs(
 
 
 def leaderboard(
-    name: Name,
+    name: Names,
     metric: Annotated[str | None, typer.Option(help="Metric to rank by; default macro_f1, or f1 of --type.")] = None,
     type: Types = None,
     where: Where = None,

@@ -22,7 +22,14 @@ Uri = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
-MaybeName = Annotated[str | None, typer.Argument(help="Name of a sweep, or a bundle (*.zip).", show_default=False)]
+Names = Annotated[
+    list[str],
+    typer.Argument(help="A sweep that was run before, or a bundle (*.zip); several are one table.", show_default=False),
+]
+MaybeNames = Annotated[
+    list[str] | None,
+    typer.Argument(help="A sweep that was run before, or a bundle (*.zip); several are one table.", show_default=False),
+]
 From = Annotated[Path | None, typer.Option("--from", help="A bundle that `cellskew export` wrote; needs no MLflow.")]
 Address = Annotated[
     str | None,

@@ -4,7 +4,7 @@ Figures are plain SVG made here, with a little script for sorting, filtering and
 without scripts and offline, and no plotting library has to be embedded in every page.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -47,9 +47,17 @@ REDO = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # w
 MOST = 50  # failures that are listed
 
 
-def report(runs: pd.DataFrame, name: str, metric: str, designs: Designs, sweep: str | None = None) -> str:
+def report(
+    runs: pd.DataFrame,
+    name: str,
+    metric: str,
+    designs: Designs,
+    sweep: str | None = None,
+    beside: Sequence[str] = (),
+) -> str:
     """Return the page. runs: those that the sweep wants, see results.choose; sweep: its file's text, None: not at hand.
 
+    beside: what else must be said above, see several.join.
     RequestError if nothing is finished yet, or no run has the metric.
     """
     finished = runs[runs["status"] == "FINISHED"]
@@ -65,7 +73,9 @@ def report(runs: pd.DataFrame, name: str, metric: str, designs: Designs, sweep: 
     page.filters["text"] = lambda said: Markup(text(said))
     page.filters["lines"] = lambda said: Markup(text(said, lines=True))
     style, script = ((folder / one).read_text(encoding="utf-8") for one in ("page.css", "page.js"))
-    about = _about(runs, finished, name, metric, designs) | {"sweep": sweep, "style": style, "script": script}
+    about = _about(runs, finished, name, metric, designs)
+    about["warnings"] = [*beside, *about["warnings"]]
+    about |= {"sweep": sweep, "style": style, "script": script}
     return page.from_string((folder / "page.html.j2").read_text(encoding="utf-8")).render(about)
 
 
