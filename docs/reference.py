@@ -215,7 +215,7 @@ def sections() -> Iterator[str]:
 
 def of_model(model: ModelSpec) -> Iterator[str]:
     yield f"### `{model.name}`\n"
-    more = "" if model.kind == "baseline" else "; `weights:` names the folder of its published weights"
+    more = "" if not model.files else "; `weights:` names the folder of its published weights"
     yield f"{model.title}, a {model.kind}{more}.\n"
     rows = of_fields(model.options, model.name, "options")
     yield table([row for row in rows if row.name not in untagged(model.name, {row.name: True})], "option")

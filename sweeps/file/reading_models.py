@@ -129,7 +129,7 @@ def _weights(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tu
         return None, []
     if not isinstance(given, str):
         return None, [(("weights",), f"{shown(given)} is not the path of a folder")]
-    if spec.kind == "baseline":
+    if not spec.files:
         return None, [(("weights",), f"{spec.name} has no pretrained weights; leave `weights:` out")]
     path = folder / Path(given).expanduser()
     if check_files and not path.is_dir():

@@ -12,7 +12,7 @@ from trainables.losses import LOSSES
 from trainables.metrics import evaluate
 from trainables.models.logistic_regression.model import fit, matrix
 from trainables.models.logistic_regression.solver import TOLERANCE, Problem
-from trainables.spec import Encoded, get
+from trainables.spec import Encoded, get, names
 
 NUM_GENES = 60
 
@@ -201,8 +201,8 @@ def test_senseless_options_are_refused(options: dict):
         get("logistic_regression").options(**options)
 
 
-@pytest.mark.parametrize("model", ["majority", "logistic_regression"])
+@pytest.mark.parametrize("model", [name for name in names() if get(name).kind == "baseline"])
 def test_no_training_cell_is_refused(model: str):
     tokens, labels = encoded(model=model)
     with pytest.raises(RequestError, match=f"{model}: there is no training cell"):
-        get(model).fit(tokens.take(np.zeros(0, int)), labels[:0], 4, random_rows())
+        get(model).fit(tokens.take(np.zeros(0, int)), labels[:0], 4, random_rows(), num_genes=NUM_GENES)

@@ -9,9 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.known.catalog import resolve
+from trainables.fitting.choosing import score
 from trainables.metrics import evaluate
 from trainables.models.logistic_regression import products, solver
-from trainables.models.logistic_regression.model import STRENGTHS, Fitted, _score, fit
+from trainables.models.logistic_regression.model import STRENGTHS, Fitted, fit
 from trainables.models.logistic_regression.solver import Problem
 from trainables.spec import Encoded, get
 
@@ -128,7 +129,7 @@ def theirs(parts: tuple, classes: int) -> Fitted:
             found.intercept_ - found.coef_ @ means,
         )
         fits.append(Fitted(coefficients, intercepts, strength, True, 0))
-    return max(fits, key=lambda fitted: _score(fitted, held, truth))
+    return max(fits, key=lambda fitted: score(fitted.predict_proba(held), truth))
 
 
 def check_beside_scikit_learn(source: str | dict, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def network_of(spec: ModelSpec, counts: sparse.csr_matrix, num_classes: int = 3)
 def test_the_files_are_the_registry():
     assert {"scgpt", "scbert", "geneformer", "logistic_regression", "majority"} <= set(MODELS)
     assert all(get(name).name == name for name in MODELS)
-    with pytest.raises(KeyError, match="no model 'scgtp'; did you mean scgpt.*known: geneformer, logistic"):
+    with pytest.raises(KeyError, match="no model 'scgtp'; did you mean scgpt.*known: geneformer, gradient"):
         get("scgtp")
 
 
@@ -129,8 +129,10 @@ def test_every_size_has_a_recipe(model, size, tmp_path):
 def test_a_baseline_gives_probabilities_over_the_fixed_class_list(model, cells):
     counts, labels = cells
     spec = get(model)
-    encoded = encoder_of(spec, counts)(counts, np.random.default_rng(0))
-    fitted = spec.fit(encoded, labels, 5, np.random.default_rng(0), **spec.options().model_dump())
+    encoder = encoder_of(spec, counts)
+    encoded = encoder(counts, np.random.default_rng(0))
+    options = spec.options().model_dump() | encoder.network_options
+    fitted = spec.fit(encoded, labels, 5, np.random.default_rng(0), **options)
     probabilities = fitted.predict_proba(encoded)
     assert probabilities.shape == (90, 5) and np.allclose(probabilities.sum(1), 1)
     assert np.all(probabilities[:, 3:] == 0)  # classes without a training cell

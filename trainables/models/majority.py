@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from data_pipeline.errors import RequestError
+from trainables.fitting.choosing import targets
 from trainables.spec import Encoded, ModelSpec, Options
 
 
@@ -56,10 +56,7 @@ def fit(
     **options: Any,
 ) -> Fitted:
     """Return the class proportions of `labels` int64 [n], each class times its `class_weight` [C] where given."""
-    if not len(labels):
-        raise RequestError("majority: there is no training cell; give training a larger share of the split")
-    mass = np.bincount(labels, minlength=num_classes) * (1.0 if class_weight is None else np.asarray(class_weight))
-    return Fitted(mass / mass.sum())
+    return Fitted(targets("majority", labels, num_classes, class_weight).mix)
 
 
 SPEC = ModelSpec(

@@ -19,6 +19,7 @@ from sweeps.file.trials import Trial
 
 MEASURED = "one H100 (benchmarks/README.md)"
 PER_MILLION_TOKENS = {"scgpt": 1.31, "scbert": 2.28, "geneformer": 1.41, "geneformer-V2": 3.21}  # seconds
+UNMEASURED = PER_MILLION_TOKENS["scgpt"]  # of a network of one's own
 PER_STEP = 0.021  # seconds of a small network, start and evaluations included: 388 trials of 440 steps an hour
 GIGABYTES_PER_TOKEN = {"scgpt": 1.52e-4, "scbert": 1.78e-4, "geneformer": 6.4e-5, "geneformer-V2": 3.5e-4}  # of a batch
 OWN = {"scgpt": 0.83}  # gigabytes that don't depend on the batch
@@ -144,8 +145,9 @@ def _constant(trial: Trial, work: Work, fleet: Fleet) -> float:
     share = _gpu(trial, work, fleet)
     if not share:
         return work.cpu_seconds
-    sizes, size = estimate.SECONDS[trial.model], _size(trial)
-    alone = work.tokens / 1e6 * PER_MILLION_TOKENS[_network(trial)] * sizes[size] / sizes["official"]
+    sizes, size = estimate.seconds_of(trial.model), _size(trial)
+    of_official = sizes[size] / sizes.get("official", sizes[size])
+    alone = work.tokens / 1e6 * PER_MILLION_TOKENS.get(_network(trial), UNMEASURED) * of_official
     return alone / share if size == "official" else max(alone, PER_STEP * work.steps)
 
 
@@ -161,7 +163,7 @@ def memory(trial: Trial, work: Work) -> float:
     if _size(trial) != "official":
         return SMALL
     network = _network(trial)
-    return CONTEXT + OWN.get(network, 0.0) + GIGABYTES_PER_TOKEN[network] * work.batch
+    return CONTEXT + OWN.get(network, 0.0) + GIGABYTES_PER_TOKEN.get(network, GIGABYTES_PER_TOKEN["scgpt"]) * work.batch
 
 
 def _resources(trial: Trial, work: Work, fleet: Fleet) -> dict[str, float]:

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from data_pipeline.errors import RequestError
 from data_pipeline.normalise import log_normalised
+from trainables.fitting.choosing import Best, Targets, is_there, targets
 from trainables.spec import Encoded, ModelSpec, Options
 
 if TYPE_CHECKING:
@@ -106,26 +106,22 @@ def fit(
     """
     from trainables.models.logistic_regression.solver import Problem, Solution
 
-    if not len(labels):
-        raise RequestError("logistic_regression: there is no training cell; give training a larger share of the split")
+    learnt = targets("logistic_regression", labels, num_classes, class_weight)
     width = int(encoded.ids.max(initial=-1)) + 1 if num_genes is None else num_genes
-    present, targets = np.unique(labels, return_inverse=True)
-    if len(present) == 1:
-        nothing = Solution(np.zeros((width, 1)), np.zeros(1), strengths[0], True, 0)
-        return _over_all_classes(nothing, present, num_classes)
-    weights = np.ones(len(labels)) if class_weight is None else np.asarray(class_weight, dtype=np.float64)[labels]
-    problem = Problem(matrix(encoded, width), targets, weights / weights.mean(), len(present), penalty)
-    spread = partial(_over_all_classes, present=present, num_classes=num_classes)
-    if validation is None or not len(validation[1]):
+    if len(learnt.present) == 1:
+        return _over_all_classes(Solution(np.zeros((width, 1)), np.zeros(1), strengths[0], True, 0), learnt)
+    problem = Problem(matrix(encoded, width), learnt.codes, learnt.weights, len(learnt.present), penalty)
+    spread = partial(_over_all_classes, learnt=learnt)
+    if not is_there(validation):
         usual = min(strengths, key=lambda strength: abs(np.log(strength)))
         return spread(next(problem.path([usual], max_iterations)))
-    return _best(problem, spread, _Best(*validation), strengths, max_iterations)
+    return _best(problem, spread, Best(*validation), strengths, max_iterations)
 
 
 def _best(
     problem: "Problem",
     spread: "Callable[[Solution], Fitted]",
-    best: "_Best",
+    best: Best,
     strengths: tuple[float, ...],
     max_iterations: int,
 ) -> Fitted:
@@ -135,38 +131,11 @@ def _best(
     return best.fitted
 
 
-class _Best:
-    """The best fit so far by macro F1, then log-likelihood, on validation cells."""
-
-    def __init__(self, encoded: Encoded, labels: np.ndarray) -> None:
-        self.encoded, self.labels = encoded, labels
-        self.fitted, self.score = None, (-np.inf, -np.inf)
-
-    def meet(self, fitted: Fitted) -> None:
-        score = _score(fitted, self.encoded, self.labels)
-        if score > self.score:
-            self.fitted, self.score = fitted, score
-
-    def is_behind(self, fitted: Fitted) -> bool:
-        """Tell whether both macro F1 and log-likelihood are below the best so far: weaker penalties won't mend it."""
-        return all(new < old for new, old in zip(_score(fitted, self.encoded, self.labels), self.score, strict=True))
-
-
-def _over_all_classes(found: Any, present: np.ndarray, num_classes: int) -> Fitted:
-    """Spread a Solution for the classes `present` over the fixed class list."""
-    coefficients, intercepts = np.zeros((len(found.coefficients), num_classes)), np.full(num_classes, -np.inf)
-    coefficients[:, present], intercepts[present] = found.coefficients, found.intercepts
+def _over_all_classes(found: Any, learnt: Targets) -> Fitted:
+    """Spread a Solution for the classes present over the fixed class list."""
+    coefficients = learnt.spread(found.coefficients)
+    intercepts = learnt.spread(found.intercepts[None], -np.inf)[0]
     return Fitted(coefficients, intercepts, found.strength, found.converged, found.iterations)
-
-
-def _score(fitted: Fitted, encoded: Encoded, labels: np.ndarray) -> tuple[float, float]:
-    """Return (macro F1, mean log-likelihood) on cells with labels."""
-    from trainables.metrics import evaluate
-
-    probabilities = fitted.predict_proba(encoded)
-    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
-    scores = evaluate(probabilities, labels, np.zeros(probabilities.shape[1]))
-    return round(scores["macro_f1"], 6), float(np.log(of_truth).mean())
 
 
 SPEC = ModelSpec(
