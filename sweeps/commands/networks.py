@@ -1,13 +1,11 @@
 """`cellskew predict`, `promote`: what a trained network is used for."""
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from data_pipeline.errors import RequestError
 from sweeps.commands.options import (
     STORAGE,
     Base,
@@ -29,13 +27,16 @@ Totals = Annotated[
     str | None, typer.Option(help="Column of obs with counts per cell over all genes measured; `sum`: all are here.")
 ]
 
+Runs = Annotated[list[str] | None, typer.Option(help="Id of a finished run in MLflow; again for an ensemble of them.")]
+Checkpoints = Annotated[list[Path] | None, typer.Option(help="A run's folder `checkpoint`, beside or for --run.")]
+
 
 @advises_options
 def predict(
     data: Annotated[str, typer.Argument(help="An h5ad file with the cells to annotate.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .parquet or .csv.", show_default=False)],
-    run: Annotated[str | None, typer.Option(help="Id of a finished trial's run in MLflow.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A run's folder `checkpoint`, in place of --run.")] = None,
+    run: Runs = None,
+    checkpoint: Checkpoints = None,
     layer: Layer = None,
     values: Kind = "counts",
     base: Base = "e",
@@ -49,22 +50,19 @@ def predict(
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
-    """Annotate new cells with a trained network.
+    """Annotate new cells with a trained network, or with several.
 
     Example: `cellskew predict new.h5ad --run 0123456789abcdef0123456789abcdef -o annotated.parquet`
     """
     from sweeps.answers.networks import predicting
     from sweeps.drive.progress import Progress, console
 
-    if (run is None) == (checkpoint is None):
-        raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER")
     given = {"layer": layer, "gene_names": gene_names, "duplicates": duplicates, "empty_cells": empty_cells}
     given |= {"other_features": other_features, "totals": totals}
     options = said(given) | of_values(values, base, target_sum)
-    place = nullcontext(checkpoint) if run is None else predicting.checkpoint_of(run, storage, tracking_uri)
-    screen = Progress(console())
-    with place as folder:
-        predicting.show(predicting.predict(folder, data, options, out, min_genes, partial(screen.count, "annotating")))
+    counted = partial(Progress(console()).count, "annotating")
+    with predicting.checkpoints(run or [], checkpoint or [], storage, tracking_uri) as folders:
+        predicting.show(predicting.predict(folders, data, options, out, min_genes, counted))
 
 
 def promote(

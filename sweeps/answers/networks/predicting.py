@@ -2,11 +2,11 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from data_pipeline.spreadsheets import to_csv
 from sweeps import tables
 from sweeps.answers.networks import promote
 
+if TYPE_CHECKING:
+    from trainables.trial.package import Annotator
+
 BLOCK = 2048  # cells encoded at once
 KINDS = (".parquet", ".csv")
 SUM = "sum"  # of --totals: the file's own sums
@@ -31,9 +34,10 @@ ALIKE = 5.0  # how many times larger or smaller typical totals may be before the
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was written, and how many of the model's genes the file has (`known`).
+    """What was written, and how many of the model's genes the file has (`known`); of several models, of the worst off.
 
-    types: class, cells (predicted to be of it), probability (their mean); largest first.
+    types: class, cells (predicted to be of it), probability (their mean); largest first. agreed: cells for which all of
+    several networks name the same type.
     """
 
     out: Path
@@ -41,41 +45,102 @@ class Predicted:
     types: pd.DataFrame
     genes: int
     known: int
+    networks: int
+    agreed: int
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A network, and where its genes are among the file's: picks, sparse [file's genes, its genes]."""
+
+    annotator: "Annotator"
+    picks: sparse.csr_matrix
+
+    @property
+    def known(self) -> int:
+        return int(np.count_nonzero(self.picks.getnnz(axis=0)))
+
+    def probabilities(self, counts: sparse.csr_matrix, totals: np.ndarray, classes: list[str]) -> np.ndarray:
+        """Return the probability of each of `classes`, float32 [n, C]."""
+        chosen = sparse.csr_matrix(counts @ self.picks)
+        chosen.sort_indices()
+        order = [self.annotator.classes.index(name) for name in classes]
+        return self.annotator.predict(chosen, totals).astype(np.float32)[:, order]
 
 
 def predict(
-    folder: Path, data: str, options: dict[str, Any], out: Path, least: float, progress: Callable[[int, int], None]
+    folders: Sequence[Path],
+    data: str,
+    options: dict[str, Any],
+    out: Path,
+    least: float,
+    progress: Callable[[int, int], None],
 ) -> Predicted:
-    """Annotate the cells of an h5ad file with the network in `folder`; write one row per cell to `out`.
+    """Annotate the cells of an h5ad file with the networks in `folders`; write one row per cell to `out`.
 
     options: of the file, as a sweep's `datasets:` has them (layer, values, gene_names, totals, ...), where totals may
     also be "sum". least: share of the model's genes that the file must have. Columns: cell_id, prediction, probability,
-    p_<class> for every class.
+    p_<class> for every class. Several networks (an ensemble, Lakshminarayanan 2017, arXiv 1612.01474): probabilities
+    are their means, and `agreement` the share of them that name the predicted type; they must know the same types.
     """
     from trainables.trial.package import open_model
 
     if out.suffix not in KINDS:
         raise RequestError(f"--out {out}: give a name that ends in {' or '.join(KINDS)}")
-    annotator = open_model(folder)
+    check_once([str(folder) for folder in folders])
+    annotators = [open_model(folder) for folder in folders]
+    _check_classes(folders, annotators)
     cells = _open(data, options)
-    if annotator.spec.needs_totals and "totals" not in options:
-        _check_totals(annotator.described["encoding"]["totals"], cells)
-    picks = chooser(annotator.genes, cells.genes)
-    known = int(np.count_nonzero(picks.getnnz(axis=0)))
-    _check_genes(annotator.genes, cells, known, least)
-    parts = []
-    for start, counts in cells.blocks(BLOCK):
-        stop = start + counts.shape[0]
-        chosen = sparse.csr_matrix(counts @ picks)
-        chosen.sort_indices()
-        parts.append(annotator.predict(chosen, cells.totals[start:stop]).astype(np.float32))
-        progress(stop, cells.num_cells)
+    readers = [_reader(annotator, cells, options, least) for annotator in annotators]
+    table = _annotated(readers, cells, progress)
     cells.counts.files.close()
-    table = _table(cells.cell_ids, np.concatenate(parts), annotator.classes)
     _write(table, out)
     types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
     types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
-    return Predicted(out, len(table), types, len(annotator.genes), known)
+    worst = min(readers, key=lambda reader: reader.known / len(reader.annotator.genes))
+    agreed = int((table["agreement"] == 1).sum()) if "agreement" in table else len(table)
+    return Predicted(out, len(table), types, len(worst.annotator.genes), worst.known, len(readers), agreed)
+
+
+def check_once(names: Sequence[str]) -> None:
+    """RequestError if a network is named twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RequestError(f"named twice: {', '.join(twice)}; a network that votes twice makes no ensemble surer")
+
+
+def _check_classes(folders: Sequence[Path], annotators: Sequence["Annotator"]) -> None:
+    """RequestError unless all networks know the same types."""
+    first = set(annotators[0].classes)
+    for folder, other in zip(folders, annotators, strict=True):
+        if apart := sorted(first ^ set(other.classes)):
+            named = ", ".join(apart[:6])
+            raise RequestError(
+                f"{folder}: only some of the networks know {named}; an ensemble's must know the same types"
+            )
+
+
+def _reader(annotator: "Annotator", cells: Cells, options: dict[str, Any], least: float) -> _Reader:
+    """Return a network with its genes found in the file; RequestError where they or its totals aren't there."""
+    if annotator.spec.needs_totals and "totals" not in options:
+        _check_totals(annotator.described["encoding"]["totals"], cells)
+    found = _Reader(annotator, chooser(annotator.genes, cells.genes))
+    _check_genes(annotator.genes, cells, found.known, least)
+    return found
+
+
+def _annotated(readers: Sequence[_Reader], cells: Cells, progress: Callable[[int, int], None]) -> pd.DataFrame:
+    """Return the table of all cells, see predict."""
+    classes, parts, agreements = readers[0].annotator.classes, [], []
+    for start, counts in cells.blocks(BLOCK):
+        totals = cells.totals[start : start + counts.shape[0]]
+        each = np.stack([reader.probabilities(counts, totals, classes) for reader in readers])
+        parts.append(each.mean(axis=0, dtype=np.float64).astype(np.float32))
+        agreements.append((each.argmax(2) == parts[-1].argmax(1)).mean(axis=0))
+        progress(start + counts.shape[0], cells.num_cells)
+    table = _table(cells.cell_ids, np.concatenate(parts), classes)
+    if len(readers) > 1:
+        table.insert(3, "agreement", np.concatenate(agreements))
+    return table
 
 
 def _open(data: str, options: dict[str, Any]) -> Cells:
@@ -129,6 +194,16 @@ def _write(table: pd.DataFrame, out: Path) -> None:
 
 
 @contextmanager
+def checkpoints(run_ids: list[str], folders: list[Path], storage: Path, given_uri: str | None) -> Iterator[list[Path]]:
+    """Give the folders of networks, named by their runs or themselves; RequestError if none is, or one twice."""
+    if not run_ids and not folders:
+        raise RequestError("say which network: either --run RUN_ID or --checkpoint FOLDER; several are an ensemble")
+    check_once(run_ids)
+    with ExitStack() as places:
+        yield [*(places.enter_context(checkpoint_of(one, storage, given_uri)) for one in run_ids), *folders]
+
+
+@contextmanager
 def checkpoint_of(run_id: str, storage: Path, given_uri: str | None) -> Iterator[Path]:
     """Give the folder `checkpoint` of a finished network's run while `with` lasts: where it lies, or a copy."""
     registry, run = promote.find(run_id, storage, given_uri)
@@ -151,4 +226,8 @@ def show(found: Predicted) -> None:
     table = found.types.assign(probability=[f"{value:.2f}" for value in found.types["probability"]])
     tables.draw(table.rename(columns={"probability": "mean probability"}))
     print(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes: {found.out}")
+    if found.networks > 1:
+        print(
+            f"{found.networks} networks: mean probabilities; all of them name the same type of {found.agreed:,} cells"
+        )
     print("a network names one of the types that it was trained on, whatever the cell is; look at low probabilities")

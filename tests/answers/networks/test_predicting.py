@@ -64,7 +64,7 @@ def new_cells(trials, tmp_path) -> Path:
 
 
 def annotate(directory: Path, data: Path, out: Path, least: float = 0.5, **options):
-    return predicting.predict(directory / "checkpoint", str(data), options, out, least, lambda done, total: None)
+    return predicting.predict([directory / "checkpoint"], str(data), options, out, least, lambda done, total: None)
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -215,6 +215,42 @@ def test_values_that_are_no_counts_are_refused_as_in_a_sweep(trials, new_cells, 
         annotate(trials["scgpt"], new_cells, tmp_path / "out.xlsx")
 
 
+# several networks
+
+
+def test_an_ensemble_has_mean_probabilities_and_says_where_its_networks_agree(trials, new_cells, tmp_path):
+    tables, folders = [], [trials[name] / "checkpoint" for name in ("scgpt", "geneformer")]
+    for name in ("scgpt", "geneformer"):
+        annotate(trials[name], new_cells, tmp_path / f"{name}.parquet")
+        tables.append(pd.read_parquet(tmp_path / f"{name}.parquet"))
+    found = predicting.predict(folders, str(new_cells), {}, tmp_path / "both.parquet", 0.5, lambda done, total: None)
+    both = pd.read_parquet(tmp_path / "both.parquet")
+    scores = [name for name in both if name.startswith("p_")]
+    np.testing.assert_allclose(both[scores], (tables[0][scores] + tables[1][scores]) / 2, atol=1e-6)
+    votes = sum((table["prediction"] == both["prediction"]).to_numpy() for table in tables) / 2
+    assert both["agreement"].tolist() == votes.tolist() and found.agreed == (votes == 1).sum() < len(both)
+    assert "agreement" not in tables[0], "one network agrees with itself"
+
+
+def test_networks_of_other_types_make_no_ensemble(trials, new_cells, tmp_path):
+    shutil.copytree(trials["scgpt"] / "checkpoint", tmp_path / "checkpoint")
+    classes = json.loads((tmp_path / "checkpoint" / "model.json").read_text())["classes"]
+    describe(tmp_path / "checkpoint", classes=["unheard-of", *classes[1:]])
+    folders = [trials["scgpt"] / "checkpoint", tmp_path / "checkpoint"]
+    said = f"only some of the networks know .*{classes[0]}.*; an ensemble's must know the same types"
+    with pytest.raises(RequestError, match=said):
+        predicting.predict(folders, str(new_cells), {}, tmp_path / "out.csv", 0.5, lambda done, total: None)
+    with pytest.raises(RequestError, match="named twice: .*checkpoint"):
+        predicting.predict(folders[:1] * 2, str(new_cells), {}, tmp_path / "out.csv", 0.5, lambda done, total: None)
+
+
+def test_runs_and_folders_make_an_ensemble(trials, new_cells, tmp_path):
+    sweep = Sweep(tmp_path)
+    run_id = sweep.end(sweep.network, checkpoint=str(trials["scbert"] / "checkpoint"))
+    done = predict_by(["--run", run_id, "--checkpoint", trials["scgpt"] / "checkpoint"], tmp_path, new_cells)
+    assert done.exit_code == 0 and "2 networks: mean probabilities; all of them name the same type" in done.output
+
+
 # by run
 
 
@@ -253,6 +289,5 @@ def test_runs_without_a_network_to_use_are_refused(trials, new_cells, tmp_path):
     ):
         done = predict_by(["--run", run], tmp_path, new_cells)
         assert isinstance(done.exception, RequestError) and said in str(done.exception)
-    both = predict_by(["--run", run_id, "--checkpoint", tmp_path], tmp_path, new_cells)
     neither = predict_by([], tmp_path, new_cells)
-    assert all("either --run RUN_ID or --checkpoint FOLDER" in str(done.exception) for done in (both, neither))
+    assert "either --run RUN_ID or --checkpoint FOLDER" in str(neither.exception)
