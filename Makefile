@@ -1,6 +1,8 @@
 # make demo: install and run the quickstart sweep, then print its answer.   make test: install and run the tests.
-# PYTHON=python3.12 make demo picks an interpreter; ARGS="-k trial" make test passes options on to pytest.
+# PYTHON=python3.12 make demo picks an interpreter; ARGS="-k trial" make test passes options on to pytest, JOBS is how many
+# processes the tests' files are shared out to (0: none beside pytest's own).
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 READY := $(VENV)/.ready-$(subst /,_,$(PYTHON))
@@ -12,7 +14,7 @@ demo: $(READY)
 	$(VENV)/bin/cellskew run sweeps/configs/quickstart.yaml
 
 test: $(READY)-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -119,6 +119,8 @@ def fake_rounds(kind: str, number: int, seed: int, out: Path | None) -> int:
                 told(line | {"seconds": round(time.monotonic() - begin, 1)}, out)
     finally:
         server.stop()
+    if not wrong:
+        shutil.rmtree(root)
     print(f"{number} rounds of {kind}, {wrong} ended otherwise; done: {dict(seen)}")
     return wrong
 

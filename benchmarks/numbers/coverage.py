@@ -143,9 +143,15 @@ def _of_type(values: np.ndarray, errors: list[tuple[Error, Error]], ratio: float
         low, high = intervals.interval(mine.mean(), error, SPAN)
         held.append(np.nan if np.isnan(low) else low <= truth <= high)
         error = intervals.resampled(difference, of_difference) if few else anew
-        found.append(intervals.p_value(difference.mean(), error) < 0.05)
-        naive.append(intervals.p_value(difference.mean(), anew) < 0.05)
-    return Rates(float(np.nanmean(held)), float(np.mean(found)), float(np.mean(naive)))
+        found.append(_is_found(difference.mean(), error))
+        naive.append(_is_found(difference.mean(), anew))
+    return Rates(*(float(np.nanmean(rate)) for rate in (held, found, naive)))
+
+
+def _is_found(difference: float, error: Error) -> float:
+    """Return whether a test says that there is a difference, 0 or 1; NaN where there is none to test."""
+    p = intervals.p_value(difference, error)
+    return np.nan if np.isnan(p) else float(p < 0.05)
 
 
 def rates(scores: np.ndarray, ratio: float, splits: int, seeds: int) -> Rates:

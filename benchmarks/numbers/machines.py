@@ -39,8 +39,8 @@ seeds: {seeds}
 """
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
-WAYS = {  # name -> (environment, threads)
-    "as it is": ({}, 1),
+SEEDS = [0, 1, 2]
+WAYS = {  # beside this machine as it is: name -> (environment, threads)
     "AVX2": (AVX2, 1),
     "no AVX": (OLD, 1),
     "two threads": ({}, 2),
@@ -79,18 +79,16 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        seeds = [0, 1, 2]
-        found = {}
+        here = scores(run(Path(folder) / "here", {}, 1, SEEDS)).unstack("seed")
+        found = {"as it is": here[str(SEEDS[0])]}
         for name in given.ways:
             environment, threads = WAYS[name]
-            found[name] = scores(run(Path(folder) / f"way{len(found)}", environment, threads, seeds[:1]))
+            found[name] = scores(run(Path(folder) / f"way{len(found)}", environment, threads, SEEDS[:1]))
+            found[name] = found[name].droplevel("seed")
             print(f"{name}: {len(found[name])} trials", flush=True)
-        by_seed = scores(run(Path(folder) / "seeds", {}, 1, seeds)).unstack("seed")
-    for model in found[given.ways[0]].index.unique("model"):
-        ways, luck = (
-            apart([one[model] for one in found.values()]),
-            apart([by_seed.loc[model, str(seed)] for seed in seeds]),
-        )
+    for model in here.index.unique("model"):
+        ways = apart([one[model] for one in found.values()])
+        luck = apart([here.loc[model, str(seed)] for seed in SEEDS])
         print(f"\n{model}: macro F1, mean over splits")
         for name, one in found.items():
             print(f"  {name:22} {one[model].mean():.4f}")
@@ -98,7 +96,8 @@ def main() -> None:
         print(f"  between ways, of one trial: mean {np.nanmean(ways):.4f}, largest {np.nanmax(ways):.4f}")
         print(f"  between seeds, of one split: mean {np.nanmean(luck):.4f}, largest {np.nanmax(luck):.4f}")
         print(f"  means over splits: {max(means) - min(means):.4f} between ways", end="")
-        print(f", {np.ptp(by_seed.loc[model].mean()):.4f} between seeds; sd over splits {one[model].std(ddof=1):.4f}")
+        sd = found["as it is"][model].std(ddof=1)
+        print(f", {np.ptp(here.loc[model].mean()):.4f} between seeds; sd over splits {sd:.4f}")
 
 
 if __name__ == "__main__":
