@@ -82,6 +82,14 @@ An adapted network starts as exactly the frozen one; checkpoints hold adapters a
 into the weights that they were trained beside. Layers that `targets` may name: LAYERS. Without weights what is frozen
 would be random: refused, unless `random_features: true` says that it is meant, as a control.
 
+`tune:` trains every combination of some settings' values under one label, and each split, seed, skew, strategy and loss
+takes the one with the best macro F1 on its validation cells; its test numbers stand in every table, which says so. Test
+cells choose nothing. `cellskew results NAME --all-settings` shows all, `plan` how many trials it comes to:
+
+```yaml
+models: {geneformer: {weights: /w/Geneformer, tune: {learning_rate: [1e-5, 5e-5, 1e-4]}}}
+```
+
 Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
 themselves.
 """

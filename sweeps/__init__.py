@@ -80,20 +80,21 @@ class Frames(NamedTuple):
     types: "pd.DataFrame"
 
 
-def load(name: str, where: str | Path = STORAGE) -> Frames:
+def load(name: str, where: str | Path = STORAGE, all_settings: bool = False) -> Frames:
     """Return a sweep as two frames, see Frames.
 
     name: of a sweep, or a bundle that `cellskew export` wrote (*.zip). where: the storage folder that it was run in, or
-    the URI of an MLflow server. Trials that the sweep's file had no longer when it last ran are left out. RequestError
-    if there is no such sweep.
+    the URI of an MLflow server. Trials that the sweep's file had no longer when it last ran are left out, and so are
+    those of a tuned model that validation cells didn't choose, unless all_settings. RequestError if there is no such
+    sweep.
     """
     from sweeps.answers import frames
 
-    runs, stored = _chosen(name, where)
+    runs, stored = _chosen(name, where, all_settings)
     return Frames(frames.trials(runs), frames.types(runs, stored))
 
 
-def _chosen(name: str, where: str | Path) -> "tuple[pd.DataFrame, Stored]":
+def _chosen(name: str, where: str | Path, all_settings: bool = False) -> "tuple[pd.DataFrame, Stored]":
     """Return a sweep's wanted runs and what they left."""
     from sweeps.answers import bundle
     from sweeps.answers.runs import results
@@ -103,7 +104,7 @@ def _chosen(name: str, where: str | Path) -> "tuple[pd.DataFrame, Stored]":
     if name.endswith(".zip"):
         return bundle.read(Path(name))
     uri = str(where) if "://" in str(where) else of_sweep(Path(where), None, name)
-    runs, _ = results.choose(uri, results.fetch(uri, name), every=False)
+    runs, _ = results.choose(uri, results.fetch(uri, name), every=False, all_settings=all_settings)
     return runs, Stored(uri)
 
 

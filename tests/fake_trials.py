@@ -106,6 +106,7 @@ def fake_trial(config: dict[str, Any], report: Any, checkpoint: Path | None) -> 
         report(history[-1], directory if is_saved else None)
     (directory / "per_class.csv").write_text("class,f1\n")
     final = {"epoch": plan["epochs"], "final": 1, "trial_seconds": plan["seconds"]}
+    final["validation_macro_f1"] = score(config["key"], "validation")
     final |= {f"test_{name}": score(config["key"], name) for name in ("macro_f1", "balanced_accuracy", "recall_tail")}
     report(final, None)
     return final

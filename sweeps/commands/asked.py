@@ -68,23 +68,27 @@ def file_of(names: str | list[str], storage: Path) -> str | None:
     return "\n---\n".join(texts) if texts else None
 
 
-def _found(name: str, storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored"]:
+def _found(name: str, storage: Path, uri: str | None, every: bool, all_settings: bool) -> tuple[Any, "Stored"]:
     """Return a sweep's runs and what they left: from MLflow, or from a bundle (*.zip)."""
     from sweeps.answers import bundle
     from sweeps.answers.runs import results
     from sweeps.answers.runs.stored import Stored
     from sweeps.tracking.uris import of_sweep
 
+    if name.endswith(".zip") and all_settings:
+        raise RequestError(f"{name}: a bundle has the chosen settings alone; ask the sweep itself for --all-settings")
     if name.endswith(".zip"):
         return bundle.read(Path(name))
     place = of_sweep(storage, uri, name)
-    runs, left_out = results.choose(place, results.fetch(place, name), every)
+    runs, left_out = results.choose(place, results.fetch(place, name), every, all_settings)
     if left_out is not None:
         print(f"cellskew: {left_out}", file=sys.stderr)
     return runs, Stored(place)
 
 
-def _together(names: list[str], storage: Path, uri: str | None, every: bool) -> tuple[Any, "Stored", list[str]]:
+def _together(
+    names: list[str], storage: Path, uri: str | None, every: bool, all_settings: bool
+) -> tuple[Any, "Stored", list[str]]:
     """Return the runs of one or several sweeps, what they left, and what must be said of their being together."""
     from sweeps.answers.runs import several
 
@@ -92,8 +96,8 @@ def _together(names: list[str], storage: Path, uri: str | None, every: bool) -> 
     if twice:
         raise RequestError(f"named twice: {', '.join(twice)}")
     if len(names) == 1:
-        return *_found(names[0], storage, uri, every), []
-    return several.join([several.Part(name, *_found(name, storage, uri, every)) for name in names])
+        return *_found(names[0], storage, uri, every, all_settings), []
+    return several.join([several.Part(name, *_found(name, storage, uri, every, all_settings)) for name in names])
 
 
 def ask(
@@ -103,6 +107,7 @@ def ask(
     where: str | None,
     every: bool,
     kinds: list[str] | None = None,
+    all_settings: bool = False,
 ) -> Asked:
     """Return what the options of a question choose; those that the sweep no longer wants are counted in a line.
 
@@ -112,7 +117,7 @@ def ask(
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import choices, selection
 
-    runs, stored, said = _together([names] if isinstance(names, str) else names, storage, uri, every)
+    runs, stored, said = _together([names] if isinstance(names, str) else names, storage, uri, every, all_settings)
     for kind in kinds or ():
         runs = celltypes.with_type(runs, kind, stored)
     if where is not None:

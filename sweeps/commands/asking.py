@@ -19,6 +19,7 @@ from sweeps.commands.options import (
     Name,
     Names,
     Page,
+    Settings,
     Storage,
     Types,
     Uri,
@@ -41,6 +42,7 @@ def results(
     type: Types = None,
     where: Where = None,
     all: Every = False,
+    all_settings: Settings = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     bundle: From = None,
@@ -55,15 +57,15 @@ def results(
     from sweeps.answers.deciding import table
     from sweeps.answers.runs import results
 
-    asked = ask(named(name, bundle), storage, tracking_uri, where, all, type)
+    asked = ask(named(name, bundle), storage, tracking_uri, where, all, type, all_settings)
     if metric == "list":
         return print("\n".join(results.metric_names(asked.runs)))
-    usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
-    listed = usual if metric is None else words(metric)
+    usual = NUMBERS if type else [one for one in results.SHOWN if one in asked.runs.columns]
+    listed = list(usual) if metric is None else words(metric)
     metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
-    form, columns = "json" if as_json else format.value, None if by is None else words(by)
-    runs = asked.by_choice if columns is None or "posthoc" in columns else asked.runs
-    return table.show(runs, columns, metrics, asked.designs, form, asked.caution)
+    form, by = "json" if as_json else format.value, None if by is None else words(by)
+    runs = asked.by_choice if by is None or "posthoc" in by else asked.runs
+    return table.show(runs, by, metrics, asked.designs, form, asked.caution)
 
 
 def compare(
@@ -79,6 +81,7 @@ def compare(
     questions: Annotated[bool, typer.Option("--questions", help="What the sweep's file asks, as one family.")] = False,
     where: Where = None,
     all: Every = False,
+    all_settings: Settings = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     as_json: AsJson = False,
     storage: Storage = STORAGE,
@@ -92,7 +95,7 @@ def compare(
 
     if (between is None) != questions:
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
-    asked, form = ask(name, storage, tracking_uri, where, all, type), "json" if as_json else format.value
+    asked, form = ask(name, storage, tracking_uri, where, all, type, all_settings), "json" if as_json else format.value
     if questions:
         return _answer(asked, tie, form)
     by, full = comparison.per_skew(asked.runs, between, words(within)), asked.metrics(metric, type)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data_pipeline.errors import RequestError
 from data_pipeline.hashes import Hashes, identity_hash
 from sweeps.file.config import Model, SweepSpec
-from sweeps.file.trials import Contents, Trial
+from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.outbox import clean
 from trainables.spec import get
@@ -102,8 +102,8 @@ def _is_told_otherwise(trial: Trial, runs: dict[str, RunState]) -> bool:
     if run is None:
         return False
     said = {"cellskew.architecture": run.tags.get("cellskew.model")} | run.tags  # earlier versions had no labels
-    names = {name: clean(value) for name, value in trial.tags().items() if name != "cellskew.declared"}
-    return run.declared != trial.declared or any(said.get(name) != value for name, value in names.items())
+    names = dict.fromkeys(TUNING, "") | clean(trial.tags())
+    return any(said.get(name, "") != value for name, value in names.items())
 
 
 def check(trials: list[Trial], runs: dict[str, RunState], sweep: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipeline.errors import RequestError
 from sweeps.file import config
-from sweeps.file.trials import Contents, Trial
+from sweeps.file.trials import Contents, Trial, called
 
 SHOWN = 8
 CONTENTS = ("dataset.digest", "dataset.labels", "weights.sha256")  # "" where the files weren't looked at
@@ -56,10 +56,11 @@ def _contents(path: Path) -> Contents:
 
 def _settings(before: list[Trial], now: list[Trial]) -> list[str]:
     """Return a sentence per setting that differs between trials of the same labels, the commonest first."""
-    known = {tuple(trial.labels.values()): trial for trial in before}
+    known = {(*trial.labels.values(), called(trial.tuned)): trial for trial in before}
     found: Counter[str] = Counter()
     for trial in now:
-        other = known.get(tuple(trial.labels[name] for name in next(iter(known.values())).labels))
+        labels = next(iter(known.values())).labels
+        other = known.get((*(trial.labels[name] for name in labels), called(trial.tuned)))
         if other is not None and other.params() != trial.params():
             found.update(_differences(other, trial))
     said = [f"{change} ({number} trials are trained anew)" for change, number in found.most_common(SHOWN)]

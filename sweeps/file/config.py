@@ -19,7 +19,8 @@ __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
 class Model(BaseModel):
     """One model of a sweep: options and recipe resolved, defaults included, before any defect.
 
-    label: what the sweep calls it; model: what it is, a name of the registry.
+    label: what the sweep calls it; model: what it is, a name of the registry. tuned: its values of what is tuned, one
+    of `num_settings` combinations under the same label.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,8 @@ class Model(BaseModel):
     weights: str | None
     options: dict[str, Any]
     recipe: dict[str, Any] | None
+    tuned: dict[str, Any] = Field(default_factory=dict)
+    num_settings: int = 1
 
 
 class SweepSpec(BaseModel):
@@ -72,7 +75,7 @@ class SweepSpec(BaseModel):
 
         losses = [loss.label for loss in self.losses if not LOSSES[loss.kind].only_weights]
         baselines = [model.label for model in self.models if model.kind == "baseline"]
-        return [f"{model} has no loss {', '.join(losses)}; left out" for model in baselines if losses]
+        return [f"{model} has no loss {', '.join(losses)}; left out" for model in dict.fromkeys(baselines) if losses]
 
     def excluded(self) -> list[str]:
         """Return what each rule of `exclude` left out, in words."""
@@ -118,7 +121,8 @@ class SweepSpec(BaseModel):
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
         known = self.contents.datasets.get(dataset, ""), self.contents.weights.get(model.label, "")
-        return Trial(described, labels, self.protocol, self.resources.get(model.label, Resources()), *known)
+        asked, tuning = self.resources.get(model.label, Resources()), (model.tuned, model.num_settings)
+        return Trial(described, labels, self.protocol, asked, *known, *tuning)
 
 
 def _by_axis(cell: tuple) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from data_pipeline.errors import RequestError
 from sweeps.file import variants
 from sweeps.file.plugins import Problem, sentence, shown, unknown
 from sweeps.file.strict import NAME
+from sweeps.file.trials import called
 from trainables import protocol
 from trainables import spec as registry
 from trainables.spec import ModelSpec, Recipe
@@ -29,10 +30,23 @@ def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[
         if isinstance(said, dict) and not wrong:
             name = said.get("model", label)
             settings = {key: value for key, value in said.items() if key != "model"}
-            fields, wrong = _read(registry.get(name), settings, folder, check_files)
-            found.append({"label": label, "model": name, **fields})
+            read, wrong = _settings_of(registry.get(name), settings, folder, check_files)
+            found += [{"label": label, "model": name, **fields} for fields in read]
         problems += [(("models", label, *place), what) for place, what in wrong]
     return found, problems + ([] if problems else list(_alike(found)))
+
+
+def _settings_of(
+    spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the fields of each setting that is trained, several with `tune:`, and problems."""
+    combinations, problems = variants.read_tune(spec, given)
+    plain, found = {key: value for key, value in given.items() if key != "tune"}, []
+    for values in combinations:
+        fields, wrong = _read(spec, plain | values, folder, check_files)
+        problems += [(("tune", *where) if where and where[0] in values else where, said) for where, said in wrong]
+        found.append(fields | {"tuned": values, "num_settings": len(combinations)})
+    return found, problems
 
 
 def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
@@ -52,10 +66,13 @@ def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
 
 def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
     """Yield the labels that mean the same as one before them: their trials would be one and the same."""
+    blank = {"label": "", "tuned": {}, "num_settings": 1}
     for place, one in enumerate(found):
         for other in found[:place]:
-            if one | {"label": ""} == other | {"label": ""}:
-                yield ("models", one["label"]), f"means the same as {other['label']}; leave one of the two out"
+            if one | blank == other | blank:
+                names = [f"{model['label']}{called(model['tuned'])}" for model in (one, other)]
+                said = f"{names[0]} means the same as {names[1]}" if one["tuned"] else f"means the same as {names[1]}"
+                yield ("models", one["label"]), f"{said}; leave one of the two out"
 
 
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:

@@ -10,6 +10,7 @@ IDENTITY = 3  # raise it when the same description comes to mean another computa
 NAMED = ("model", "strategy", "loss", "skew", "dataset", "split", "seed")  # in the order of a name: pages cut its end
 SEPARATOR = "·"
 PLACES = ("path", "test_path")  # of a dataset's declaration: where its files lie
+TUNING = ("cellskew.tuned", "cellskew.tuned_over")  # tags of a tuned model's runs alone
 AXES = ("dataset", "split", "skew", "strategy", "loss", "model", "seed")
 
 
@@ -35,7 +36,8 @@ class Trial:
 
     described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
     defects, posthoc. labels: what tables call each axis, which no key depends on. digest, weights_hash: what dataset
-    and weights hold, "" where that isn't known. Keys are 16 hex digits.
+    and weights hold, "" where that isn't known. tuned: its values of what is tuned, one of `num_settings` combinations
+    that share all labels. Keys are 16 hex digits.
     """
 
     described: dict[str, Any]
@@ -44,6 +46,8 @@ class Trial:
     resources: Resources = field(default_factory=Resources)
     digest: str = ""
     weights_hash: str = ""
+    tuned: dict[str, Any] = field(default_factory=dict)
+    num_settings: int = 1
 
     @cached_property
     def key(self) -> str:
@@ -66,7 +70,8 @@ class Trial:
     @property
     def name(self) -> str:
         """The run's name, what is chosen first: scgpt·oversample·cross_entropy·exponential-50·pbmc68k_reduced·s0·0."""
-        return SEPARATOR.join(f"s{self.labels[axis]}" if axis == "split" else self.labels[axis] for axis in NAMED)
+        named = self.labels | {"split": f"s{self.labels['split']}", "model": self.called}
+        return SEPARATOR.join(named[axis] for axis in NAMED)
 
     @property
     def model(self) -> str:
@@ -76,6 +81,11 @@ class Trial:
     @property
     def label(self) -> str:
         return self.labels["model"]
+
+    @property
+    def called(self) -> str:
+        """The model's label, with its values of what is tuned: geneformer(learning_rate=1e-05)."""
+        return self.label + called(self.tuned)
 
     @property
     def dataset(self) -> str:
@@ -90,6 +100,8 @@ class Trial:
         """Return the MLflow tags that queries go by."""
         tags = {axis: self.labels[axis] for axis in AXES} | {"trial": self.key, "protocol": self.protocol}
         tags["architecture"] = self.model
+        if self.tuned:
+            tags |= {"tuned": called(self.tuned)[1:-1], "tuned_over": str(self.num_settings)}
         tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
         if self.described["defects"]:
             tags["defects"] = ",".join(self.described["defects"])
@@ -116,6 +128,11 @@ class Trial:
         recipe = self.described["recipe"]
         here = {"key": self.key, "name": self.name, "dataset": self.dataset, "protocol": self.protocol}
         return self.described | {"recipe": {} if recipe is None else recipe} | here
+
+
+def called(tuned: dict[str, Any]) -> str:
+    """Return how values of what is tuned are shown: (learning_rate=1e-05, dropout=0.1), "" for none."""
+    return f"({', '.join(f'{name}={_text(value)}' for name, value in tuned.items())})" if tuned else ""
 
 
 def _hash(described: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
-"""What makes variants of one model in a sweep file: `train:`, what of a network is trained."""
+"""What makes variants of one model in a sweep file: `train:`, what is trained; `tune:`, settings to choose among."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -7,12 +8,52 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sweeps.file.plugins import Problem, sentence, shown, unknown
-from trainables.spec import Lora, ModelSpec, Train, what_is_trained
+from trainables.spec import Lora, ModelSpec, Recipe, Train, what_is_trained
 
 WORDS = get_args(Train)
 LORA = "{lora: {rank: 8}}"
 RANDOM = "random_features"
 OLD = {"freeze_layers", "freeze"}  # of a network's settings, before `train:`
+
+
+def read_tune(spec: ModelSpec, given: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return (every combination of the values that `tune:` gives settings, [{}] without it; problems)."""
+    if "tune" not in given:
+        return [{}], []
+    tuned = given["tune"]
+    if not isinstance(tuned, dict) or not tuned:
+        return [{}], [
+            (("tune",), f"{shown(tuned)} is no mapping of settings to lists: {{learning_rate: [1e-5, 1e-4]}}")
+        ]
+    problems = [
+        (("tune", key), said)
+        for key, values in tuned.items()
+        for said in _of_tuned(key, values, _settings(spec), set(given))
+    ]
+    if problems:
+        return [{}], problems
+    return [dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())], []
+
+
+def _settings(spec: ModelSpec) -> list[str]:
+    """Return the settings of a model that can be tuned: its options and recipe, without what makes another variant."""
+    recipe = list(Recipe.model_fields) if spec.recipe is not None else []
+    return [name for name in (*spec.options.model_fields, *recipe) if name != "train"]
+
+
+def _of_tuned(key: str, values: Any, known: list[str], beside: set[str]) -> Iterator[str]:
+    if key in ("train", "weights", "model", RANDOM):
+        yield f"{key} is no setting but makes another variant: give each its own label under `models:`"
+    elif key not in known:
+        yield unknown("setting to tune", key, known, "docs/sweep-file.md")
+    elif key in beside:
+        yield f"{key} is given beside `tune:` as well; leave one of them out"
+    if not isinstance(values, list):
+        yield f"{shown(values)} is no list of values to choose among; one value stands beside the other settings"
+    elif len(values) < 2:
+        yield f"{shown(values)} leaves nothing to choose; write `{key}:` beside the other settings"
+    elif any(values.count(value) > 1 for value in values):
+        yield f"{shown(values)} has a value twice; leave one of them out"
 
 
 def read_train(spec: ModelSpec, given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

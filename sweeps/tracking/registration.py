@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 
 from sweeps.file.changes import CONTENTS
-from sweeps.file.trials import Trial
+from sweeps.file.trials import TUNING, Trial
 from sweeps.tracking import joint
 from sweeps.tracking.connection import Patience
 from sweeps.tracking.kept.database import read_runs
@@ -138,7 +138,7 @@ class Registration:
     def _adopt(self, found: list[tuple[str, Trial]]) -> None:
         with self._together():
             for run_id, trial in found:
-                tags = [RunTag(*pair) for pair in clean(trial.tags()).items()]
+                tags = [RunTag(*pair) for pair in clean(dict.fromkeys(TUNING, "") | trial.tags()).items()]
                 params = [Param(name, value) for name, value in params_of(trial).items() if name in CONTENTS and value]
                 self.client.log_batch(run_id, params=params, tags=tags)
                 self.client.update_run(run_id, name=clean(trial.name))

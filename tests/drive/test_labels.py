@@ -15,12 +15,13 @@ from sweeps.drive import contents
 from sweeps.tracking.uris import default_uri
 
 ONE = "scgpt: {size: tiny, epochs: 3}, majority: {}"
+TUNED = "scgpt: {size: tiny, tune: {epochs: [3, 4]}}, majority: {}"
 OTHER = "mine: {model: scgpt, size: tiny, epochs: 3}, chance: {model: majority}"
 
 
-def runs(storage, name="small"):
+def runs(storage, name="small", all_settings=False):
     uri = default_uri(storage)
-    return results.choose(uri, results.fetch(uri, name), every=False)[0]
+    return results.choose(uri, results.fetch(uri, name), every=False, all_settings=all_settings)[0]
 
 
 def test_another_label_trains_nothing_and_tables_show_it(ray_here, tmp_path):
@@ -35,6 +36,21 @@ def test_another_label_trains_nothing_and_tables_show_it(ray_here, tmp_path):
     assert choices.kinds(after) == {"mine": "network", "chance": "chance"}
     shown = table.build(after, ["model"], ["test_macro_f1"], Designs(after))
     assert list(shown["kind"]) == ["network", "chance"]
+
+
+def test_a_trial_that_comes_to_be_tuned_stays_and_one_that_no_longer_is_says_so(ray_here, tmp_path):
+    drive(sweep(tmp_path, ONE), tmp_path / "runs")
+    outcome, _ = drive(sweep(tmp_path, TUNED), tmp_path / "runs")
+    assert (outcome.before, outcome.finished) == (2, 1)
+    every, chosen = runs(tmp_path / "runs", all_settings=True), runs(tmp_path / "runs")
+    tuned = every[every["tuned"] != ""]
+    assert sorted(tuned["tuned"]) == ["epochs=3", "epochs=4"] and set(tuned["tuned_over"]) == {"2"}
+    assert set(tuned["settings"]) == {"recipe.epochs=3", "recipe.epochs=4"}
+    best = tuned.loc[tuned["validation_macro_f1"].idxmax()]
+    assert len(chosen) == 2 and best["run_id"] in set(chosen["run_id"]) and set(chosen["settings"]) == {""}
+    assert "scgpt: tuned over 2 settings on validation cells" in results.warning(chosen)
+    drive(sweep(tmp_path, ONE), tmp_path / "runs")
+    assert set(runs(tmp_path / "runs")["tuned"]) == {""} and results.warning(runs(tmp_path / "runs")) is None
 
 
 def test_another_sweep_of_the_storage_takes_what_is_trained_under_its_own_label(ray_here, tmp_path):

@@ -82,6 +82,49 @@ def test_what_is_trained_stands_resolved_in_the_key():
     assert "means the same" in problems(f"{HEAD}models: {{scgpt: {{}}, all: {{model: scgpt, train: all}}}}\n")[0]
 
 
+def test_tuning_trains_every_combination_under_one_label():
+    tuned = "scgpt: {size: tiny, tune: {learning_rate: [1.0e-4, 1.0e-3], n_bins: [5, 9, 17]}}, majority: {}"
+    spec = sweep(tuned)
+    trials = spec.trials()
+    assert len(trials) == 7 == len({trial.key for trial in trials}) == len({trial.name for trial in trials})
+    assert {trial.label for trial in trials[:6]} == {"scgpt"} and trials[6].tuned == {}
+    first = trials[0]
+    assert first.name == "scgpt(learning_rate=0.0001, n_bins=5)·none·cross_entropy·natural·pbmc68k_reduced·s0·0"
+    assert (first.described["recipe"]["learning_rate"], first.described["options"]["n_bins"]) == (1e-4, 5)
+    assert first.tags()["cellskew.tuned"] == "learning_rate=0.0001, n_bins=5"
+    assert first.tags()["cellskew.tuned_over"] == "6" and "cellskew.tuned" not in trials[6].tags()
+    alone = sweep("other: {model: scgpt, size: tiny, learning_rate: 1.0e-4, n_bins: 5}").trials()
+    assert alone[0].key == first.key
+
+
+@pytest.mark.parametrize(
+    "said_of, tune, said",
+    [
+        ("", "{learning_rat: [1, 2]}", "tune.learning_rat: unknown setting to tune 'learning_rat'; did you mean learn"),
+        ("", "{learning_rate: [0.1]}", "tune.learning_rate: [0.1] leaves nothing to choose; write `learning_rate:`"),
+        ("", "{learning_rate: 0.1}", "tune.learning_rate: 0.1 is no list of values"),
+        ("", "{learning_rate: [0.1, 0.1]}", "tune.learning_rate: [0.1, 0.1] has a value twice"),
+        ("", "{learning_rate: [0.1, fast]}", 'tune.learning_rate: "fast" must be a number'),
+        ("", "{train: [all, head]}", "tune.train: train is no setting but makes another variant"),
+        ("", "{weights: [a, b]}", "tune.weights: weights is no setting but makes another variant"),
+        ("", "[learning_rate]", 'tune: ["learning_rate"] is no mapping of settings to lists'),
+        ("", "{}", "tune: {} is no mapping of settings to lists"),
+        ("epochs: 2, ", "{epochs: [2, 3]}", "tune.epochs: epochs is given beside `tune:` as well"),
+        ("model: majority, ", "{epochs: [2, 3]}", "tune.epochs: unknown setting to tune 'epochs'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(said_of, tune, said):
+    label = "m" if said_of.startswith("model") else "scgpt"
+    text = f"{HEAD}models: {{{label}: {{{said_of}tune: {tune}}}}}\n"
+    assert any(f"models.{label}.{said}" in one for one in problems(text)), problems(text)
+
+
+def test_a_setting_that_is_another_label_is_refused_naming_both():
+    models = "plain: {model: scgpt, epochs: 2}, tuned: {model: scgpt, tune: {epochs: [2, 3]}}"
+    (said,) = problems(f"{HEAD}models: {{{models}}}\n")
+    assert "models.tuned: tuned(epochs=2) means the same as plain; leave one of the two out" in said
+
+
 @pytest.mark.parametrize("value, is_known", [("mine", True), ("geneformer", True), ("scgpt", False), ("mine-2", False)])
 def test_rules_name_models_by_label(value, is_known):
     text = f"{HEAD}models: {{mine: {{model: scgpt}}, majority: {{}}}}\nexclude: [{{model: {value}}}]\n"

@@ -46,9 +46,17 @@ def conclude(
         numbers |= _posthoc(config, material, adjusted)
     if config.distances is not None:
         numbers |= _generated(config.distances, config.directory)
-    numbers |= _tested_on(material)
+    numbers |= _tested_on(material) | _validated(material, validation_logits)
     write_files(config, material, {name: one.probabilities for name, one in adjusted.items()} | {PLAIN: probabilities})
     return numbers
+
+
+def _validated(material: Material, logits: np.ndarray) -> dict[str, float]:
+    """Return what settings are chosen by, of the weights that the test cells were given: none without validation."""
+    from trainables.training.training import validation_numbers
+
+    labels = material.labels[material.validation]
+    return {"validation_macro_f1": validation_numbers(logits, labels)["val_macro_f1"]} if len(labels) else {}
 
 
 def _tested_on(material: Material) -> dict[str, int]:

@@ -147,4 +147,4 @@ def end(runs: pd.DataFrame, designs: Designs) -> None:
     finished = runs[runs["status"] == "FINISHED"]
     metrics = [metric for metric in SHOWN if metric in runs.columns]
     if len(finished) and metrics:
-        show(choices.unfolded(runs), None, metrics, designs, "table", results.warning(finished))
+        show(choices.unfolded(runs), None, metrics, designs, "table", results.warning(runs))

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from sweeps.answers.runs import tuning
 from sweeps.file.plugins import unknown
 from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import NoSuchSweep, StoredRun
@@ -15,12 +16,14 @@ from sweeps.tracking.locks.lease import holder_in
 from sweeps.tracking.uris import shown_uri
 
 SEEDS = ["split", "seed"]
-AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
+AXES = tuning.AXES
 ALIASES = {"rare_type_recall": "recall_tail"}  # what people type -> what it is called
 ALL_METRICS = "`cellskew results NAME --metric list`; docs/metrics.md says what they are"
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
 NOTES = [
     "architecture",
+    "tuned",
+    "tuned_over",
     "reason",
     "cause",
     "trouble",
@@ -35,7 +38,7 @@ NOTES = [
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings"]
-LABELS = [*AXES, "defects", "protocol"]
+LABELS = tuning.LABELS
 
 
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
@@ -63,12 +66,17 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     return frame.sort_values(["place", "started", "run_id"], ignore_index=True).drop(columns="place")
 
 
-def choose(uri: str, runs: pd.DataFrame, every: bool) -> tuple[pd.DataFrame, str | None]:
-    """Return the runs that the sweep's file wants, or every run; and a sentence on those left out, or None."""
+def choose(uri: str, runs: pd.DataFrame, every: bool, all_settings: bool = False) -> tuple[pd.DataFrame, str | None]:
+    """Return the runs that the sweep's file wants, or every run; and a sentence on those left out, or None.
+
+    Where a model is tuned, those of its best setting on validation cells, see tuning.best, unless all_settings.
+    """
     if every:
         return _tell_superseded(tell_apart(runs, lambda run_ids: params_of(uri, run_ids))), None
-    chosen = tell_apart(runs[runs["wanted"]], lambda run_ids: params_of(uri, run_ids))
-    left_out = len(runs) - len(chosen)
+    wanted = runs[runs["wanted"]]
+    chosen = wanted if all_settings else tuning.best(wanted)
+    chosen = tell_apart(chosen, lambda run_ids: params_of(uri, run_ids))
+    left_out = len(runs) - len(wanted)
     replaced = " or that trained anew" if _is_superseded(runs).any() else ""
     said = (
         f"{left_out} runs of trials that the sweep's file no longer has{replaced} are left out (--all shows them too)"
@@ -171,7 +179,12 @@ def metric_names(runs: pd.DataFrame) -> list[str]:
 
 def warning(runs: pd.DataFrame) -> str | None:
     """Return what must stand above any table of these runs, or None: known defects, precisions mixed under one name."""
-    said = [*_of_defects(runs), *_of_genes(runs), *_of_precision(runs[runs["status"] == "FINISHED"])]
+    said = [
+        *_of_defects(runs),
+        *tuning.told(runs),
+        *_of_genes(runs),
+        *_of_precision(runs[runs["status"] == "FINISHED"]),
+    ]
     return "\n".join(said) if said else None
 
 

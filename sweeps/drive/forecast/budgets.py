@@ -28,7 +28,7 @@ def budgets(trials: list[Trial], found: dict[str, Shape]) -> list[dict[str, Any]
     """
     at: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in _networks(trials):
-        at.setdefault((trial.dataset, trial.labels["split"], trial.label), []).append(trial)
+        at.setdefault((trial.dataset, trial.labels["split"], trial.called), []).append(trial)
     return [_row(place, inside, found) for place, inside in at.items()]
 
 
@@ -52,7 +52,7 @@ def many_passes(trials: list[Trial], found: dict[str, Shape]) -> list[str]:
     """Return a sentence per network, skew and strategy whose rows are passed over more than MANY times."""
     most: dict[tuple[str, ...], float] = {}
     for trial in _networks(trials):
-        where = (trial.dataset, trial.label, trial.labels["skew"], trial.labels["strategy"])
+        where = (trial.dataset, trial.called, trial.labels["skew"], trial.labels["strategy"])
         most[where] = max(most.get(where, 0.0), passes(trial, found[trial.key]))
     return [
         f"{dataset}: {model} passes {often:,.0f} times over the rows of skew {skew}, strategy {strategy}; `steps: N` "

@@ -75,7 +75,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
-        + [*_defects(trials), *_shares(trials)],
+        + [*_tuning(trials), *_defects(trials), *_shares(trials)],
     )
 
 
@@ -138,10 +138,24 @@ def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
 
 
 def _weights(spec: SweepSpec) -> list[str]:
-    return [
-        f"weights of {model.label} are not on this machine: {model.weights}"
+    absent = {
+        model.label: model.weights
         for model in spec.models
         if model.weights is not None and not Path(model.weights).is_dir()
+    }
+    return [f"weights of {label} are not on this machine: {weights}" for label, weights in absent.items()]
+
+
+def _tuning(trials: list[Trial]) -> list[str]:
+    """Return what tuning makes of the number of trials, a sentence per model."""
+    tuned: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.tuned:
+            tuned.setdefault(trial.label, []).append(trial)
+    return [
+        f"{label} is tuned over {mine[0].num_settings} settings ({', '.join(mine[0].tuned)}): {len(mine)} trials in "
+        f"place of {len(mine) // mine[0].num_settings}; tables have those whose setting is best on validation cells"
+        for label, mine in tuned.items()
     ]
 
 
