@@ -12,6 +12,7 @@ from sweeps.commands.options import (
     Against,
     AsJson,
     Between,
+    By,
     Every,
     Format,
     From,
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
 
 def results(
     name: MaybeNames = None,
-    by: Annotated[
-        str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")
-    ] = None,
+    by: By = None,
     metric: Annotated[
         str | None, typer.Option(help="Metrics to show, or list; default macro_f1, balanced_accuracy, recall_tail.")
     ] = None,

@@ -81,6 +81,7 @@ Map = Annotated[
 Where = Annotated[str | None, typer.Option(help='Only some runs: model == "scgpt" and skew != "natural"')]
 
 Every = Annotated[bool, typer.Option("--all", help="Also runs of trials that the sweep's file no longer has.")]
+By = Annotated[str | None, typer.Option(help="Columns to group by; default: a table per skew, a row per choice.")]
 Settings = Annotated[bool, typer.Option("--all-settings", help="All settings of what is tuned, not the chosen.")]
 Between = Annotated[
     str | None, typer.Option(help="What to compare: strategy, loss, model, skew, posthoc, defects, ...")
