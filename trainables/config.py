@@ -10,6 +10,7 @@ from data_pipeline.names import did_you_mean
 from data_pipeline.seeds import derive
 
 LEAVE = ".leave"  # in a trial's folder while it is to save each round, as its node is about to go
+CONTROLS = ("shuffled_labels",)
 Entry = dict[str, Any]  # a plug-in and its parameters: {"kind": name, **parameters}
 
 
@@ -21,6 +22,7 @@ class TrialConfig(BaseModel):
     gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
+    control: what is done to the labels of training and validation cells, see material.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,7 @@ class TrialConfig(BaseModel):
     weights: Path | None = None
     defects: tuple[str, ...] = ()
     posthoc: tuple[str, ...] = ()
+    control: Literal["shuffled_labels"] | None = None
     encoding: Path | None = None
     generated: Path | None = None
     distances: Path | None = None

@@ -32,10 +32,11 @@ class Material:
     strategy: dict[str, Any]
     seeds: tuple[int, int]  # split seed, trial seed
     bootstrap: bool = False  # defect scbert_bootstrap_items
+    relabelled: np.ndarray | None = None  # labels of all cells in place of the shards' own, see `_controlled`
 
     @property
     def labels(self) -> np.ndarray:
-        return self.shards.labels
+        return self.shards.labels if self.relabelled is None else self.relabelled
 
     @property
     def real(self) -> Shards:
@@ -103,8 +104,22 @@ def open_material(config: TrialConfig) -> Material:
         seeds=(config.split["seed"], config.seed),
         bootstrap="scbert_bootstrap_items" in config.defects,
     )
-    material = _with_made_rows(material, config)
+    material = _controlled(_with_made_rows(material, config), config.control)
     return _with_defects(material, config.defects, config.split["validation"])
+
+
+def _controlled(material: Material, control: str | None) -> Material:
+    """Return the material with labels that say nothing of cells: exchanged among those that a model learns from.
+
+    Training cells exchange theirs with each other, validation cells theirs, so that each part keeps its cells per type;
+    test cells keep their own. Rows are chosen by the true labels: that is how many there are, not which is which.
+    """
+    if control is None:
+        return material
+    labels, rng = material.labels.copy(), generator(material.seeds[0], control, material.seeds[1])
+    for rows in (material.kept, material.validation):
+        labels[rows] = rng.permutation(labels[rows])
+    return dataclasses.replace(material, relabelled=labels)
 
 
 def _with_made_rows(material: Material, config: TrialConfig) -> Material:

@@ -55,7 +55,9 @@ def write(path: Path, name: str, runs: pd.DataFrame, stored: Stored, sweep: str 
     texts = {"README.txt": README.format(name=name, file=path.name), "versions.json": _versions(finished)}
     texts |= {} if sweep is None else {"sweep.yaml": sweep}
     texts |= {} if report is None else {"report.html": report}
-    texts["about.json"] = json.dumps({"name": name, "questions": _questions(runs)})
+    texts["about.json"] = json.dumps(
+        {"name": name, "questions": _questions(runs), "controls": runs.attrs.get("controls", [])}
+    )
     tables = {"trials": frames.trials(runs), "types": frames.types(runs, stored), "runs": runs}
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
@@ -79,6 +81,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Bundled]:
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise RequestError(f"{path} is no bundle that `cellskew export` wrote: {error}") from None
     runs.attrs |= {"keys": None, "uri": None, "driver": None}
+    runs.attrs["controls"] = about.get("controls", [])
     runs.attrs["questions"] = [Question(**one) for one in about["questions"]]
     return runs, stored
 

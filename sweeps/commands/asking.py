@@ -64,7 +64,17 @@ def results(
     metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
     form, by = "json" if as_json else format.value, None if by is None else words(by)
     runs = asked.by_choice if by is None or "posthoc" in by else asked.runs
-    return table.show(runs, by, metrics, asked.designs, form, asked.caution)
+    table.show(runs, by, metrics, asked.designs, form, asked.caution)
+    return _chance(asked, form)
+
+
+def _chance(asked: Asked, form: str) -> None:
+    """Print below a table what models reach by chance, where the sweep has controls."""
+    from sweeps import tables
+    from sweeps.answers.runs import controls
+
+    if form == "table":
+        tables.say(*controls.sentences(asked.runs))
 
 
 def compare(

@@ -1,5 +1,6 @@
 """A sweep file -> a frozen SweepSpec -> its trials. Every mistake in the file is reported at once, with its line."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ class SweepSpec(BaseModel):
     protocol: Literal["corrected", "paper"] = "corrected"
     defects: list[str] = Field(default_factory=list)
     posthoc: list[str] = Field(default_factory=list)
+    controls: list[str] = Field(default_factory=list)
     checkpoints: Literal["upload", "link", "none"] = "upload"
     resources: dict[str, Resources] = Field(default_factory=dict)
     exclude: list[dict[str, list[Any]]] = Field(default_factory=list)
@@ -66,8 +68,22 @@ class SweepSpec(BaseModel):
     given: dict[str, Any] = Field(default_factory=dict)  # the file as it stands, paths absolute: what `resume` reads
 
     def trials(self) -> list[Trial]:
-        """Return the cross product minus `exclude`, in the order of the file, dataset first and seed last."""
-        return [self._trial(cell) for cell in self._possible() if not self._left_out(cell)]
+        """Return the cross product minus `exclude`, in the file's order, dataset first, seed last; then controls."""
+        cells = [cell for cell in self._possible() if not self._left_out(cell)]
+        return [self._trial(cell) for cell in cells] + [self._control(cell, one) for cell, one in self._to_check(cells)]
+
+    def _to_check(self, cells: list[tuple]) -> Iterator[tuple[tuple, str]]:
+        """Yield the first cell of each dataset, split and model with every control."""
+        first: dict[tuple, tuple] = {}
+        for cell in cells:
+            first.setdefault((cell[0], cell[1]["seed"], cell[5].label), cell)
+        yield from ((cell, control) for control in dict.fromkeys(self.controls) for cell in first.values())
+
+    def _control(self, cell: tuple, control: str) -> Trial:
+        """Return the trial that shows chance: nothing is done about an imbalance, as strategies may look at labels."""
+        dataset, split, skew, _, _, model, seed = cell
+        trial = self._trial((dataset, split, skew, Entry.plain("none"), Entry.plain("cross_entropy"), model, seed))
+        return dataclasses.replace(trial, described=trial.described | {"control": control})
 
     def impossible(self) -> list[str]:
         """Return the combinations that no trial can have: losses that only a network can be trained with."""

@@ -36,6 +36,11 @@ class Entry:
     params: dict[str, Any]
     label: str
 
+    @classmethod
+    def plain(cls, kind: str) -> "Entry":
+        """Return the entry of a plug-in without parameters."""
+        return cls(kind, {}, kind)
+
     def config(self) -> dict[str, Any]:
         """Return the mapping that run_trial and the preparation take."""
         return {"kind": self.kind, **self.params}

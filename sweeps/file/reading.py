@@ -62,6 +62,7 @@ class File(Strict):
     protocol: Literal["corrected", "paper"] = "corrected"
     defects: list[str] = []
     posthoc: list[str] = []
+    controls: list[str] = []
     tracking: Tracking = Tracking()
     resources: dict[str, Share] = {}
     exclude: list[dict[str, Any]] = []
@@ -152,7 +153,7 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
     problems += _fractions(value.get("splits"))
     parts = {"test": file.splits.test, "validation": file.splits.validation}
     found["splits"] = [{"seed": seed, **parts} for seed in file.splits.seeds]
-    for key in ("name", "seeds", "protocol", "defects", "posthoc", "max_failures", "checkpoint_every"):
+    for key in ("name", "seeds", "protocol", "defects", "posthoc", "controls", "max_failures", "checkpoint_every"):
         found[key] = getattr(file, key)
     found["checkpoints"] = file.tracking.checkpoints
     found["resources"] = {name: Resources(share.cpu, share.gpu) for name, share in file.resources.items()}
@@ -174,11 +175,13 @@ def _name(given: Any) -> list[Problem]:
 
 
 def _word_lists() -> Iterable[tuple[str, str, Iterable[str]]]:
+    from trainables.config import CONTROLS
     from trainables.posthoc import POSTHOC
     from trainables.protocol import DEFECTS
 
     yield "defects", "defect", DEFECTS
     yield "posthoc", "adjustment", POSTHOC
+    yield "controls", "control", CONTROLS
 
 
 def _repeated_seeds(file: File) -> list[tuple[str, int]]:

@@ -35,9 +35,9 @@ class Trial:
     """One cell of the grid. `described` holds everything that can change its result, defaults included.
 
     described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
-    defects, posthoc. labels: what tables call each axis, which no key depends on. digest, weights_hash: what dataset
-    and weights hold, "" where that isn't known. tuned: its values of what is tuned, one of `num_settings` combinations
-    that share all labels. Keys are 16 hex digits.
+    defects, posthoc, and of a control `control`. labels: what tables call each axis, which no key depends on. digest,
+    weights_hash: what dataset and weights hold, "" where that isn't known. tuned: its values of what is tuned, one of
+    `num_settings` combinations that share all labels. Keys are 16 hex digits.
     """
 
     described: dict[str, Any]
@@ -71,7 +71,13 @@ class Trial:
     def name(self) -> str:
         """The run's name, what is chosen first: scgpt·oversample·cross_entropy·exponential-50·pbmc68k_reduced·s0·0."""
         named = self.labels | {"split": f"s{self.labels['split']}", "model": self.called}
-        return SEPARATOR.join(named[axis] for axis in NAMED)
+        parts = [named[axis] for axis in NAMED]
+        return SEPARATOR.join([parts[0], *([self.control] if self.control else []), *parts[1:]])
+
+    @property
+    def control(self) -> str:
+        """What is done to the labels that the trial is trained on, so that it shows chance; "": nothing."""
+        return self.described.get("control", "")
 
     @property
     def model(self) -> str:
@@ -103,6 +109,8 @@ class Trial:
         if self.tuned:
             tags |= {"tuned": called(self.tuned)[1:-1], "tuned_over": str(self.num_settings)}
         tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
+        if self.control:
+            tags["control"] = self.control
         if self.described["defects"]:
             tags["defects"] = ",".join(self.described["defects"])
         if self.described["genes"]["fit"] == "natural":

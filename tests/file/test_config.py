@@ -272,3 +272,27 @@ def test_lines_of_nested_values():
     document = yaml_lines.read("a:\n  - b\n  - c: 1\n    d: 2\n")
     assert document.value == {"a": ["b", {"c": 1, "d": 2}]}
     assert [document.line(path) for path in (("a",), ("a", 0), ("a", 1, "d"), ("a", 1, "gone"))] == [1, 2, 4, 3]
+
+
+def test_controls_are_a_trial_more_for_each_split_and_model_and_known_apart(tmp_path):
+    text = (
+        "name: x\ndatasets: [pbmc68k_reduced]\nsplits: {seeds: [0, 1]}\nstrategies: [oversample, smote]\n"
+        "losses: [weighted, focal]\nmodels: {mlp: {}, majority: {}}\n"
+    )
+    path = tmp_path / "x.yaml"
+    plain, more = (
+        config.parse(one, path).trials() for one in (text, text + "controls: [shuffled_labels, shuffled_labels]\n")
+    )
+    assert [trial.key for trial in more[: len(plain)]] == [trial.key for trial in plain]
+    added = more[len(plain) :]
+    assert [(one.label, one.labels["split"]) for one in added] == [
+        ("mlp", "0"),
+        ("majority", "0"),
+        ("mlp", "1"),
+        ("majority", "1"),
+    ]
+    assert {one.labels["strategy"] for one in added} == {"none"}, "a strategy may have made cells of true labels"
+    assert all(one.tags()["cellskew.control"] == "shuffled_labels" and "shuffled_labels" in one.name for one in added)
+    assert len({one.key for one in more}) == len(more)
+    with pytest.raises(RequestError, match=r"controls\[0\]: unknown control 'shuffled'; did you mean shuffled_labels"):
+        config.parse(text + "controls: [shuffled]\n", path)

@@ -41,6 +41,8 @@ def conclude(
     """
     probabilities = softmax(test_logits.astype(np.float64), axis=1)
     numbers = {f"test_{name}": value for name, value in _evaluate(config, material, probabilities).items()}
+    if config.control is not None:
+        numbers["test_chance"] = 1 / len(np.unique(material.labels[material.test]))
     adjusted = _adjusted(config, material, prior, validation_logits, test_logits)
     if adjusted:
         numbers |= _posthoc(config, material, adjusted)

@@ -108,7 +108,8 @@ def _train_network(
 
     attention.forget_used()
     trained = train_network(spec, config, material, report, checkpoint, bill)
-    publish_model(spec, config, material, trained)
+    if config.control is None:  # nobody is to use what has learnt nothing
+        publish_model(spec, config, material, trained)
     logits = (trained.validation_logits, trained.test_logits)
     return _Learnt(
         trained.loss, trained.history, trained.numbers, *logits, trained.tags | {"attention": attention.used()}

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers.runs import tuning
+from sweeps.answers.runs import controls, tuning
 from sweeps.file.plugins import unknown
 from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import NoSuchSweep, StoredRun
@@ -24,6 +24,7 @@ NOTES = [
     "architecture",
     "tuned",
     "tuned_over",
+    "control",
     "reason",
     "cause",
     "trouble",
@@ -70,7 +71,11 @@ def choose(uri: str, runs: pd.DataFrame, every: bool, all_settings: bool = False
     """Return the runs that the sweep's file wants, or every run; and a sentence on those left out, or None.
 
     Where a model is tuned, those of its best setting on validation cells, see tuning.best, unless all_settings.
+    Controls are no choices: attrs["controls"] has those that the file wants, see runs.controls.
     """
+    _, found = controls.apart(runs[runs["wanted"]])
+    runs, _ = controls.apart(runs)
+    runs.attrs["controls"] = found
     if every:
         return _tell_superseded(tell_apart(runs, lambda run_ids: params_of(uri, run_ids))), None
     wanted = runs[runs["wanted"]]
@@ -180,12 +185,18 @@ def metric_names(runs: pd.DataFrame) -> list[str]:
 def warning(runs: pd.DataFrame) -> str | None:
     """Return what must stand above any table of these runs, or None: known defects, precisions mixed under one name."""
     said = [
+        *_of_controls(runs),
         *_of_defects(runs),
         *tuning.told(runs),
         *_of_genes(runs),
         *_of_precision(runs[runs["status"] == "FINISHED"]),
     ]
     return "\n".join(said) if said else None
+
+
+def _of_controls(runs: pd.DataFrame) -> Iterator[str]:
+    if (said := controls.leak(runs)) is not None:
+        yield said
 
 
 def _of_defects(runs: pd.DataFrame) -> Iterator[str]:

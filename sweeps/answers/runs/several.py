@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -51,9 +52,16 @@ def join(parts: Sequence[Part]) -> tuple[pd.DataFrame, Together, list[str]]:
     params = _params(parts)
     told = results.tell_apart(once, params)
     told.attrs |= {"keys": None, "uri": None, "driver": None, "questions": []}
+    told.attrs["controls"] = _controls(parts)
     names = ", ".join(part.name for part in parts)
     said = [f"{len(runs) - len(once)} trials that several of {names} have count once"] if len(once) < len(runs) else []
     return told, Together(parts), [*said, *_differences(parts, params)]
+
+
+def _controls(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Return the controls of all sweeps, each trial once."""
+    found = {one["key"]: one for part in reversed(parts) for one in part.runs.attrs.get("controls", ())}
+    return list(found.values())
 
 
 def _other_data(runs: pd.DataFrame) -> Iterator[str]:
