@@ -17,6 +17,7 @@ from trainables import spec
 from trainables.posthoc import POSTHOC
 from trainables.protocol import DEFECTS, untagged
 from trainables.spec import ModelSpec, Recipe
+from trainables.trial.confidence import ABSTAINING
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "sweep-file.md"
@@ -207,7 +208,7 @@ def sections() -> Iterator[str]:
             yield prose(plugin)
             yield table(of_plugin(name, plugin))
     yield "## Adjustments after the training: `posthoc:`\n"
-    for name, adjust in POSTHOC.items():
+    for name, adjust in {**POSTHOC, **ABSTAINING}.items():
         yield f"- `{name}`: {prose(adjust).replace(chr(10) * 2, ' ').strip()}"
     yield "\n## Models\n"
     yield "Options stand beside the recipe under a model's name: `scgpt: {size: tiny, epochs: 3}`.\n"

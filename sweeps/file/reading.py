@@ -178,9 +178,10 @@ def _word_lists() -> Iterable[tuple[str, str, Iterable[str]]]:
     from trainables.config import CONTROLS
     from trainables.posthoc import POSTHOC
     from trainables.protocol import DEFECTS
+    from trainables.trial.confidence import ABSTAINING
 
     yield "defects", "defect", DEFECTS
-    yield "posthoc", "adjustment", POSTHOC
+    yield "posthoc", "adjustment", [*POSTHOC, *ABSTAINING]
     yield "controls", "control", CONTROLS
 
 

@@ -12,6 +12,8 @@ from data_pipeline.atomic import publish
 from trainables import metrics
 from trainables.config import TrialConfig
 from trainables.material import Material
+from trainables.trial import abstaining
+from trainables.trial.confidence import ABSTAINING, aurc
 from trainables.trial.files import PLAIN, write_files
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def conclude(
     adjusted = _adjusted(config, material, prior, validation_logits, test_logits)
     if adjusted:
         numbers |= _posthoc(config, material, adjusted)
+    numbers |= _abstaining(config, material, validation_logits, probabilities)
     if config.distances is not None:
         numbers |= _generated(config.distances, config.directory)
     numbers |= _tested_on(material) | _validated(material, validation_logits)
@@ -76,6 +79,7 @@ def _evaluate(config: TrialConfig, material: Material, probabilities: np.ndarray
     """Return the metrics on test cells; beside them *_rarefied, of the class that the skew `rarefy` has thinned."""
     truth = material.labels[material.test]
     numbers = metrics.evaluate(probabilities, truth, material.counts(material.natural), material.counts(material.kept))
+    numbers["aurc"] = aurc(probabilities.max(1), probabilities.argmax(1) == truth)
     if config.skew["kind"] == "rarefy":
         thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config.skew["class_name"])))
         numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}
@@ -89,7 +93,7 @@ def _adjusted(
     from trainables.posthoc import POSTHOC
 
     labels = material.labels[material.validation]
-    return {name: POSTHOC[name](validation, labels, prior, test) for name in config.posthoc}
+    return {name: POSTHOC[name](validation, labels, prior, test) for name in config.posthoc if name in POSTHOC}
 
 
 def _posthoc(config: TrialConfig, material: Material, adjusted: "dict[str, Adjusted]") -> dict[str, float]:
@@ -105,6 +109,18 @@ def _posthoc(config: TrialConfig, material: Material, adjusted: "dict[str, Adjus
     unchanged = {name: one.unchanged for name, one in adjusted.items()}
     publish(config.directory / "posthoc.json", json.dumps({"unchanged": unchanged}, indent=1).encode())
     return numbers
+
+
+def _abstaining(
+    config: TrialConfig, material: Material, validation_logits: np.ndarray, probabilities: np.ndarray
+) -> dict[str, float]:
+    """Write what leaving cells unnamed, or naming several types, comes to; returns its metrics."""
+    names = [name for name in config.posthoc if name in ABSTAINING]
+    if not names:
+        return {}
+    validation = softmax(validation_logits.astype(np.float64), axis=1), material.labels[material.validation]
+    test, cell_ids = (probabilities, material.labels[material.test]), material.shards.cell_ids.take(material.test)
+    return abstaining.write(names, validation, test, cell_ids.to_pylist(), material.classes, config.directory)
 
 
 def _generated(distances: Path, directory: Path) -> dict[str, float]:

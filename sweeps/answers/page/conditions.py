@@ -14,8 +14,8 @@ from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import CHANCE
 from sweeps.answers.runs.stored import Stored
-from sweeps.statistics import confidence
 from trainables.metrics import TAIL
+from trainables.trial import confidence
 
 RARE, NAMED, LEAST = 12, 2, 0.05  # rare types shown; mistakes named, and the least share of one
 COVERAGES = np.linspace(0.05, 1, 20)
