@@ -1,8 +1,10 @@
 """Names of cell types: brought to one form where that is certain, renamed by a table, doubted where two look alike."""
 
 import csv
+import io
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,7 @@ def read_renames(path: str | Path) -> Renames:
     """
     found: dict[str, str] = {}
     problems = []
-    for number, row in enumerate(_rows(Path(path)), 1):
+    for number, row in _rows(Path(path)):
         fields = [clean(field) for field in row]
         if not any(fields) or (number == 1 and tuple(field.lower() for field in fields) in HEADERS):
             continue
@@ -77,21 +79,27 @@ def read_renames(path: str | Path) -> Renames:
             found[fields[0]] = fields[1]
     if not found and not problems:
         problems.append(f"{path}: holds no line `label,new name`")
+    if len(problems) > EXAMPLES:
+        problems[EXAMPLES:] = [f"{path}: and so on, {len(problems):,} lines in all"]
     if problems:
         raise RequestError(*problems)
     return tuple(found.items())
 
 
-def _rows(path: Path) -> list[list[str]]:
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its last line, fields) of each row."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise RequestError(f"{path}: can't be read ({error.strerror}); labels: {{map: FILE}} names a table") from error
+        raise RequestError(
+            f"{path}: can't be read ({error.strerror}); `labels: {{map: FILE}}` names a table"
+        ) from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: isn't UTF-8 text; save the table as CSV in UTF-8") from error
     first = next(iter(text.splitlines()), "")
     separator = max(",;\t", key=first.count)
-    return list(csv.reader(text.splitlines(), delimiter=separator, skipinitialspace=True))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    yield from ((rows.line_num, row) for row in rows)
 
 
 def _row_problem(fields: list[str], found: dict[str, str]) -> str | None:
@@ -100,6 +108,8 @@ def _row_problem(fields: list[str], found: dict[str, str]) -> str | None:
     label, target = fields
     if label in NO_LABEL:
         return "cells without a label can't be renamed; leave them out with `unlabelled: drop`"
+    if target in NO_LABEL - {""}:
+        return f"{target!r} stands for no label; leave the second column empty to leave the cells out"
     if found.get(label, target) != target:
         return f"{label!r} becomes {found[label]!r} further up, and {target!r} here"
     return None

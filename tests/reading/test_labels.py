@@ -135,12 +135,25 @@ def test_a_table_that_fits_no_label_is_refused_with_the_near_name(tmp_path):
         ("B\n", "has 1 columns"),
         ("B,x\nB,y\n", "names.csv:2: 'B' becomes 'x' further up, and 'y' here"),
         (",x\n", "cells without a label can't be renamed"),
+        ("B,NA\n", "names.csv:1: 'NA' stands for no label; leave the second column empty to leave the cells out"),
+        ("B,x,1\n" * 300, "names.csv: and so on, 300 lines in all"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_by_line(tmp_path, text, words):
     with pytest.raises(RequestError) as refusal:
         table(tmp_path, text)
-    assert words in str(refusal.value)
+    assert words in str(refusal.value) and len(refusal.value.problems) <= 6
+
+
+def test_a_name_in_quotes_may_have_line_breaks_and_lines_are_counted_as_an_editor_does(tmp_path):
+    assert table(tmp_path, '"a\nb",c\n"d, e",\n') == (("a\nb", "c"), ("d, e", ""))
+    with pytest.raises(RequestError, match="names.csv:3: has 1 columns"):
+        table(tmp_path, '"a\nb",c\nd\n')
+
+
+def test_a_table_that_leaves_one_type_is_named_as_the_cause(tmp_path):
+    with pytest.raises(RequestError, match="only one value, 'NK' once the table of labels has renamed and left out"):
+        opened(tmp_path, TYPES, labels=(("B", "NK"), ("T", "")))
 
 
 def test_a_table_is_part_of_a_dataset_of_a_sweep(tmp_path):
