@@ -77,8 +77,8 @@ def _one_class(source: Source, classes: list[str]) -> str:
     what = f"only one value, {classes[0]!r}" if classes else "no value"
     renamed = " once the table of labels has renamed and left out" if source.labels else ""
     return (
-        f"{', '.join(source.all_paths)}: obs[{source.label!r}] has {what}{renamed}; telling cell types apart needs two. "
-        "Name another column with `label:`."
+        f"{', '.join(source.all_paths)}: obs[{source.label!r}] has {what}{renamed}; telling cell types apart needs "
+        "two. Name another column with `label:`."
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -158,6 +159,8 @@ def _option(name: str, value: str) -> str:
     if value.startswith("{kind: "):  # of `values:`, whose parts are options of their own
         kind, *parts = value.removeprefix("{kind: ").removesuffix("}").split(", ")
         value = " ".join([kind, *(f"--{one.replace('_', '-').replace(': ', ' ')}" for one in parts)])
+    elif value:
+        value = quote(value)
     return f"`--{name.replace('_', '-')}{' ' if value else ''}{value}`"
 
 

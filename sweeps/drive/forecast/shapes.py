@@ -1,5 +1,6 @@
 """What each trial would train on, from labels alone: class counts after split, skew and strategy."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ class Shape:
         return int((self.kept if self.trained is None else self.trained).sum())
 
 
+NUMBER = re.compile(r"\d[\d,.]*")
 Refused = dict[tuple[str, str, str], dict[str, tuple[str, ...]]]  # (dataset, skew, strategy) -> split -> problems
 
 
@@ -79,19 +81,21 @@ def _tried(make: Callable[[], Any], split: str, refused: dict[str, tuple[str, ..
 
 
 def _sentences(refused: Refused, places: Mapping[str, str]) -> list[str]:
-    """Return each mistake once: that of the first split and level of a skew, with the number of the others."""
-    told: dict[tuple[str, str, str], list[tuple[str, str, tuple[str, ...]]]] = {}
+    """Return each mistake once: that of the first split and level of a skew, with the number of the others, whose
+    sentences differ in numbers alone."""
+    told: dict[tuple[str, str, str, str], list[str]] = {}
     for (dataset, skew, strategy), splits in refused.items():
-        entry = (dataset, places.get(skew, skew), strategy)
-        told.setdefault(entry, []).extend((split, skew, problems) for split, problems in splits.items())
-    found = []
-    for (dataset, place, strategy), cases in told.items():
-        for split, skew, problems in cases[:1]:
-            where = [dataset, f"split {split}", skew, strategy]
-            line = "" if place == skew else f"{place}: "
-            others = f" (and {len(cases) - 1} more of its splits and levels)" if len(cases) > 1 else ""
-            found += [f"{line}{' · '.join(filter(None, where))}: {said}{others}" for said in problems]
-    return found
+        place = places.get(skew, skew)
+        line = "" if place == skew else f"{place}: "
+        for split, problems in splits.items():
+            where = " · ".join(filter(None, [dataset, f"split {split}", skew, strategy]))
+            for said in problems:
+                mistake = (dataset, place, strategy, NUMBER.sub("", said))
+                told.setdefault(mistake, []).append(f"{line}{where}: {said}")
+    return [
+        first + (f" (and {len(others)} more of its splits and levels)" if others else "")
+        for first, *others in told.values()
+    ]
 
 
 def _choose(trial: Trial, cells: Any) -> choice.Rows:

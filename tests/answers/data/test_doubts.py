@@ -62,6 +62,18 @@ def test_a_wrong_class_is_one_error_with_its_line_and_the_near_name(tmp_path):
     assert "and 5 more of its splits and levels" in said
 
 
+def test_mistakes_of_two_skews_in_one_line_are_both_said(tmp_path):
+    write(tmp_path / "a.h5ad")
+    path = sweep(tmp_path, rare="nk", cells="3, 5]}, {kind: rarefy, class: B, cells: [900, 1000")
+    text = path.read_text().replace("  - natural\n  - {kind: rarefy", "  [{kind: rarefy")
+    path.write_text(text.replace("1000]}", "1000]}]"))
+    with pytest.raises(RequestError) as refusal:
+        planning.plan(load(path), tmp_path)
+    unknown, few = refusal.value.problems
+    assert "'nk'; did you mean NK?" in unknown and "and 5 more" in unknown
+    assert "900 are wanted" in few and "and 5 more" in few
+
+
 def test_too_few_cells_are_said_once(tmp_path):
     write(tmp_path / "a.h5ad")
     with pytest.raises(RequestError) as refusal:
@@ -192,6 +204,7 @@ def test_errors_of_check_advise_its_own_options(tmp_path, capsys, monkeypatch):
     assert as_both("do `twins: drop`, see `model:`", {"twins"}) == (
         "do `--twins drop` (in a sweep file: `twins: drop`), see `model:`"
     )
+    assert as_both("without `donor: Donor ID`", {"donor"}).startswith("without `--donor 'Donor ID'` (in a")
     assert as_options("do `labels: {map: names.csv}` or `twins: drop`", {"labels", "twins"}) == (
         "do `--map names.csv` or `--twins drop`"
     )
