@@ -69,9 +69,9 @@ def test_mistakes_of_two_skews_in_one_line_are_both_said(tmp_path):
     path.write_text(text.replace("1000]}", "1000]}]"))
     with pytest.raises(RequestError) as refusal:
         planning.plan(load(path), tmp_path)
-    unknown, few = refusal.value.problems
+    unknown, few, way_out = refusal.value.problems
     assert "'nk'; did you mean NK?" in unknown and "and 5 more" in unknown
-    assert "900 are wanted" in few and "and 5 more" in few
+    assert "900 are wanted" in few and "and 5 more" in few and "way out: ask for at most" in way_out
 
 
 def test_too_few_cells_are_said_once(tmp_path):
