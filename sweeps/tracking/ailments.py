@@ -13,12 +13,13 @@ DAMAGED = (
     "registered anew from their folders in trials, none is trained again"
 )
 FULL = "database or disk is full"
+CLOSED = "unable to open database file"
 OF_FILES = {  # what SQLite says -> what to tell
     "disk image is malformed": DAMAGED,
     "file is not a database": DAMAGED,
     FULL: "has no room left ({said}): make room on the disk of {file}, then run again",
     "readonly database": "can't be written to: make {file}, and its folder, writable for this user",
-    "unable to open database file": "can't be opened: is {file} in a folder that is there, and may this user read it?",
+    CLOSED: "can't be opened: is {file} in a folder that is there, and may this user read it?",
 }
 
 

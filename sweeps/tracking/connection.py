@@ -1,6 +1,7 @@
 """The one door to MLflow: reached, or told in a sentence why it can't be."""
 
 import logging
+import os
 import re
 import socket
 import time
@@ -19,7 +20,7 @@ from data_pipeline.errors import NoRoomError, RequestError
 from sweeps.cluster import environment
 from sweeps.tracking import ailments
 from sweeps.tracking.outbox import Undeliverable
-from sweeps.tracking.places import file_uri, sqlite_uri
+from sweeps.tracking.places import file_uri, sqlite_file, sqlite_uri
 from sweeps.tracking.uris import harmless, shown_uri, take_credentials
 
 assert environment.DEFAULTS  # MLflow reads them
@@ -45,13 +46,25 @@ class Full(Shut):
 def client(uri: str) -> MlflowClient:
     """Return a client of a tracking store; the only place that makes one. A database that is away raises OSError.
 
-    MLflow itself would try to reach a database for many minutes; that its port is open is asked first.
+    MLflow itself would try to reach a database for many minutes; that its port is open, or its file may be, is asked
+    first.
     """
+    file = sqlite_file(uri)
+    if file is not None and not _may_be_opened(file):
+        raise Shut(ailments.told(ailments.CLOSED, uri))
     parts = urlsplit(uri)
     if parts.hostname is not None and parts.scheme not in ("http", "https"):
         port = parts.port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[parts.scheme.partition("+")[0]]
         socket.create_connection((parts.hostname, port), timeout=10).close()
     return MlflowClient(uri)
+
+
+def _may_be_opened(file: Path) -> bool:
+    """Tell whether a database file is there and may be read, or may be made."""
+    if file.exists():
+        return file.is_file() and os.access(file, os.R_OK)
+    there = next(folder for folder in file.parents if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def connect(uri: str) -> MlflowClient:

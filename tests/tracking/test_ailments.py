@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps.cli import app
 from sweeps.drive.converge import Request, converge
-from sweeps.tracking import ailments
-from sweeps.tracking.connection import Shut, reaching
+from sweeps.tracking import ailments, places
+from sweeps.tracking.connection import Shut, connect, reaching
 from sweeps.tracking.store import Tracker
 from sweeps.tracking.uris import default_uri
 
@@ -95,6 +95,19 @@ def test_a_disk_without_room_or_a_file_that_may_not_be_written_is_no_server_to_s
     with pytest.raises(Shut) as refused, reaching("sqlite:////data/x.db"):
         raise error
     assert told in str(refused.value) and "tart it" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["mlflow.db", "file/mlflow.db"])
+def test_a_place_that_can_hold_no_database_is_refused_at_once(place, tmp_path):
+    """MLflow itself tries for two minutes."""
+    (tmp_path / "mlflow.db").mkdir()
+    (tmp_path / "file").touch()
+    begin = time.monotonic()
+    with pytest.raises(
+        RequestError, match="can't be opened: is .*mlflow.db in a folder that is there, and may this us"
+    ):
+        connect(places.sqlite_uri(tmp_path / place))
+    assert time.monotonic() - begin < 5
 
 
 def test_a_database_that_is_locked_is_still_waited_for():
