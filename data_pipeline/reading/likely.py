@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.reading.file import hdf5, inspection, layers, places
+from data_pipeline.reading.file import hdf5, inspection, layers, matrix, places
 from data_pipeline.reading.source import Source, Values
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _layer(file: "h5py.Group") -> str | None:
 
     Without counts: where logarithms of them are, X first.
     """
-    there = hdf5.layers(file)
+    there = [name for name in hdf5.layers(file) if matrix.wrong(hdf5.find_matrix(file, name)) is None]
     whole = [name for name in there if _is_whole(hdf5.find_matrix(file, name))]
     if not whole:
         usable = [name for name in there if layers.values_of(file, name) is not None]
@@ -86,9 +86,7 @@ def _is_whole(element: "hdf5.Element") -> bool:
 
 def _donors(obs: "hdf5.Element") -> list[tuple[str, int]]:
     found = []
-    for name in hdf5.column_names(obs):
-        if inspection.is_named(name, inspection.DONOR_WORDS):
-            values = hdf5.column(obs, name)
-            if not values.isna().any() and FEWEST_DONORS <= values.nunique() <= len(values) // 10:
-                found.append((name, values.nunique()))
+    for name, values in hdf5.columns(obs, lambda name: inspection.is_named(name, inspection.DONOR_WORDS)):
+        if not values.isna().any() and FEWEST_DONORS <= values.nunique() <= len(values) // 10:
+            found.append((name, values.nunique()))
     return found

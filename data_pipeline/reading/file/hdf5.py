@@ -3,7 +3,8 @@
 Understands files of every anndata version, the compound tables of 0.6 and older included. X is never read here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +32,8 @@ def find_var(file: "h5py.Group", layer: str | None) -> "Element | None":
 
 def layers(file: "h5py.Group") -> list[str | None]:
     """Return everything that `layer:` could be here; None stands for X."""
-    found = [None] if "X" in file else []
-    found += ["raw"] if find_matrix(file, "raw") is not None else []
-    return found + (list(file["layers"]) if "layers" in file else [])
+    named = list(file["layers"]) if "layers" in file else []
+    return [layer for layer in (None, "raw", *named) if find_matrix(file, layer) is not None]
 
 
 FILTERS = {  # registered with the HDF Group, not built into HDF5
@@ -77,7 +77,8 @@ def column_names(table: "Element") -> list[str]:
     if hasattr(table, "dtype"):  # a compound table: the first field is the index
         return list(table.dtype.names[1:])
     order = [_text(name) for name in table.attrs.get("column-order", [])]
-    return order if order else [name for name in table if name not in (_index_name(table), "__categories")]
+    there = order if order else [name for name in table if name not in (_index_name(table), "__categories")]
+    return [name for name in there if name in table]
 
 
 def index(table: "Element") -> np.ndarray:
@@ -88,10 +89,34 @@ def index(table: "Element") -> np.ndarray:
 
 
 def column(table: "Element", name: str) -> pd.Series:
-    """Return one column of obs or var; missing values are NaN, categories stay categories."""
-    if hasattr(table, "dtype"):
-        return _compound_column(table, name)
-    return _decode(table[name])
+    """Return one column of obs or var; missing values are NaN, categories stay categories. OSError if it is none."""
+    try:
+        values = _compound_column(table, name) if hasattr(table, "dtype") else _decode(table[name])
+        rows = _rows(table)
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise OSError(f"column {name!r}: {error}") from error
+    if len(values) != rows:
+        raise OSError(f"column {name!r} has {len(values):,} values for {rows:,} rows")
+    return values
+
+
+def columns(table: "Element", wanted: Callable[[str], bool]) -> Iterator[tuple[str, pd.Series]]:
+    """Yield the name and the values of each column whose name is wanted and that can be read."""
+    for name in filter(wanted, column_names(table)):
+        with suppress(OSError, KeyError, RuntimeError):
+            yield name, column(table, name)
+
+
+def is_table(element: "Element") -> bool:
+    """Tell whether an element is a table as obs and var are: a group of columns, or records."""
+    return not hasattr(element, "dtype") or element.dtype.names is not None
+
+
+def _rows(table: "Element") -> int:
+    names = table if hasattr(table, "dtype") else table[_index_name(table)]
+    if not hasattr(names, "dtype"):  # a group: of categories, or of texts and which are missing
+        names = names["codes" if "codes" in names else "values"]
+    return names.shape[0]
 
 
 def _index_name(table: "Element") -> str:
@@ -114,6 +139,8 @@ def _decode(element: "Element") -> pd.Series:
 def _categorical(codes: np.ndarray, categories: pd.Series) -> pd.Series:
     if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
         raise OSError(f"a column has codes from {codes.min()} to {codes.max()}, but {len(categories)} categories")
+    if not categories.is_unique or categories.hasnans:
+        return pd.Series([*categories, np.nan], dtype=object).take(np.asarray(codes, np.int64)).reset_index(drop=True)
     return pd.Series(pd.Categorical.from_codes(np.asarray(codes, np.int64), pd.Index(categories)))
 
 
@@ -128,6 +155,8 @@ def _compound_column(table: "Element", name: str) -> pd.Series:
 
 def _plain(dataset: "h5py.Dataset") -> np.ndarray:
     values = dataset[()]
+    if values.ndim != 1 or values.dtype.names is not None:
+        raise OSError(f"{dataset.name} is no column")
     return strings(values) if values.dtype.kind in "SO" else values
 
 
@@ -137,4 +166,5 @@ def strings(values: np.ndarray) -> np.ndarray:
 
 
 def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Return a text; what isn't UTF-8 shows as \\xfc, so that no two become one."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -104,16 +104,23 @@ def _check_layout(path: str, file: "h5py.Group", layer: str | None) -> None:
     other = foreign.of_groups(path, file)
     if other is not None:
         raise RequestError(f"{path}: {other}.")
-    if hdf5.find_matrix(file, layer) is None:
-        wanted = "X" if layer is None else f"layer {layer!r}"
+    for part in ("obs", "var"):
+        if not hdf5.is_table(file[part]):
+            raise RequestError(f"{path}: {part} is no table of columns; the file is damaged. Fetch it again.")
+    wanted = "X" if layer is None else f"layer {layer!r}"
+    element = hdf5.find_matrix(file, layer)
+    if element is None:
         there = ["X (leave `layer:` out)" if name is None else name for name in hdf5.layers(file)]
         hint = f"It has: {', '.join(there)}; name one with `layer:`." if there else "It has no matrix at all."
         raise RequestError(f"{path}: has no {wanted}. {hint}")
+    wrong = matrix.wrong(element)
+    if wrong is not None:
+        raise RequestError(f"{path}: {wanted} is {wrong}. Write the counts there, or name another place with `layer:`.")
 
 
 def _check_shape(table: Table, shape: tuple[int, int]) -> None:
     if shape != (len(table.cells), len(table.genes)):
-        table.problems.append(
+        raise RequestError(
             f"{table.path}: the matrix has {shape[0]:,} x {shape[1]:,} values but there are {len(table.cells):,} cells "
             f"and {len(table.genes):,} genes; the file is damaged."
         )
@@ -157,8 +164,7 @@ def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
     Numbers are only taken for types, as those of clusters are, where their column's name says so.
     """
     found = []
-    for name in filter(_may_be_types, hdf5.column_names(obs)):
-        values = hdf5.column(obs, name)
+    for name, values in hdf5.columns(obs, _may_be_types):
         kinds = values.nunique()
         texts = isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object
         numbered = values.dtype.kind in "iu" and is_named(name, LABEL_WORDS)

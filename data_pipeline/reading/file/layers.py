@@ -21,7 +21,7 @@ def values_of(file: "h5py.Group", layer: str | None) -> Values | None:
     None: neither counts nor logarithms that can be undone; or stored by columns, so that no look is quick.
     """
     element = hdf5.find_matrix(file, layer)
-    if matrix.layout(element) == "csc":
+    if matrix.wrong(element) is not None or matrix.layout(element) == "csc":
         return None
     rows = matrix.Rows(element)
     block = rows.read(0, min(FIRST_CELLS, rows.shape[0]))

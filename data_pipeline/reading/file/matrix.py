@@ -20,6 +20,7 @@ GAP = 16_384  # unwanted numbers that are cheaper to read than to skip
 COLUMNS_PIECE = 16_000_000  # numbers of a large CSC matrix turned round at once: 400 MB
 SMALL = 2_000_000  # numbers of a CSC matrix that is simply loaded
 BLOCK = 4096  # rows written at once
+SPARSE = ("data", "indices", "indptr")
 EXACT = 2**24  # whole numbers from here on are rounded by float32
 
 
@@ -37,6 +38,23 @@ def shape_of(element) -> tuple[int, int]:
         return tuple(int(size) for size in element.shape)
     shape = element.attrs["shape"] if "shape" in element.attrs else element.attrs["h5sparse_shape"]
     return int(shape[0]), int(shape[1])
+
+
+def wrong(element) -> str | None:
+    """Return what an element is that can't be a matrix of numbers, in words; None for one that is."""
+    numbers = element if hasattr(element, "dtype") else element.get("data")
+    if hasattr(element, "dtype"):
+        if element.shape is None or len(element.shape) != 2:
+            return f"an array of shape {element.shape}, not cells x genes"
+    elif layout(element) not in ("csr", "csc"):
+        return f"a matrix stored as {layout(element)!r}, not csr, csc or dense"
+    elif lacking := [name for name in SPARSE if len(getattr(element.get(name), "shape", None) or ()) != 1]:
+        return f"a sparse matrix without {' and '.join(lacking)}; the file is damaged"
+    elif np.size(element.attrs.get("shape", element.attrs.get("h5sparse_shape", ()))) != 2:
+        return "a sparse matrix that doesn't say how many cells and genes it has; the file is damaged"
+    if numbers.dtype.kind in "biuf":
+        return None
+    return f"a matrix of {'text' if numbers.dtype.kind in 'SO' else numbers.dtype}, not of numbers"
 
 
 def open_rows(path: str, layer: str | None, scratch: Path) -> "Rows":
@@ -139,17 +157,28 @@ def _chunk(element) -> int:
 def _checked_ends(element) -> np.ndarray:
     """Return where rows (CSR) or columns (CSC) begin and end, int64; OSError if that can't be."""
     lines = shape_of(element)[0 if layout(element) == "csr" else 1]
-    ends = element["indptr"][()].astype(np.int64)
+    given = element["indptr"][()]
+    with np.errstate(invalid="ignore"):
+        ends = given.astype(np.int64)
     stored = min(element["data"].shape[0], element["indices"].shape[0])
-    if len(ends) != lines + 1 or ends[0] != 0 or ends[-1] > stored or np.any(np.diff(ends) < 0):
+    if (
+        len(ends) != lines + 1
+        or ends[0] != 0
+        or ends[-1] > stored
+        or np.any(np.diff(ends) < 0)
+        or np.any(ends != given)
+    ):
         raise OSError(f"its pointers don't fit {lines:,} lines and {stored:,} stored numbers")
     return ends
 
 
 def _checked_indices(indices: np.ndarray, limit: int) -> np.ndarray:
     if len(indices) and not 0 <= indices.min() <= indices.max() < limit:
-        raise OSError(f"it names column {int(indices.max()):,}, but there are {limit:,}")
-    return np.asarray(indices, dtype=np.int32)
+        raise OSError(f"it names column {indices.max():,}, but there are {limit:,}")
+    found = np.asarray(indices, dtype=np.int32)
+    if np.any(found != indices):
+        raise OSError(f"it names column {indices[np.argmax(found != indices)]:g}, which is no whole number")
+    return found
 
 
 def _sparse(element, first: int = 0, last: int | None = None) -> sparse.csc_matrix:
