@@ -71,6 +71,7 @@ class Designs:
         self.stored = Stored(runs.attrs.get("uri")) if stored is None else stored
         self._draws: dict[str, resampling.Draws | None] = {}
         self._scores: dict[tuple[str, str], np.ndarray | None] = {}
+        self._ratios: dict[tuple[str, str], tuple[list[tuple[pd.DataFrame, np.ndarray]], float]] = {}
         self._known: dict[tuple[str, str], list[tuple[pd.DataFrame, np.ndarray]]] = {}
         self.notes: list[str] = []
 
@@ -99,11 +100,16 @@ class Designs:
 
     def _ratio_of_types(self, dataset: str, metric: str, runs: pd.DataFrame | None) -> float:
         """Return the ratio of the types that a metric is about, mean over splits; NaN if tables don't tell it."""
+        tables = self._tables(dataset, metric, runs)
+        known = self._ratios.get((dataset, metric))
+        if known is not None and known[0] is tables:
+            return known[1]
         found = [
             intervals.ratio_of_types(*(table.loc[about, part].to_numpy() for part in ("test", "natural")))
-            for table, about in self._tables(dataset, metric, runs)
+            for table, about in tables
         ]
-        return float(np.mean(found)) if found else np.nan
+        self._ratios[dataset, metric] = tables, float(np.mean(found)) if found else np.nan
+        return self._ratios[dataset, metric][1]
 
     def _recorded(self, dataset: str, name: str) -> float:
         if name not in self._runs.columns:
