@@ -21,7 +21,7 @@ README = """{name}: a sweep of cellskew, as it was exported.
 sweep.yaml            the sweep file: what was asked for
 trials.parquet        a row per trial and adjustment after training (posthoc): axes, key, metrics
 types.parquet         a row per trial, adjustment and cell type: cells, precision, recall, F1, intervals
-runs.parquet          all runs with status and reason, as MLflow had them
+runs.parquet          runs with status and reason, as MLflow had them; of what is tuned the chosen
 versions.json         code, packages, digests of the data, machines
 report.html           the answer as a page
 runs/ID/              tables per type and predicted types of each finished run

@@ -60,8 +60,8 @@ def check_distinct(trials: list[Trial]) -> None:
         before = first.setdefault(trial.key, trial)
         if before is not trial:
             axes = [axis for axis in trial.labels if trial.labels[axis] != before.labels[axis]]
-            names = (before.labels[axes[0]], trial.labels[axes[0]]) if axes else (trial.name, trial.name)
-            said = (axes[0] if axes else "trial", *names)
+            names = (before.labels[axes[0]], trial.labels[axes[0]]) if axes else (before.called, trial.called)
+            said = (axes[0] if axes else "model", *names)
             doubled[said] = doubled.get(said, 0) + 1
     if doubled:
         raise RequestError(

@@ -38,7 +38,7 @@ NOTES = [
 ]
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
-FIXED += ["test_per_train", "wanted", "settings"]
+FIXED += ["test_per_train", "wanted", "settings", "tuned_among"]
 LABELS = tuning.LABELS
 
 

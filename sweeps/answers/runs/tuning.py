@@ -13,56 +13,43 @@ SHOWN = 3  # settings in a sentence
 def best(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs, of those that share all labels but what is tuned the one with the best validation macro F1.
 
-    Of equals the first in the file's order, and so where there are no validation cells: test cells choose nothing. Runs
-    that aren't finished stay, as they have no numbers.
+    With `tuned_among`: of how many it is the best, those that are finished and have the number. Of equals the first in
+    the file's order, and so where none has it: test cells choose nothing. Unfinished runs stay.
     """
     if "tuned" not in runs or not (runs["tuned"] != "").any():
         return runs
     finished = runs[(runs["tuned"] != "") & (runs["status"] == "FINISHED")]
-    by = _scores(finished).fillna(float("-inf"))
-    chosen = by.groupby([finished[name] for name in LABELS], sort=False).idxmax()
-    return runs.drop(index=finished.index.difference(chosen))
-
-
-def _scores(finished: pd.DataFrame) -> pd.Series:
-    return finished.get(CHOSEN_BY, pd.Series(float("nan"), index=finished.index))
+    scores = finished.get(CHOSEN_BY, pd.Series(float("nan"), index=finished.index))
+    groups = scores.fillna(float("-inf")).groupby([finished[name] for name in LABELS], sort=False)
+    among = scores.notna().groupby([finished[name] for name in LABELS], sort=False).transform("sum")
+    return runs.assign(tuned_among=among).drop(index=finished.index.difference(groups.idxmax()))
 
 
 def told(runs: pd.DataFrame) -> Iterator[str]:
     """Yield what must be said of each tuned model's numbers."""
-    tuned = runs[runs["tuned"] != ""] if "tuned" in runs else runs.iloc[:0]
+    tuned = runs[(runs["tuned"] != "") & (runs["status"] == "FINISHED")] if "tuned" in runs else runs.iloc[:0]
     for model, mine in tuned.groupby("model", sort=False):
-        finished = mine[mine["status"] == "FINISHED"]
-        over = mine["tuned_over"].iloc[0]
-        if finished.duplicated(LABELS).any():
+        over = int(mine["tuned_over"].iloc[0])
+        if "tuned_among" not in mine:
             yield f"{model}: all {over} settings are here, none chosen on validation cells"
-        elif len(finished):
-            yield (
-                f"{model}: tuned over {over} settings on validation cells, a choice per split: {_chosen(finished)}"
-                + ("".join([*_unchosen(finished), *_open(mine, finished)]))
-            )
+            continue
+        yield (
+            f"{model}: tuned over {over} settings on validation cells, each choice {over} trainings: {_chosen(mine)}"
+            + "".join(_doubts(mine["tuned_among"], over))
+        )
 
 
-def _chosen(finished: pd.DataFrame) -> str:
+def _chosen(mine: pd.DataFrame) -> str:
     """Say which settings were chosen, the most frequent first."""
-    counts = finished["tuned"].value_counts()
-    each = ", ".join(f"{setting} in {number}" for setting, number in counts.head(SHOWN).items())
-    more = f" and {len(counts) - SHOWN} others" if len(counts) > SHOWN else ""
-    return f"{each}{more} of {len(finished)}"
+    counts = mine["tuned"].value_counts()
+    each = "; ".join(f"{setting} ({number} of {len(mine)})" for setting, number in counts.head(SHOWN).items())
+    return each + (f" and {len(counts) - SHOWN} others" if len(counts) > SHOWN else "")
 
 
-def _unchosen(finished: pd.DataFrame) -> Iterator[str]:
-    if number := int(_scores(finished).isna().sum()):
-        yield f"; the first of the file counts in {number} of {len(finished)}, which has no validation cells"
-
-
-def _open(mine: pd.DataFrame, finished: pd.DataFrame) -> Iterator[str]:
-    """Say of how many choices some setting isn't finished, so that they may yet change."""
-    unfinished = mine[mine["status"] != "FINISHED"][LABELS].drop_duplicates()
-    number = len(unfinished.merge(finished[LABELS], on=LABELS))
-    if number:
-        yield f"; {number} of these choices {_is(number)} among fewer, as some settings aren't finished"
-
-
-def _is(number: int) -> str:
-    return "is" if number == 1 else "are"
+def _doubts(among: pd.Series, over: int) -> Iterator[str]:
+    """Say of how many choices some setting had no number to be chosen by."""
+    fewer, none = int(((among > 0) & (among < over)).sum()), int((among == 0).sum())
+    if fewer:
+        yield f". {fewer} of {len(among)} are among fewer: other settings aren't finished, or lack {CHOSEN_BY}"
+    if none:
+        yield f". {none} of {len(among)} have no {CHOSEN_BY}: there the first of the file counts"

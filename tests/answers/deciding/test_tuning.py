@@ -23,8 +23,11 @@ def test_validation_cells_choose_in_each_split_and_test_cells_never():
     assert list(chosen["test_macro_f1"]) == [0.5, 0.4, 0.1]
     assert list(chosen["tuned"]) == ["learning_rate=a", "learning_rate=b", ""]
     (said,) = tuning.told(chosen)
-    assert said.startswith("scgpt: tuned over 2 settings on validation cells, a choice per split: ")
-    assert "learning_rate=a in 1, learning_rate=b in 1 of 2" in said and said in results.warning(chosen)
+    assert said == (
+        "scgpt: tuned over 2 settings on validation cells, each choice 2 trainings: learning_rate=a (1 of 2); "
+        "learning_rate=b (1 of 2)"
+    )
+    assert said in results.warning(chosen)
     (said,) = tuning.told(runs)
     assert said == "scgpt: all 2 settings are here, none chosen on validation cells"
 
@@ -52,7 +55,13 @@ def test_of_equals_the_first_counts_and_what_is_not_finished_is_told():
     finished = chosen[(chosen["status"] == "FINISHED") & (chosen["model"] == "scgpt")]
     assert list(finished["test_macro_f1"]) == [0.1, 0.3] and len(chosen) == 4
     (said,) = tuning.told(chosen)
-    assert said.endswith("; 1 of these choices is among fewer, as some settings aren't finished")
+    assert ". 1 of 2 are among fewer: other settings aren't finished, or lack validation_macro_f1" in said
+
+
+def test_a_setting_without_the_number_is_not_chosen_and_told_of():
+    """Trials of an earlier version have none."""
+    chosen = tuning.best(frame(tried(0, "a", float("nan"), 0.9), tried(0, "b", 0.2, 0.3)))
+    assert list(chosen["test_macro_f1"]) == [0.3, 0.1] and "1 of 1 are among fewer" in next(tuning.told(chosen))
 
 
 @pytest.mark.parametrize("lacks", [True, False])
@@ -62,4 +71,4 @@ def test_without_validation_cells_nothing_is_chosen_by_its_test_cells(lacks):
     chosen = tuning.best(runs)
     assert list(chosen["test_macro_f1"]) == [0.1, 0.1]
     (said,) = tuning.told(chosen)
-    assert "the first of the file counts in 1 of 1, which has no validation cells" in said
+    assert said.endswith(". 1 of 1 have no validation_macro_f1: there the first of the file counts")
