@@ -80,7 +80,9 @@ def choose(uri: str, runs: pd.DataFrame, every: bool, all_settings: bool = False
         return _tell_superseded(tell_apart(runs, lambda run_ids: params_of(uri, run_ids))), None
     wanted = runs[runs["wanted"]]
     chosen = wanted if all_settings else tuning.best(wanted)
-    chosen = tell_apart(chosen, lambda run_ids: params_of(uri, run_ids))
+    counting = chosen if all_settings else chosen[~tuning.is_open(chosen)]
+    told = tell_apart(counting, lambda run_ids: params_of(uri, run_ids))["settings"]
+    chosen = chosen.assign(settings=told.reindex(chosen.index, fill_value=""))
     left_out = len(runs) - len(wanted)
     replaced = " or that trained anew" if _is_superseded(runs).any() else ""
     said = (

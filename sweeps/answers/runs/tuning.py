@@ -25,6 +25,11 @@ def best(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(tuned_among=among).drop(index=finished.index.difference(groups.idxmax()))
 
 
+def is_open(runs: pd.DataFrame) -> pd.Series:
+    """Tell which runs are of a setting that isn't finished: it is no choice yet, and none beside the one that is."""
+    return (runs.get("tuned", pd.Series("", index=runs.index)) != "") & (runs["status"] != "FINISHED")
+
+
 def told(runs: pd.DataFrame) -> Iterator[str]:
     """Yield what must be said of each tuned model's numbers."""
     tuned = runs[(runs["tuned"] != "") & (runs["status"] == "FINISHED")] if "tuned" in runs else runs.iloc[:0]

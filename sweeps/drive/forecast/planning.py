@@ -150,7 +150,7 @@ def _tuning(trials: list[Trial]) -> list[str]:
     """Return what tuning makes of the number of trials, a sentence per model."""
     tuned: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial.tuned:
+        if trial.tuned and "control" not in trial.described:
             tuned.setdefault(trial.label, []).append(trial)
     return [
         f"{label} is tuned over {mine[0].num_settings} settings ({', '.join(mine[0].tuned)}): {len(mine)} trials in "

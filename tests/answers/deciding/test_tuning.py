@@ -19,8 +19,9 @@ def frame(*rows: dict) -> pd.DataFrame:
 
 def test_validation_cells_choose_in_each_split_and_test_cells_never():
     runs = frame(tried(0, "a", 0.6, 0.5), tried(0, "b", 0.5, 0.9), tried(1, "a", 0.3, 0.8), tried(1, "b", 0.7, 0.4))
+    runs.attrs["questions"] = ["asked"]
     chosen = tuning.best(runs)
-    assert list(chosen["test_macro_f1"]) == [0.5, 0.4, 0.1]
+    assert list(chosen["test_macro_f1"]) == [0.5, 0.4, 0.1] and chosen.attrs == {"questions": ["asked"]}
     assert list(chosen["tuned"]) == ["learning_rate=a", "learning_rate=b", ""]
     (said,) = tuning.told(chosen)
     assert said == (
