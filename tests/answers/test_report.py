@@ -53,6 +53,7 @@ def test_the_answer_comes_first_then_choices_figures_tests_and_costs(runs):
         "Choices",
         "How macro_f1 changes with the skew",
         "What a remedy changes on the same cells",
+        "One dataset and skew at a time",
         "Cost",
         "What failed or is missing",
         "How it was done, and how to redo it",
@@ -144,7 +145,7 @@ def test_a_label_with_dollars_is_text(runs):
 
 def test_one_skew_and_one_strategy_leave_their_sections_out(runs):
     plain = runs[(runs["skew"] == "natural") & (runs["strategy"] == "none")]
-    assert titles(page(plain))[:2] == ["Choices", "Cost"]
+    assert titles(page(plain))[:3] == ["Choices", "One dataset and skew at a time", "Cost"]
 
 
 def test_failures_and_defects_are_told(runs):
@@ -190,6 +191,7 @@ def test_each_condition_shows_mistakes_confidence_and_the_course_of_training(who
     assert "0.25 right where the highest probability is 0.55, 12 cells" in one
     risk = (16 * 0 + 0.75 / 17 + 1.5 / 18 + 2.25 / 19 + 3 / 20) / 20
     assert f"none: AURC {risk:.3f}" in one and "0.15 mistakes if all are named" in one
+    assert "scgpt, macro_f1 against seconds of a trial; none: 0.620 in 12.5 s; oversample: 0.675 in 12.5 s" in one
     assert "none: best round 2 to 2 of 3" in one and one.count("course of training") == 1
     assert one.count('aria-label="scgpt, macro F1 on validation') == 1 and "logistic_regression, macro F1" not in one
 

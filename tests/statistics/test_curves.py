@@ -1,9 +1,12 @@
 """Learning curves: what is made by the law is found again, and intervals hold the truth of made-up sweeps."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sweeps.statistics import curves, intervals
+from sweeps.statistics import curves
 from sweeps.statistics.curves import Curves
 
 SIZES = np.array([2.0, 5.0, 10.0, 20.0, 40.0])
@@ -48,25 +51,9 @@ def test_splits_drawn_again_vary_as_the_interval_says_and_alike_for_all_choices(
     assert curves.ends(one[:, 0], 10)[0] < low
 
 
-def study(law: Curves, splits: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return recalls of 15 test cells by split and size, and their reaches; luck is a split's, a size's, and shared."""
-    shared, ratio = rng.normal(0, 0.03), 0.3
-    chance = law.at(SIZES) + shared + rng.normal(0, 0.05, (splits, 1)) + rng.normal(0, 0.03, (splits, len(SIZES)))
-    recalls = rng.binomial(15, np.clip(chance, 0, 1)) / 15
-    reaches = [curves.reach(intervals.redrawn(values, ratio)) for values in recalls.T]
-    return recalls, np.nan_to_num(reaches, nan=0.2)
-
-
 @pytest.mark.parametrize("splits", [3, 10])
 def test_the_number_of_cells_lies_within_its_interval(splits):
-    """50 studies: 0.95 is right to 0.06."""
-    rng, law, held, found = np.random.default_rng(splits), curve(0.0, 1.5, 0.8), 0, []
-    for _ in range(50):
-        recalls, reaches = study(law, splits, rng)
-        on = curves.begun(recalls.mean(0))
-        drawn = curves.fit(SIZES[on], curves.again(recalls[:, on], reaches[on])).needed(0.7)
-        low, high = curves.ends(drawn)
-        found.append(float(curves.fit(SIZES[on], recalls[:, on].mean(0)).needed(0.7)))
-        held += low <= law.needed(0.7) <= high
-    assert held >= 0.86 * 50
-    assert np.median(found) == pytest.approx(float(law.needed(0.7)), rel=0.15), "7.5 cells"
+    """50 made-up sweeps: 0.95 is right to 0.06."""
+    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "numbers" / "curves.py"))
+    found = benchmark["rates"]("steep", splits, 50)
+    assert found.coverage >= 0.86 and found.about == pytest.approx(7.5, rel=0.15)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import CHANCE
 from sweeps.answers.runs.stored import Stored
+from sweeps.answers.summary import title
 from trainables.metrics import TAIL
 from trainables.trial import confidence
 
@@ -47,7 +49,8 @@ def conditions(
         one.mistakes = _mistakes(tables, _shown(group, metric), types, dataset, skew)
         drawn = {"calibration": reliability(told, colours), "coverage": risk_coverage(told, colours)}
         drawn["learning"] = learning(group, designs.stored, colours)
-        one.remedies = frozenset(name for remedies in told.values() for name in remedies)
+        drawn["cost"] = cost(group, metric, colours)
+        one.remedies = frozenset(remedy(run) for _, run in group.iterrows())
         one.panels = {name: panels for name, panels in drawn.items() if panels}
     return {name: one for name, one in found.items() if one != Condition()}
 
@@ -157,6 +160,34 @@ def _risks(trials: list[np.ndarray]) -> np.ndarray:
         found = confidence.risks(sure, right)
         curves.append(np.interp(COVERAGES, np.arange(1, len(found) + 1) / len(found), found))
     return np.mean(curves, axis=0)
+
+
+def cost(group: pd.DataFrame, metric: str, colours: dict[str, str]) -> list[str]:
+    """Return a panel per model: the metric against the seconds of a trial, means over trials, without adjustments."""
+    there = group[group.get("trial_seconds", pd.Series(0.0, index=group.index)) > 0].assign(
+        remedy=lambda rows: [remedy(row) for _, row in rows.iterrows()]
+    )
+    means = there.groupby(["model", "remedy"], sort=False)[["trial_seconds", metric]].mean().dropna().reset_index()
+    if means.empty:
+        return []
+    least, most = np.log10(means["trial_seconds"].min()) - 0.1, np.log10(means["trial_seconds"].max()) + 0.1
+    shown = [(10**place, f"{10**place:.2g}") for place in np.linspace(least, most, 4)]
+    x = Axis(least, most, shown, "seconds of a trial", log=True)
+    low, high = means[metric].min() - 0.02, means[metric].max() + 0.02
+    found = []
+    for model, rows in means.groupby("model", sort=False):
+        panel = Panel(model, x, Axis(low, high, ticks(low, high), ""))
+        said = [f"{row.remedy}: {row.value:.3f} in {row.trial_seconds:.3g} s" for row in _valued(rows, metric)]
+        marks = [
+            dot(panel.at(row.trial_seconds, row.value), colours[row.remedy], f"{model}, {one}", 4.5)
+            for row, one in zip(_valued(rows, metric), said, strict=True)
+        ]
+        found.append(panel.draw(marks, f"{model}, {title(metric)} against seconds of a trial; {'; '.join(said)}"))
+    return found
+
+
+def _valued(rows: pd.DataFrame, metric: str) -> list[Any]:
+    return list(rows.rename(columns={metric: "value"}).itertuples())
 
 
 def learning(group: pd.DataFrame, stored: Stored, colours: dict[str, str]) -> list[str]:

@@ -42,6 +42,11 @@ HEADINGS = {  # of a condition's panels: what they are called, and what stands u
         "Macro F1 on validation cells after each round, mean over trials as far as all trained; a dot: the round of a "
         "trial whose weights were tested.",
     ),
+    "cost": (
+        "score against cost",
+        "Means over trials, one range for all models; seconds of a trial. Without adjustments after training, which "
+        "cost nothing.",
+    ),
 }
 REDO = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # what trials were made with
 MOST = 50  # failures that are listed
