@@ -10,6 +10,7 @@ from data_pipeline.genes import looks_ensembl
 from data_pipeline.reading.cells import Cells
 
 QUANTILES = {"minimum": 0.0, "lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75, "maximum": 1.0}
+EXAMPLES = 10  # types named in a sentence
 FEW_CELLS = 3  # a class with fewer can't be in training, validation and test
 
 
@@ -55,7 +56,8 @@ def doubts(cells: Cells) -> list[str]:
     found = list(cells.facts["warnings"])
     few = [f"{cells.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < FEW_CELLS)]
     if few:
-        found.append(f"too few cells for training, validation and test: {', '.join(few)}")
+        shown = ", ".join(few[:EXAMPLES]) + (f" and {len(few) - EXAMPLES:,} more" if len(few) > EXAMPLES else "")
+        found.append(f"too few cells for training, validation and test: {shown}")
     if cells.facts["left_out"]:
         found.append(f"{cells.facts['left_out']:,} cells are left out, as the options say")
     if cells.facts["merged"]:

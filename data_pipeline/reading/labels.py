@@ -16,6 +16,9 @@ from data_pipeline.names import did_you_mean
 Renames = tuple[tuple[str, str], ...]  # (label, what it is called instead; "" leaves its cells out)
 
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero width: blanks that str.strip leaves
+CYRILLIC = "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0430\u0435\u043e\u0440\u0441\u0445"
+GREEK = "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a7"
+ALIKE = str.maketrans(CYRILLIC + GREEK, "ABEKMHOPCTXaeopcx" + "ABEZHIKMNOPTX", INVISIBLE + "\u00ad")
 NO_LABEL = {"", "nan", "NaN", "NA", "<NA>", "None"}
 NO_TYPE = re.compile(
     r"(unknown|unassigned|unlabell?ed|unannotated|unclassified|undefined|undetermined|uncertain|ambiguous|not[ _-]?"
@@ -143,16 +146,18 @@ def doubts(counts: dict[str, int]) -> list[str]:
     """Return what is doubtful about types (name -> cells): near twins, and names that are no type."""
     groups: dict[str, list[str]] = {}
     for name in counts:
-        groups.setdefault(GAPS.sub("", MINUS.sub("\u00ac", name)).casefold(), []).append(name)
+        groups.setdefault(_looks(name), []).append(name)
     near = [
-        " and ".join(f"{name!r} ({counts[name]:,} cells)" for name in names) for names in groups.values() if names[1:]
+        " and ".join(f"{_spelt(name)} ({counts[name]:,} cells)" for name in names)
+        for names in groups.values()
+        if names[1:]
     ]
     none = [f"{name!r} ({counts[name]:,} cells)" for name in counts if NO_TYPE.fullmatch(name)]
     found = []
     if near:
         found.append(
-            f"labels that differ in case, blanks or dashes only are taken as different types: {_some(near)}. If they "
-            "are one, give both one name with `labels: {map: names.csv}`"
+            f"labels that look alike (but for case, blanks, dashes or kinds of letters) are taken as different types: "
+            f"{_some(near)}. If they are one, give both one name with `labels: {{map: names.csv}}`"
         )
     if none:
         found.append(
@@ -160,6 +165,16 @@ def doubts(counts: dict[str, int]) -> list[str]:
             "`labels: {map: names.csv}` leaves those cells out"
         )
     return found
+
+
+def _looks(name: str) -> str:
+    """Return what names that look alike share: without case, gaps, what can't be seen, and in one kind of letters."""
+    plain = unicodedata.normalize("NFKC", name).translate(ALIKE)
+    return GAPS.sub("", MINUS.sub("\u00ac", plain)).casefold()
+
+
+def _spelt(name: str) -> str:
+    return ascii(name) if name.translate(ALIKE) != name else repr(name)
 
 
 def _some(said: list[str]) -> str:

@@ -73,6 +73,19 @@ def test_training_and_test_labels_meet_as_numbers(tmp_path):
 def test_near_twins_and_names_that_are_none_are_doubted():
     said = labels.doubts({"T cell": 9, "T-Cell": 2, "CD16+": 4, "CD16-": 5, "CD16": 6, "L2-3": 1, "L23": 1, "B": 3})
     assert len(said) == 1 and "'T cell' (9 cells) and 'T-Cell' (2 cells)" in said[0] and "CD16" not in said[0]
+    pairs = (
+        ("CD4+", "CD4\u207a"),
+        ("B", "\uff22"),
+        ("Tcell", "T\u200bcell"),
+        ("fibro", "\ufb01bro"),
+        ("Tcell", "\u0422cell"),
+    )
+    for one, other in pairs:
+        assert (
+            f"{one!r} (1 cells) and {ascii(other) if len(other) > 4 else repr(other)}"
+            in labels.doubts({one: 1, other: 2})[0]
+        )
+    assert not labels.doubts({"\u03b1\u03b2 T": 1, "a\u03b2 T": 2, "M\u00fcller": 3, "Muller": 4})
     for name in ("Unknown", "unassigned", "UNLABELED", "not available", "doublets", "?", "Unknown cells", "unknown_3"):
         assert f"{name!r} (3 cells)" in labels.doubts({name: 3, "B": 2})[0]
     assert not labels.doubts({"Unconventional T": 1, "Nonclassical": 2, "B": 3, "Naive": 3})
