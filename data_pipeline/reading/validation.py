@@ -46,9 +46,9 @@ def validate(source: Source, scratch: Path) -> Cells:
         problems.append(_one_class(source, classes))
     if problems:
         raise RequestError(*problems)
-    seen.facts["warnings"] += doubts + _doubts(tables, source) + twins.doubts(alike, source)
+    seen.facts["warnings"] += doubts + _doubts(tables, source)
     if source.label is not None:
-        seen.facts["warnings"] += labels.doubts(Counter(joint.labels[grouped[0]]))
+        seen.facts["warnings"] += twins.doubts(alike, source) + labels.doubts(Counter(joint.labels[grouped[0]]))
     seen.facts |= {"twins": alike.facts, "renamed": joint.renamed}
     return _assemble(source, joint, genes, classes, files, seen, grouped, alike.together)
 

@@ -1,6 +1,7 @@
 """`cellskew predict`, `promote`: what a trained network is used for."""
 
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from sweeps.commands.options import (
     Target,
     Uri,
     advises_options,
+    as_options,
     of_values,
     said,
 )
@@ -62,7 +64,8 @@ def predict(
     options = said(given) | of_values(values, base, target_sum)
     counted = partial(Progress(console()).count, "annotating")
     with predicting.checkpoints(run or [], checkpoint or [], storage, tracking_uri) as folders:
-        predicting.show(predicting.predict(folders, data, options, out, min_genes, counted))
+        found = predicting.predict(folders, data, options, out, min_genes, counted)
+        predicting.show(found, lambda doubt: as_options(doubt, set(signature(predict).parameters)))
 
 
 def promote(

@@ -1,6 +1,7 @@
 """Any file that a program may write is opened as what it says, or refused in a few lines: no third way.
 
-100 examples, always the same, in ordinary tests; CELLSKEW_FUZZ=2000 makes so many others.
+100 examples, always the same, in ordinary tests; CELLSKEW_FUZZ=2000 makes so many others, in parts of 250 so that none
+takes longer than a test may.
 """
 
 import os
@@ -21,6 +22,7 @@ from data_pipeline.reading.file import matrix
 from data_pipeline.reading.h5ad import Source, open_cells
 
 EXAMPLES = int(os.environ.get("CELLSKEW_FUZZ", 0))
+PARTS = range(max(1, EXAMPLES // 250))
 MOST_LINES = 12
 EXACT = 2**24  # whole numbers below are kept by float32
 TYPES = [
@@ -246,8 +248,9 @@ def renamed(names: list[str]) -> list[str]:
 # the rule
 
 
+@pytest.mark.parametrize("part", PARTS)
 @settings(
-    max_examples=EXAMPLES or 100,
+    max_examples=EXAMPLES // len(PARTS) or 100,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -255,7 +258,7 @@ def renamed(names: list[str]) -> list[str]:
 )
 @given(files(), st.lists(st.sampled_from(list(WRITERS)), min_size=1, max_size=2), ASKED, st.booleans())
 def test_a_file_is_opened_as_what_it_says_or_refused_in_a_few_lines(
-    told: Told, writers: list[str], asked: Asked, turned: bool
+    part: int, told: Told, writers: list[str], asked: Asked, turned: bool
 ):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         if turned:  # CSC by way of a copy on disk, as a large matrix

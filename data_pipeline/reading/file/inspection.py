@@ -63,10 +63,10 @@ def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
     table = Table(path, hdf5.index(file["obs"]), genes, problems=[problem] if problem else [])
     table.other = features.other_features(var, genes)
     table.doubts += features.doubts(path, genes[~table.other], hdf5.column_names(var))
-    table.doubts += _copies(table, file["obs"])
     _check_shape(table, matrix.shape_of(hdf5.find_matrix(file, source.layer)))
     if source.label is not None:
         table.labels = _column(table, file["obs"], source.label, "label")
+        table.doubts += _copies(table, file["obs"])
     if source.donor is not None:
         table.donors = _column(table, file["obs"], source.donor, "donor")
     if source.totals is not None:

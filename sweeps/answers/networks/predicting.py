@@ -37,7 +37,7 @@ class Predicted:
     """What was written, and how many of the model's genes the file has (`known`); of several models, of the worst off.
 
     types: class, cells (predicted to be of it), probability (their mean); largest first. agreed: cells for which all of
-    several networks name the same type.
+    several networks name the same type. doubts: of the file's numbers and genes.
     """
 
     out: Path
@@ -47,6 +47,7 @@ class Predicted:
     known: int
     networks: int
     agreed: int
+    doubts: list[str]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def predict(
     types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
     worst = min(readers, key=lambda reader: reader.known / len(reader.annotator.genes))
     agreed = int((table["agreement"] == 1).sum()) if "agreement" in table else len(table)
-    return Predicted(out, len(table), types, len(worst.annotator.genes), worst.known, len(readers), agreed)
+    genes, doubts = len(worst.annotator.genes), cells.facts["warnings"]
+    return Predicted(out, len(table), types, genes, worst.known, len(readers), agreed, doubts)
 
 
 def check_once(names: Sequence[str]) -> None:
@@ -221,8 +223,8 @@ def checkpoint_of(run_id: str, storage: Path, given_uri: str | None) -> Iterator
         yield registry.fetch_artifact(run, promote.MODEL_FOLDER, Path(scratch))
 
 
-def show(found: Predicted) -> None:
-    """Print how many cells of each type were predicted, and by how much of the model."""
+def show(found: Predicted, advice: Callable[[str], str]) -> None:
+    """Print how many cells of each type were predicted, and by how much of the model; advice: see checking.show."""
     table = found.types.assign(probability=[f"{value:.2f}" for value in found.types["probability"]])
     tables.draw(table.rename(columns={"probability": "mean probability"}))
     print(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes: {found.out}")
@@ -230,4 +232,6 @@ def show(found: Predicted) -> None:
         print(
             f"{found.networks} networks: mean probabilities; all of them name the same type of {found.agreed:,} cells"
         )
+    for doubt in found.doubts:
+        tables.console().print(f"note: {advice(doubt)}")
     print("a network names one of the types that it was trained on, whatever the cell is; look at low probabilities")

@@ -82,6 +82,18 @@ def test_cells_are_annotated_as_in_the_trial(model, trials, new_cells, tmp_path)
     assert ours["prediction"].tolist() == theirs["prediction"].tolist()
 
 
+def test_doubts_about_the_new_file_are_said_and_none_that_are_of_training(trials, new_cells, tmp_path, capsys):
+    cells = anndata.read_h5ad(new_cells)
+    cells.X = (cells.X > 0).astype(np.float32)
+    cells = anndata.concat([cells, cells], index_unique="-")  # twins
+    cells.obs["is_primary_data"] = False
+    cells.write_h5ad(tmp_path / "mask.h5ad")
+    found = annotate(trials["scgpt"], tmp_path / "mask.h5ad", tmp_path / "out.parquet")
+    predicting.show(found, lambda doubt: f"said: {doubt}")
+    assert len(found.doubts) == 1 and "may be no counts: every number that isn't 0 is 1" in found.doubts[0]
+    assert f"note: said: {tmp_path}" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("model", "train"), [("scgpt", "all"), ("scgpt", "{lora: {rank: 2, targets: [Wqkv, linear2]}}"), ("scbert", "head")]
 )
