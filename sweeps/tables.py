@@ -14,6 +14,11 @@ from rich.text import Text
 from data_pipeline.names import shown
 from data_pipeline.spreadsheets import to_csv
 
+LATEX = "latex"
+IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
+IN_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+IN_LATEX |= {"±": r"$\pm$", "·": r"$\cdot$", "–": "--", "…": r"\dots{}"}
+
 
 def console() -> Console:
     """Return standard output; wide enough for a table when it is not a terminal. Text is printed as it stands."""
@@ -27,11 +32,16 @@ def headed(name: str, rest: str) -> None:
     console().print(Text.assemble((shown(name), "bold"), shown(rest, lines=True)))
 
 
-def draw(table: pd.DataFrame, title: str | None = None, left: int = 1, breaks: Collection[int] = ()) -> None:
+def draw(
+    table: pd.DataFrame, title: str | None = None, left: int = 1, breaks: Collection[int] = (), form: str = "table"
+) -> None:
     """Print a table of text; the first `left` columns are aligned left, the others right.
 
-    breaks: rows before which a line is left empty.
+    breaks: rows before which a line is left empty. form: "latex" prints a tabular for a paper, else a table.
     """
+    if form == LATEX:
+        print_exactly(as_latex(table, title, left, breaks))
+        return
     named = None if title is None else Text(shown(title))
     drawn = Table(title=named, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(table.columns):
@@ -41,6 +51,27 @@ def draw(table: pd.DataFrame, title: str | None = None, left: int = 1, breaks: C
             drawn.add_row()
         drawn.add_row(*(Text(shown(cell)) for cell in row))
     console().print(drawn)
+
+
+def as_latex(table: pd.DataFrame, title: str | None, left: int, breaks: Collection[int]) -> str:
+    """Return a tabular with the rules of the package booktabs, the title as a comment above."""
+    head = f"% {shown(title)}\n" if title else ""
+    rows = [" & ".join(map(_in_latex, row)) + r" \\" for row in [table.columns, *table.itertuples(index=False)]]
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(table.columns) - left)}}}",
+        r"\toprule",
+        rows[0],
+        r"\midrule",
+    ]
+    for place, row in enumerate(rows[1:]):
+        lines += [r"\addlinespace"] if place in breaks else []
+        lines.append(row)
+    return head + "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _in_latex(cell: object) -> str:
+    said = "".join(IN_LATEX.get(letter, letter) for letter in shown(cell).strip())
+    return f"{{}}{said}" if said.startswith("[") else said  # else an argument of the line break before it
 
 
 def spread(mean: float, sd: float) -> str:
@@ -62,6 +93,8 @@ def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
         if warning is not None:
             print(warning, file=sys.stderr)
         print_exactly(to_csv(table))
+    elif warning is not None and form == LATEX:
+        say(*warning.splitlines(), form=form)
     elif warning is not None:
         console().print(shown(warning, lines=True), style="bold red")
     return form in ("json", "csv")
@@ -91,7 +124,9 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
-def say(*sentences: str) -> None:
-    """Print sentences below a table, each on lines of its own, as wide as a page."""
+def say(*sentences: str, form: str = "table") -> None:
+    """Print sentences below a table, each on lines of its own, as wide as a page; below LaTeX as comments."""
+    first, next_ = ("% ", "%   ") if form == LATEX else ("", "  ")
     for sentence in sentences:
-        print(textwrap.fill(shown(sentence, lines=True), 110, subsequent_indent="  "))
+        said = shown(sentence, lines=True)
+        print(textwrap.fill(said, 110, initial_indent=first, subsequent_indent=next_))

@@ -145,11 +145,13 @@ def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Seq
     tests = sum(int(one.table["p"].notna().sum()) for one in found)
     family = None if len(found) == 1 else f"the {tests} tests of all {len(found)} tables"
     for place, one in enumerate(found):
-        print("\n" * (place > 0) + (f"{asked[place]}?\n" if asked else ""), end="")
+        print("\n" * (place > 0), end="")
+        tables.say(*([f"{asked[place]}?"] if asked else ()), form=form)
         text = as_text(one)
-        tables.draw(text, left=list(text.columns).index(title(one.metric)))
-        tables.say(*(f"{drawn}  {said}" for drawn, said in zip(forest(one), sentences(one, tests), strict=True)))
-        tables.say(*explained(one, family))
+        tables.draw(text, left=list(text.columns).index(title(one.metric)), form=form)
+        drawn = forest(one) if form != tables.LATEX else [""] * len(one.table)
+        said = (f"{line}  {words}".strip() for line, words in zip(drawn, sentences(one, tests), strict=True))
+        tables.say(*said, *explained(one, family), form=form)
 
 
 def _about(one: Comparison, place: int, found: Sequence[Comparison], asked: Sequence[str]) -> dict[str, str]:

@@ -104,6 +104,7 @@ class Format(StrEnum):
     """How `results` prints."""
 
     table = "table"
+    latex = "latex"
     csv = "csv"
     json = "json"
 

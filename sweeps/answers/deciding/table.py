@@ -78,7 +78,7 @@ def show(
     form: str,
     warning: str | None,
 ) -> None:
-    """Print the table as text, CSV or JSON; one for each type that metrics are of.
+    """Print the table as text, LaTeX, CSV or JSON; one for each type that metrics are of.
 
     by: its columns; None: a table per skew, a row per choice.
     """
@@ -94,12 +94,13 @@ def show(
         print("no finished trial yet")
         return
     for kind, table in built.items():
-        _draw(table, kinds[kind], kind, per_skew=by is None)
+        _draw(table, kinds[kind], kind, by is None, form)
     first = next(iter(built.values()))
     tables.say(
         *(celltypes.of_skews(finished, designs.stored) if by is None else ()),
         *summary.explained(first, list(metrics), runs, designs),
         *explained(pd.concat(list(built.values()))),
+        form=form,
     )
 
 
@@ -114,16 +115,17 @@ def _for_programs(built: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(plain, ignore_index=True)
 
 
-def _draw(table: pd.DataFrame, metrics: list[str], kind: str, per_skew: bool) -> None:
+def _draw(table: pd.DataFrame, metrics: list[str], kind: str, per_skew: bool, form: str) -> None:
     text = summary.as_text(table, [], metrics).rename(columns=lambda name: name.removesuffix(f" of {kind}"))
     left = list(text.columns).index(summary.title(metrics[0]).removesuffix(f" of {kind}"))
     if not per_skew:
-        tables.draw(text, title=kind or None, left=left, breaks=_breaks(table))
+        tables.draw(text, title=kind or None, left=left, breaks=_breaks(table), form=form)
         return
     for skew in dict.fromkeys(table["skew"]):
         here = table["skew"] == skew
         title = f"{kind}, skew {skew}" if kind else f"skew {skew}"
-        tables.draw(text[here].drop(columns="skew"), title=title, left=left - 1, breaks=_breaks(table[here]))
+        mine = text[here].drop(columns="skew")
+        tables.draw(mine, title=title, left=left - 1, breaks=_breaks(table[here]), form=form)
 
 
 def _breaks(table: pd.DataFrame) -> set[int]:

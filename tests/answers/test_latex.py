@@ -1,0 +1,29 @@
+"""Tables in LaTeX: rules, columns, and names that are commands there."""
+
+import pandas as pd
+
+from sweeps import tables
+
+TABLE = pd.DataFrame({"model": ["a_b & 50%", "[c]"], "": ["best", ""], "macro_f1": ["0.5 ± 0.1", "<0.1"]})
+
+
+def test_a_tabular_has_rules_columns_and_no_name_that_is_a_command(capsys):
+    tables.draw(TABLE, title="skew step-10", left=2, breaks={1}, form="latex")
+    assert capsys.readouterr().out.splitlines() == [
+        "% skew step-10",
+        r"\begin{tabular}{llr}",
+        r"\toprule",
+        r"model &  & macro\_f1 \\",
+        r"\midrule",
+        r"a\_b \& 50\% & best & 0.5 $\pm$ 0.1 \\",
+        r"\addlinespace",
+        r"{}[c] &  & $<$0.1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_what_must_be_said_is_a_comment_on_every_line(capsys):
+    assert not tables.for_programs(TABLE, "latex", "WARNING: one\ntwo")
+    tables.say("word " * 60, form="latex")
+    assert all(line.startswith("% ") for line in capsys.readouterr().out.splitlines())
