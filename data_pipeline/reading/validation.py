@@ -56,6 +56,8 @@ def validate(source: Source, scratch: Path) -> Cells:
 def _doubts(tables: list[Table], source: Source) -> list[str]:
     """Return what the tables of the files leave doubtful."""
     found = [doubt for table in tables for doubt in table.doubts] + joining.feature_doubts(tables, source)
+    if source.label is not None and not inspection.may_be_types(source.label):
+        found.append(f"obs[{source.label!r}] is taken for the types of cells, though its name tells of something else")
     if source.label is not None and source.donor is None:
         found += likely.donor_doubts(source.paths[0])
     return found

@@ -164,7 +164,7 @@ def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
     Numbers are only taken for types, as those of clusters are, where their column's name says so.
     """
     found = []
-    for name, values in hdf5.columns(obs, _may_be_types):
+    for name, values in hdf5.columns(obs, may_be_types):
         kinds = values.nunique()
         texts = isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object
         numbered = values.dtype.kind in "iu" and is_named(name, LABEL_WORDS)
@@ -174,7 +174,7 @@ def label_columns(obs: "hdf5.Element") -> list[tuple[str, int]]:
     return [(name, kinds) for _, name, kinds in sorted(found)]
 
 
-def _may_be_types(name: str) -> bool:
+def may_be_types(name: str) -> bool:
     """Tell whether a column's name says nothing else than types: donors, age, batch and so on are none."""
     if is_named(name, LABEL_WORDS[:2]):
         return True

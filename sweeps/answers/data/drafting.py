@@ -9,6 +9,7 @@ import yaml
 
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import looks_ensembl
+from data_pipeline.names import shown
 from data_pipeline.reading import likely
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.check import FEW_CELLS
@@ -55,7 +56,9 @@ def draft(data: str, options: dict[str, Any], storage: Path) -> str:
     if not is_listed:
         _explain_drops(entry, why, cells)
     name = f"{entry['name']}-first"
-    return "\n".join([*_head(data, cells), f"name: {name}", *_dataset(entry, why), *_body(cells)]) + f"\n{TAIL}"
+    doubts = [f"# doubt: {shown(doubt)}" for doubt in cells.facts["warnings"]]
+    lines = [*_head(data, cells), f"name: {name}", *_dataset(entry, why), *doubts, *_body(cells)]
+    return "\n".join(lines) + f"\n{TAIL}"
 
 
 # the dataset

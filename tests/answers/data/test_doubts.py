@@ -131,6 +131,16 @@ def test_check_shows_donors_and_types_of_one_donor(tmp_path, capsys, monkeypatch
     assert code == 0 and "donors: 6, with " in said and "train and test on it: NK" in said
 
 
+def test_a_column_of_donors_taken_for_types_is_doubted(tmp_path, capsys, monkeypatch):
+    donors = np.array([f"d{number % 6}" for number in range(90)], dtype=object)
+    path = write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES, "donor_id": donors})
+    said = run(["check", path, "--label", "donor_id", "--storage", tmp_path], capsys, monkeypatch)[1]
+    assert "obs['donor_id'] is taken for the types of cells, though its name tells of something else" in said
+    assert (
+        "is taken for" not in run(["check", path, "--label", "celltype", "--storage", tmp_path], capsys, monkeypatch)[1]
+    )
+
+
 def test_check_shows_what_a_table_of_names_does(tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "a.h5ad")
     (tmp_path / "names.csv").write_text("NK,T\nnobody,x\n")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import counts_like
-from h5ad_files import log1p, write
+from h5ad_files import COUNTS, GENES, TYPES, log1p, write
 from scipy import sparse
 from typer.testing import CliRunner
 
@@ -137,6 +137,14 @@ def test_types_of_one_or_two_cells_are_named_and_planned(tmp_path):
     assert "type2 1, type3 1; 2 of them too small for training, validation and test" in text
     assert all(skew == "natural" or skew["kind"] == "rarefy" for skew in said["skews"]), "a curve would leave few cells"
     assert any("class 'type3' has 1 cell: none in" in note for note in plan.notes)
+
+
+def test_what_is_doubtful_stands_in_the_draft(tmp_path):
+    values = np.where(np.arange(90) < 5, "Unknown\n?", TYPES)
+    path = write(tmp_path / "cells.h5ad", COUNTS, {"celltype": values}, genes=["1-Mar", "2-Sep", *GENES[2:]])
+    text = drafting.draft(str(path), {}, tmp_path)
+    assert "# doubt: " in text and "('1-Mar', '2-Sep')" in text
+    assert yaml.safe_load(text)["datasets"][0]["label"] == "celltype"
 
 
 def test_cells_without_a_type_or_a_count_are_left_out_and_said_to_be(tmp_path):
