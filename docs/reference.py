@@ -79,6 +79,7 @@ models:
   scgpt-lora: {model: scgpt, weights: /w/scGPT_human, train: {lora: {rank: 8, alpha: 16, dropout: 0, targets: [Wqkv]}}}
 ```
 
+The recipe stays what it is for all of the network; `tune:` finds whether a head wants a larger learning rate.
 An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them
 into the weights that they were trained beside. Layers that `targets` may name: LAYERS. Without weights what is frozen
 would be random: refused, unless `random_features: true` says that it is meant, as a control.

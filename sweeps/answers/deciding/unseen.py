@@ -46,7 +46,7 @@ def unseen(runs: pd.DataFrame, kind: str, designs: Designs) -> Iterator[Unseen]:
     finished = runs[(runs["status"] == "FINISHED") & (runs["defects"] == "") & runs[f"test_recall:{kind}"].notna()]
     finished = finished.assign(posthoc="none")
     finished = finished.assign(label=choices.labels(finished))
-    finished = finished[finished["model"].map(choices.kind) != CHANCE]
+    finished = finished[finished["model"].map(choices.kinds(finished)) != CHANCE]
     for (dataset, skew, label), part in finished.groupby(["dataset", "skew", "label"], sort=False):
         if _trained(part.iloc[0], kind, designs) > 0:
             continue

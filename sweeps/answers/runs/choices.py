@@ -60,10 +60,10 @@ def label(row: Mapping[str, str]) -> str:
 def kinds(runs: pd.DataFrame) -> dict[str, str]:
     """Return NETWORK, BASELINE or CHANCE of each model, by its label: what it is, whatever it is called."""
     what = runs["architecture"] if "architecture" in runs else runs["model"]
-    return {label: kind(model) for label, model in zip(runs["model"], what, strict=True)}
+    return {label: _kind(model) for label, model in zip(runs["model"], what, strict=True)}
 
 
-def kind(model: str) -> str:
+def _kind(model: str) -> str:
     """Return what a model of the registry is, see `kinds`; one that this version doesn't know counts as a network."""
     from trainables.spec import get, names
 

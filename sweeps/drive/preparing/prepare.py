@@ -18,6 +18,14 @@ from sweeps.drive.preparing import making
 from sweeps.drive.preparing.encoders import Config, Encoders, options_of
 from sweeps.drive.preparing.tasks import Count, Task, make_files
 from trainables import spec as registry
+from trainables.spec import ModelSpec
+
+
+def _as_trained(spec: ModelSpec, network: Any, options: dict[str, Any]) -> None:
+    """Freeze and adapt a network as its trial will; RequestError if that can't be."""
+    from trainables.training.trained import choose
+
+    choose(network, spec, options.get("train"), pretrained=True)
 
 
 class Preparation:
@@ -57,8 +65,8 @@ class Preparation:
         for config in tried.values():
             try:
                 options = options_of(config) | self.encoders.encoder(config)[0].network_options
-                classes = self.cells[config["dataset"]].classes
-                registry.get(config["model"]).build(len(classes), weights=Path(config["weights"]), **options)
+                classes, spec = self.cells[config["dataset"]].classes, registry.get(config["model"])
+                _as_trained(spec, spec.build(len(classes), weights=Path(config["weights"]), **options), options)
             except RequestError as error:
                 problems += [problem for problem in error.problems if problem not in problems]
         if problems:
