@@ -68,6 +68,19 @@ models:
   scgpt-scratch: {model: scgpt, size: official}    # the same network without its pretraining
 ```
 
+`on:` trains a model on vectors of cells in place of genes: `obsm` of the dataset, X of a file of embeddings (one vector
+per cell, matched by name; every cell needs one), or what a pretrained network hands to its classifier, computed once
+for all splits, skews and remedies. TAKERS take them; each number is brought to mean 0 and variance 1 of the training
+cells, but for `knn`, which goes by distances as they are. Cells that a strategy makes have no vectors: such trials are
+left out. Whether vectors from elsewhere were fitted on the test cells can't be seen from here, and tables say so:
+
+```yaml
+models:
+  uce-probe: {model: logistic_regression, on: {obsm: X_uce}}
+  uce-neighbours: {model: knn, on: {embeddings: /data/uce.h5ad}}
+  scgpt-probe: {model: logistic_regression, on: {model: scgpt, weights: /w/scGPT_human}}
+```
+
 `train:` says what of a network is trained, whichever it is. `all` of it; `published`, what its authors train (of scBERT
 the head, the last norm and the last block but one; of the others all), the default with weights; `head`, the classifier
 alone (of Geneformer with the pooler, which no published file has) on frozen features: what is frozen is in eval mode,
@@ -196,7 +209,9 @@ def prose(documented: Any) -> str:
 
 def sections() -> Iterator[str]:
     """Yield the page, part by part."""
-    yield START.replace("LAYERS", "; ".join(f"{name} {', '.join(found)}" for name, found in _adaptable()))
+    takers = [f"`{name}`" for name in spec.names() if spec.get(name).on is not None]
+    start = START.replace("TAKERS", f"{', '.join(takers[:-1])} and {takers[-1]}")
+    yield start.replace("LAYERS", "; ".join(f"{name} {', '.join(found)}" for name, found in _adaptable()))
     yield "## Keys\n"
     yield table(of_fields(reading.File, "file"), "key")
     for key, model in NESTED.items():

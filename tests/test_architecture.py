@@ -49,7 +49,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "trainables.models.scbert": {},
     "trainables.models.scgpt": {},
     "trainables.training": {"networks"},
-    "trainables.trial": {"networks", "training"},
+    "trainables.trial": {"fitting", "networks", "training"},
     "sweeps.file": {},
     "sweeps.cluster": {"file"},
     "sweeps.tracking": {"file", "cluster"},

@@ -22,7 +22,8 @@ class TrialConfig(BaseModel):
     gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
-    control: what is done to the labels of training and validation cells, see material.
+    control: what is done to the labels of training and validation cells, see material. on: whose vectors of cells the
+    shards hold, None: genes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class TrialConfig(BaseModel):
     defects: tuple[str, ...] = ()
     posthoc: tuple[str, ...] = ()
     control: Literal["shuffled_labels"] | None = None
+    on: dict[str, Any] | None = None
     encoding: Path | None = None
     generated: Path | None = None
     distances: Path | None = None

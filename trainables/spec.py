@@ -172,6 +172,9 @@ class ModelSpec:
     published(network) -> prefixes of what the authors train; None: everything
     adaptable: layers that adapters can stand beside; None: there are none
     recipe(weights folder or None, size) -> Recipe (networks only)
+    on: takes `on:`, vectors of cells in place of genes; these options have another default there. None: genes alone
+    scaled: on vectors, each number is brought to mean 0 and variance 1 of the training cells
+    rests: what it hands to its head is one vector per cell, which others can be trained on (networks only)
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
@@ -197,6 +200,9 @@ class ModelSpec:
     published: Callable[[Any], tuple[str, ...]] | None = None
     adaptable: Adaptable | None = None
     fit: Callable[..., Fitted] | None = None
+    on: Mapping[str, Any] | None = None
+    scaled: bool = False
+    rests: bool = False
 
 
 def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:

@@ -57,6 +57,11 @@ class Job:
         """What reads blocks of counts: the light part of an opened dataset, without its names and labels."""
         return self.cells.counts if hasattr(self.cells.counts, "read") else self.cells
 
+    @property
+    def reads(self) -> tuple[str, str]:
+        """What stands for the cells, and for their numbers if these are no counts."""
+        return self.cells.digest, getattr(self.cells.counts, "digest", "")
+
     def is_complete(self) -> bool:
         """Tell whether the manifest is there, the cells it was made with are, and every part has the size it names."""
         try:
@@ -138,11 +143,11 @@ def write_shards(jobs: list[Job], count: Callable[[str, int, int], None] | None 
     pending = {str(job.folder): job for job in jobs if not job.is_complete()}
     if not pending:
         return
-    by_cells: dict[str, list[Job]] = {}
+    by_cells: dict[tuple[str, str], list[Job]] = {}
     for job in pending.values():
         _drop_damaged(job)
         _write_cells(job)
-        by_cells.setdefault(job.cells.digest, []).append(job)
+        by_cells.setdefault(job.reads, []).append(job)
     _run(list(by_cells.values()), lambda done, of: count and count("preparing: blocks encoded", done, of))
     for job in pending.values():
         _finish(job)

@@ -35,7 +35,25 @@ def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = Tr
     if weights and keep:
         hashes.keep()
     digests = {name: opened.digest for name, opened in cells.items() if hasattr(opened, "digest")}
-    return spec.model_copy(update={"contents": Contents(digests, weights)})
+    vectors = {
+        model.label: {name: vectors_hash(model.on, opened, hashes) for name, opened in cells.items()}
+        for model in spec.models
+        if model.on is not None
+    }
+    if vectors and keep:
+        hashes.keep()
+    return spec.model_copy(update={"contents": Contents(digests, weights, vectors)})
+
+
+def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
+    """Return what stands for the files that a model's vectors come from; "" where they aren't here."""
+    if "model" in on:
+        files = files_of(on["model"], on["weights"]) if Path(on["weights"]).is_dir() else {}
+        return identity_hash(sorted((role, hashes.of(path)) for role, path in files.items())) if files else ""
+    source = getattr(cells, "source", None)
+    paths = [on["embeddings"]] if "embeddings" in on else [] if source is None else source.all_paths
+    found = [hashes.of(Path(path)) for path in paths if Path(path).is_file()]
+    return identity_hash(found) if found and len(found) == len(paths) else ""
 
 
 def weights_hash(model: Model, hashes: Hashes) -> str:
@@ -45,10 +63,15 @@ def weights_hash(model: Model, hashes: Hashes) -> str:
 
 
 def weights_files(model: Model) -> dict[str, Path]:
-    """Return the files of a weights folder that the model reads, by what they are to it."""
+    """Return the files of a model's weights folder that it reads, by what they are to it."""
+    return files_of(model.model, model.weights)
+
+
+def files_of(model: str, folder: str) -> dict[str, Path]:
+    """Return the files of a weights folder that a model of the registry reads, by what they are to it."""
     from trainables.weights import find
 
-    found = {role: find(Path(model.weights), role) for role in get(model.model).files}
+    found = {role: find(Path(folder), role) for role in get(model).files}
     return {role: path for role, path in found.items() if path is not None}
 
 
@@ -131,6 +154,7 @@ def _compared(trial: Trial, run: RunState) -> list[tuple[str, str, str]]:
     return [
         (f"dataset {trial.dataset}", trial.digest, run.tags.get("cellskew.digest", "")),
         (f"the weights folder of {trial.label}", trial.weights_hash, run.tags.get("cellskew.weights", "")),
+        (f"what {trial.label} is on", trial.vectors_hash, run.tags.get("cellskew.vectors", "")),
     ]
 
 

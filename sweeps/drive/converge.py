@@ -265,7 +265,7 @@ class _Drive:
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if share["gpu"]:
             tags["cellskew.gpus"] = f"{share['gpu']:g}"
-        if self.spec.checkpoints == "link" and trial.has_checkpoint:
+        if self.spec.checkpoints == "link" and trial.leaves_network:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return Job(
             config,

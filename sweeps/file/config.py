@@ -31,6 +31,7 @@ class Model(BaseModel):
     weights: str | None
     options: dict[str, Any]
     recipe: dict[str, Any] | None
+    on: dict[str, Any] | None = None  # what stands for cells in place of their genes, see variants.read_on
     tuned: dict[str, Any] = Field(default_factory=dict)
     num_settings: int = 1
 
@@ -86,23 +87,31 @@ class SweepSpec(BaseModel):
         return dataclasses.replace(trial, described=trial.described | {"control": control})
 
     def impossible(self) -> list[str]:
-        """Return the combinations that no trial can have: losses that only a network can be trained with."""
+        """Return the combinations that no trial can have: losses of networks alone, made cells that have no vectors."""
+        from data_pipeline.rows.resample import STRATEGIES
         from trainables.losses import LOSSES
 
         losses = [loss.label for loss in self.losses if not LOSSES[loss.kind].only_weights]
         baselines = [model.label for model in self.models if model.kind == "baseline"]
-        return [f"{model} has no loss {', '.join(losses)}; left out" for model in dict.fromkeys(baselines) if losses]
+        said = [f"{model} has no loss {', '.join(losses)}; left out" for model in dict.fromkeys(baselines) if losses]
+        making = [one.label for one in self.strategies if one.kind not in STRATEGIES]
+        vectors = dict.fromkeys(model.label for model in self.models if model.on is not None)
+        return said + [
+            f"{model} has no vectors of cells that {', '.join(making)} makes; left out" for model in vectors if making
+        ]
 
     def excluded(self) -> list[str]:
         """Return what each rule of `exclude` left out, in words."""
         return exclusions.told(self.exclude, [_by_axis(cell) for cell in self._possible()])
 
     def _possible(self) -> Iterator[tuple]:
+        from data_pipeline.rows.resample import STRATEGIES
         from trainables.losses import LOSSES
 
         for cell in self._cells():
             *_, loss, model, _ = cell
-            if model.kind == "network" or LOSSES[loss.kind].only_weights:
+            is_known = model.kind == "network" or LOSSES[loss.kind].only_weights
+            if is_known and (model.on is None or cell[3].kind in STRATEGIES):
                 yield cell
 
     def _cells(self) -> Iterator[tuple]:
@@ -134,11 +143,14 @@ class SweepSpec(BaseModel):
             "defects": defects,
             "posthoc": self.posthoc,
         }
+        described |= {} if model.on is None else {"on": model.on}
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
-        known = self.contents.datasets.get(dataset, ""), self.contents.weights.get(model.label, "")
+        held = self.contents
+        known = held.datasets.get(dataset, ""), held.weights.get(model.label, "")
         asked, tuning = self.resources.get(model.label, Resources()), (model.tuned, model.num_settings)
-        return Trial(described, labels, self.protocol, asked, *known, *tuning)
+        vectors = held.vectors.get(model.label, {}).get(dataset, "")
+        return Trial(described, labels, self.protocol, asked, *known, *tuning, vectors_hash=vectors)
 
 
 def _by_axis(cell: tuple) -> dict[str, Any]:
@@ -180,11 +192,15 @@ def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
 def _with_absolute_paths(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the file as it stands, but readable from anywhere."""
     given, weights = fields["given"], {model["label"]: model["weights"] for model in fields["models"]}
+    vectors = {model["label"]: model["on"] for model in fields["models"]}
     models = given["models"] if isinstance(given["models"], dict) else dict.fromkeys(given["models"])
     said = {label: {} if settings is None else dict(settings) for label, settings in models.items()}
     for label in said:
         if weights[label] is not None:
             said[label]["weights"] = weights[label]
+        if vectors[label] is not None:
+            places = {key: vectors[label][key] for key in ("embeddings", "weights") if key in vectors[label]}
+            said[label]["on"] = said[label]["on"] | places
     return given | {"datasets": fields["datasets"], "models": said}
 
 

@@ -77,12 +77,15 @@ def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
 
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:
     trained, problems = variants.read_train(spec, given)
-    given = {key: value for key, value in given.items() if key not in ("train", variants.RANDOM, *variants.OLD)}
+    on, wrong = _on(spec, given.get("on"), folder, check_files) if "on" in given else (None, [])
+    problems += wrong
+    given = {key: value for key, value in given.items() if key not in ("on", "train", variants.RANDOM, *variants.OLD)}
     in_recipe = set(Recipe.model_fields) if spec.recipe is not None else set()
     problems += _strangers(spec, given, in_recipe)
     weights, wrong = _weights(spec, given.get("weights"), folder, check_files)
     problems += wrong
-    chosen = {key: given[key] for key in given if key in spec.options.model_fields}
+    chosen = {} if on is None else dict(spec.on)
+    chosen |= {key: given[key] for key in given if key in spec.options.model_fields}
     options, wrong = _checked(spec.options, chosen | trained)
     problems += wrong
     overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
@@ -90,8 +93,32 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
         size = "small" if options is None else options.size
         recipe, wrong = _recipe(spec, weights, size, overrides)
         problems += wrong
-    fields = {"kind": spec.kind, "weights": weights, "recipe": None if recipe is None else recipe.model_dump()}
+    fields = {
+        "kind": spec.kind,
+        "weights": weights,
+        "on": on,
+        "recipe": None if recipe is None else recipe.model_dump(),
+    }
     return fields | {"options": {} if options is None else options.model_dump()}, problems
+
+
+def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Return what stands for cells in place of their genes, paths absolute, None if something is wrong, and problems.
+
+    {"obsm": name}, {"embeddings": path}, or {"model", "weights", "options"} of a pretrained network.
+    """
+    if problems := list(variants.misplaced(spec, given)):
+        return None, [(("on", *where), what) for where, what in problems]
+    if "model" not in given:
+        kind, value = next(iter(given.items()))
+        path = str(folder / Path(value).expanduser()) if kind == "embeddings" else value
+        if kind == "embeddings" and check_files and not Path(path).is_file():
+            return None, [(("on", kind), f"the file {path} is not there; give an h5ad file with one vector per cell")]
+        return {kind: path}, []
+    base = {key: value for key, value in given.items() if key != "model"}
+    fields, problems = _read(registry.get(given["model"]), base, folder, check_files)
+    found = {"model": given["model"], "weights": fields["weights"], "options": fields["options"]}
+    return (None if problems else found), [(("on", *where), what) for where, what in problems]
 
 
 def _recipe(

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation
@@ -28,6 +29,7 @@ class Contents:
 
     datasets: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
+    vectors: dict[str, dict[str, str]] = field(default_factory=dict)  # by label, then dataset: what `on:` comes to
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Trial:
     weights_hash: str = ""
     tuned: dict[str, Any] = field(default_factory=dict)
     num_settings: int = 1
+    vectors_hash: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -55,7 +58,14 @@ class Trial:
         if not self.is_known:
             return self.declared
         weights = {"sha256": self.weights_hash} if self.weights_hash else None
-        return _hash(self.described | {"dataset": {"digest": self.digest}, "weights": weights})
+        return _hash(self.described | {"dataset": {"digest": self.digest}, "weights": weights} | self._vectors)
+
+    @property
+    def _vectors(self) -> dict[str, Any]:
+        """What `on:` comes to, by what the files hold and not where they lie; {} without."""
+        on = self.described.get("on")
+        plain = {} if on is None else {key: value for key, value in on.items() if key not in ("embeddings", "weights")}
+        return {} if on is None else {"on": plain | {"sha256": self.vectors_hash}}
 
     @cached_property
     def declared(self) -> str:
@@ -65,7 +75,8 @@ class Trial:
     @property
     def is_known(self) -> bool:
         """Tell whether it is known what is in the trial's dataset and weights, not only where they lie."""
-        return bool(self.digest) and (self.described["weights"] is None or bool(self.weights_hash))
+        has_weights = self.described["weights"] is None or bool(self.weights_hash)
+        return bool(self.digest) and has_weights and ("on" not in self.described or bool(self.vectors_hash))
 
     @property
     def name(self) -> str:
@@ -102,6 +113,11 @@ class Trial:
         """Tell whether the trial's model is a network; baselines are fitted again in no time, and leave none."""
         return self.described["recipe"] is not None
 
+    @property
+    def leaves_network(self) -> bool:
+        """Tell whether the trial ends with a network that predicts from counts."""
+        return self.has_checkpoint and not self.control and "on" not in self.described
+
     def tags(self) -> dict[str, str]:
         """Return the MLflow tags that queries go by."""
         tags = {axis: self.labels[axis] for axis in AXES} | {"trial": self.key, "protocol": self.protocol}
@@ -109,6 +125,8 @@ class Trial:
         if self.tuned:
             tags |= {"tuned": called(self.tuned)[1:-1], "tuned_over": str(self.num_settings)}
         tags |= {f"{axis}.kind": self.described[axis]["kind"] for axis in ("skew", "strategy", "loss")}
+        if "on" in self.described:
+            tags |= {"on": on_what(self.described["on"]), "vectors": self.vectors_hash}
         if self.control:
             tags["control"] = self.control
         if self.described["defects"]:
@@ -125,7 +143,7 @@ class Trial:
         dataset = {name: value for name, value in self.described["dataset"].items() if name not in PLACES}
         weights = None if self.described["weights"] is None else {"sha256": self.weights_hash}
         for name, value in (
-            self.described | {"dataset": dataset | {"digest": self.digest}, "weights": weights}
+            self.described | {"dataset": dataset | {"digest": self.digest}, "weights": weights} | self._vectors
         ).items():
             inner = value.items() if isinstance(value, dict) else [("", value)]
             flat |= {f"{name}.{key}" if key else name: _text(one) for key, one in inner}
@@ -135,12 +153,21 @@ class Trial:
         """Return what the preparation and run_trial take; directory, shards and threads are added by the launch."""
         recipe = self.described["recipe"]
         here = {"key": self.key, "name": self.name, "dataset": self.dataset, "protocol": self.protocol}
+        if "on" in self.described:
+            here["on"] = self.described["on"] | {"sha256": self.vectors_hash}
         return self.described | {"recipe": {} if recipe is None else recipe} | here
 
 
 def called(tuned: dict[str, Any]) -> str:
     """Return how values of what is tuned are shown: (learning_rate=1e-05, dropout=0.1), "" for none."""
     return f"({', '.join(f'{name}={_text(value)}' for name, value in tuned.items())})" if tuned else ""
+
+
+def on_what(on: dict[str, Any]) -> str:
+    """Return what a model is trained on, in words: obsm X_uce, embeddings cells.h5ad, scgpt at rest."""
+    if "model" in on:
+        return f"{on['model']} at rest"
+    return f"obsm {on['obsm']}" if "obsm" in on else f"embeddings {Path(on['embeddings']).name}"
 
 
 def _hash(described: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sweeps.file.plugins import Problem, sentence, shown, unknown
-from trainables.spec import Lora, ModelSpec, Recipe, Train, what_is_trained
+from trainables.spec import Lora, ModelSpec, Recipe, Train, get, names, what_is_trained
 
 WORDS = get_args(Train)
 LORA = "{lora: {rank: 8}}"
+ON = "{obsm: X_uce}, {embeddings: cells.h5ad} or {model: scgpt, weights: FOLDER}"
 RANDOM = "random_features"
 OLD = {"freeze_layers", "freeze"}  # of a network's settings, before `train:`
 
@@ -68,6 +69,42 @@ def read_train(spec: ModelSpec, given: dict[str, Any]) -> tuple[dict[str, Any], 
     how = what_is_trained(spec, given.get("train"), pretrained)
     problems = list(_of_random_features(how, given.get(RANDOM, False), pretrained))
     return {} if problems else {"train": how}, problems
+
+
+def misplaced(spec: ModelSpec, given: Any) -> Iterator[Problem]:
+    """Yield what is wrong with `on:` of a model, before its files are looked at."""
+    if spec.on is None:
+        able = ", ".join(name for name in names() if get(name).on is not None)
+        yield (), f"{spec.name} takes genes alone; what takes vectors of cells: {able}"
+    elif not isinstance(given, dict) or not given:
+        yield (), f"{shown(given)} must be a mapping: {ON}"
+    elif "model" in given:
+        yield from _of_resting(given)
+    else:
+        yield from (
+            ((key,), unknown("word of on", key, ("obsm", "embeddings", "model")))
+            for key in given
+            if key not in ("obsm", "embeddings")
+        )
+        yield from (
+            ((key,), f"{shown(value)} must be a text") for key, value in given.items() if not isinstance(value, str)
+        )
+        if len(given) > 1:
+            yield (), f"{' and '.join(given)} are two things; give one: {ON}"
+
+
+def _of_resting(given: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with a network whose features are asked for."""
+    able, model = [name for name in names() if get(name).rests], given["model"]
+    if model not in names():
+        yield ("model",), unknown("network", model, able)
+    elif model not in able:
+        what = "gives no vector per cell" if get(model).files else "has no pretrained weights, so no features"
+        yield ("model",), f"{model} {what}; known: {', '.join(able)}"
+    elif given.get("weights") is None:
+        yield (), f"{model} without weights is a random network: say `weights:`, the folder of its published ones"
+    if "train" in given or RANDOM in given:
+        yield (), "what stands under `on:` rests as a whole: leave `train` out"
 
 
 def _spelt_anew(key: str) -> str:

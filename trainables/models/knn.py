@@ -20,7 +20,10 @@ class KnnOptions(Options):
     """How near cells vote. A cell that a strategy repeats is one neighbour, with as many votes as it is repeated."""
 
     components: int = Field(
-        COMPONENTS, ge=1, description="principal components of the log-normalised values, of the training cells"
+        COMPONENTS,
+        ge=0,
+        description="principal components of the log-normalised values, of the training cells; 0: the values as they "
+        "are, the default with `on:`",
     )
     neighbours: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         NEIGHBOURS, min_length=1, description="how many cells vote: the best of these on validation cells"
@@ -31,12 +34,13 @@ class KnnOptions(Options):
 class Fitted:
     """Training cells where they lie, each once, and their votes.
 
-    mean float64 [G], axes float64 [G, P]: a cell lies at (log-normalised values - mean) @ axes; places float32 [m, P];
+    mean float64 [G], axes float64 [G, P]: a cell lies at (values - mean) @ axes, without axes at its values; places
+    float32 [m, P];
     codes int64 [m], votes float64 [m], of mean 1: a cell's class among those of `learnt`, and its weight there.
     """
 
     mean: np.ndarray
-    axes: np.ndarray
+    axes: np.ndarray | None
     places: np.ndarray
     codes: np.ndarray
     votes: np.ndarray
@@ -81,9 +85,10 @@ class _AmongKnown:
         return self.fitted.voted(self.nearest[:, : self.fitted.neighbours])
 
 
-def placed(encoded: Encoded, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Return where cells lie, float32 [n, P]."""
-    return (matrix(encoded, len(mean)) @ axes - mean @ axes).astype(np.float32)
+def placed(encoded: Encoded, mean: np.ndarray, axes: np.ndarray | None) -> np.ndarray:
+    """Return where cells lie, float32 [n, P]; without axes P is G."""
+    cells = matrix(encoded, len(mean))
+    return (cells.toarray() if axes is None else cells @ axes - mean @ axes).astype(np.float32)
 
 
 def fit(
@@ -119,8 +124,10 @@ def fit(
 
 def principal_axes(
     cells: sparse.csr_matrix, components: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mean [G], axes [G, P]) of cells, CSR [n, G]: their P first principal axes along which they differ.
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (mean [G], axes [G, P]) of cells, CSR [n, G]: the P first principal axes along which they differ.
+
+    None for axes where cells stay where they are: none are wanted, or there is but one cell or gene.
 
     Few cells or genes are taken apart exactly: ARPACK's answer depends on its last one where ranks are wanting.
     """
@@ -128,7 +135,7 @@ def principal_axes(
 
     number = min(components, min(cells.shape) - 1)
     if number < 1:
-        return np.zeros(cells.shape[1]), np.eye(cells.shape[1])
+        return np.zeros(cells.shape[1]), None
     small = min(cells.shape) <= SMALL
     solver = PCA(number, svd_solver="full" if small else "arpack", random_state=int(rng.integers(2**31)))
     solver.fit(cells.toarray().astype(np.float64) if small else cells.astype(np.float64))
@@ -147,5 +154,11 @@ def _each_once(cells: sparse.csr_matrix, labels: np.ndarray) -> tuple[np.ndarray
 
 
 SPEC = ModelSpec(
-    name="knn", title="k nearest neighbours", kind="baseline", options=KnnOptions, encoder=encoder, fit=fit
+    name="knn",
+    title="k nearest neighbours",
+    kind="baseline",
+    options=KnnOptions,
+    encoder=encoder,
+    fit=fit,
+    on={"components": 0},
 )

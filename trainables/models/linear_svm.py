@@ -126,4 +126,6 @@ SPEC = ModelSpec(
     options=SvmOptions,
     encoder=encoder,
     fit=fit,
+    on={},
+    scaled=True,
 )

@@ -67,4 +67,6 @@ SPEC = ModelSpec(
     collate=collate,
     build=build,
     head=HEAD,
+    on={},
+    scaled=True,
 )

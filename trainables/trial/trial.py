@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from data_pipeline.shards.shards import iterate
 from trainables import cost, protocol
 from trainables import spec as registry
 from trainables.config import TrialConfig, read
+from trainables.fitting.features import Scaled
 from trainables.losses import Loss, loss_of
 from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
@@ -66,6 +67,8 @@ def _run(config: TrialConfig, report: Report, checkpoint: Path | None) -> dict[s
     bill = cost.Cost(on_gpu)
     with _on_threads(config.threads):
         material = open_material(config)
+        if config.on is not None and spec.scaled:
+            material = replace(material, shards=Scaled(material.shards, material.kept))
         train = _train_network if spec.kind == "network" else _fit_baseline
         learnt = train(spec, config, material, report, checkpoint, bill)
         numbers = learnt.numbers | _evaluated(config, material, learnt)
@@ -108,7 +111,7 @@ def _train_network(
 
     attention.forget_used()
     trained = train_network(spec, config, material, report, checkpoint, bill)
-    if config.control is None:  # nobody is to use what has learnt nothing
+    if config.control is None and config.on is None:  # nobody is to use what has learnt nothing, or knows no counts
         publish_model(spec, config, material, trained)
     logits = (trained.validation_logits, trained.test_logits)
     return _Learnt(

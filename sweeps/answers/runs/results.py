@@ -25,6 +25,7 @@ NOTES = [
     "tuned",
     "tuned_over",
     "control",
+    "on",
     "reason",
     "cause",
     "trouble",
@@ -190,6 +191,7 @@ def warning(runs: pd.DataFrame) -> str | None:
         *_of_controls(runs),
         *_of_defects(runs),
         *tuning.told(runs),
+        *_of_vectors(runs),
         *_of_genes(runs),
         *_of_precision(runs[runs["status"] == "FINISHED"]),
     ]
@@ -205,6 +207,17 @@ def _of_defects(runs: pd.DataFrame) -> Iterator[str]:
     if "defects" in runs.columns and (tagged := runs[runs["defects"] != ""]).size:
         names = sorted({name for listed in tagged["defects"] for name in listed.split(",")})
         yield f"WARNING: {len(tagged)} of {len(runs)} runs were made with known defects on purpose: {', '.join(names)}"
+
+
+def _of_vectors(runs: pd.DataFrame) -> Iterator[str]:
+    if "on" in runs.columns and (given := runs[runs["on"].str.startswith(("obsm ", "embeddings "))]).size:
+        named = "; ".join(
+            f"{model} on {on}" for model, on in sorted(set(zip(given["model"], given["on"], strict=True)))
+        )
+        yield (
+            f"Vectors of cells that come from elsewhere ({named}) may have been fitted on test cells, or on their "
+            "types, which can't be seen from here"
+        )
 
 
 def _of_genes(runs: pd.DataFrame) -> Iterator[str]:

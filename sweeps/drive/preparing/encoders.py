@@ -14,12 +14,14 @@ from scipy import sparse
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
+from data_pipeline.reading.vectors import Vectors, open_vectors
 from data_pipeline.rows import choice
 from data_pipeline.shards.writing import Job
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.tasks import Task
 from trainables import protocol
 from trainables import spec as registry
+from trainables.fitting.features import Given, Resting
 
 Config = dict[str, Any]
 
@@ -62,6 +64,7 @@ class Encoders:
         self._rows: dict[str, choice.Rows] = {}
         self._digests: dict[str, str] = {}
         self._encoders: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._vectors: dict[str, Vectors] = {}
 
     def rows(self, config: Config) -> choice.Rows:
         """Return the split of a trial and its training cells after the skew."""
@@ -102,7 +105,7 @@ class Encoders:
     def _genes_file(self, config: Config) -> Path | None:
         """Return the file of the highly variable genes' columns; None where the trial sees all genes."""
         genes, cells = config["genes"], self.cells[config["dataset"]]
-        if genes["select"] == "all" or genes["n"] >= cells.num_genes:
+        if given(config) or genes["select"] == "all" or genes["n"] >= cells.num_genes:
             return None
         key = identity_hash(self._fitted(config), genes["select"], genes["n"])
         return self.storage / "genes" / f"hvg-{key}.npy"
@@ -116,7 +119,7 @@ class Encoders:
 
     def _learned_file(self, config: Config) -> Path | None:
         """Return the file of what the model's encoder learns; None where it learns nothing."""
-        if registry.get(config["model"]).fit_encoder is None or config["weights"] is not None:
+        if config.get("on") or registry.get(config["model"]).fit_encoder is None or config["weights"] is not None:
             return None
         genes = self._genes_file(config)
         key = identity_hash(self._fitted(config), "all" if genes is None else genes.name, config["model"])
@@ -133,7 +136,7 @@ class Encoders:
     def encoder(self, config: Config) -> tuple[Any, dict[str, Any]]:
         """Return a trial's encoder, and what it was made of: genes in column order, what it learnt."""
         columns, learned = self._genes_file(config), self._learned_file(config)
-        own = [config[name] for name in ("dataset", "model", "options", "weights", "defects")]
+        own = [config[name] for name in ("dataset", "model", "options", "weights", "defects")] + [config.get("on")]
         key = identity_hash(own, str(columns), str(learned))
         if key not in self._encoders:
             self._encoders[key] = self._make_encoder(config, columns, learned)
@@ -145,8 +148,29 @@ class Encoders:
         genes = genes if chosen is None else [genes[column] for column in chosen]
         known = {} if learned is None else json.loads(learned.read_text(encoding="utf-8"))
         weights = None if config["weights"] is None else Path(config["weights"])
-        encoder = registry.get(config["model"]).encoder(genes, weights, **options_of(config), **known)
+        if given(config):
+            vectors = self.vectors(config)
+            return Given(vectors.width, vectors.digest, _where(config["on"])), {"genes": [], "learned": {}}
+        if on := config.get("on"):
+            encoder = _resting(genes, on)
+        else:
+            encoder = registry.get(config["model"]).encoder(genes, weights, **options_of(config), **known)
         return encoder if chosen is None else OnColumns(encoder, chosen), {"genes": genes, "learned": known}
+
+    def vectors(self, config: Config) -> Vectors:
+        """Return the vectors that stand for a dataset's cells, where the trial is on given ones."""
+        on, dataset = config["on"], config["dataset"]
+        key = identity_hash(on, dataset)
+        if key not in self._vectors:
+            cells = self.cells[dataset]
+            paths = [on["embeddings"]] if "embeddings" in on else list(cells.source.all_paths)
+            self._vectors[key] = open_vectors(paths, on.get("obsm"), cells.cell_ids, on["sha256"], dataset)
+        return self._vectors[key]
+
+    def seen(self, config: Config) -> Any:
+        """Return the dataset as the trial's encoder reads it: its counts, or the vectors in their place."""
+        cells = self.cells[config["dataset"]]
+        return replace(cells, counts=self.vectors(config)) if given(config) else cells
 
     def encoding(self, config: Config, job: Job) -> Path:
         """Return the file that says how cells were encoded, which whoever uses the trained model needs."""
@@ -156,6 +180,22 @@ class Encoders:
             made_of["totals"] = described_totals(self.cells[config["dataset"]])
             publish(path, json.dumps(made_of, ensure_ascii=False).encode())
         return path
+
+
+def given(config: Config) -> bool:
+    """Tell whether vectors that somebody else has made stand for the trial's cells."""
+    return bool(config.get("on")) and "model" not in config["on"]
+
+
+def _where(on: dict[str, Any]) -> str:
+    return f"obsm {on['obsm']}" if "obsm" in on else "embeddings"
+
+
+def _resting(genes: list[str], on: dict[str, Any]) -> Resting:
+    """Return the encoder by a pretrained network at rest."""
+    weights = Path(on["weights"])
+    base = registry.get(on["model"]).encoder(genes, weights, **on["options"])
+    return Resting(base, on["model"], weights, on["options"], on["sha256"])
 
 
 def options_of(config: Config) -> dict[str, Any]:

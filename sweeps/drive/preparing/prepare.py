@@ -123,7 +123,7 @@ class Preparation:
         root, encoder = self.storage / "shards", self.encoders.encoder(config)[0]
         made = self._generated(config)
         own = Job(made, encoder, root) if made is not None and made.num_cells else None
-        return Job(self.cells[config["dataset"]], encoder, root), own
+        return Job(self.encoders.seen(config), encoder, root), own
 
     def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
         """Return a trial's paths, its encodings added to `jobs`."""

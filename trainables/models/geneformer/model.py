@@ -264,6 +264,7 @@ SPEC = ModelSpec(
     collate=collate,
     build=build,
     convert=convert,
+    rests=True,
     head=HEAD,
     fresh=FRESH[1:],
     adaptable=Adaptable("bert.encoder.", ("query", "key", "value", "dense"), ("query", "value")),

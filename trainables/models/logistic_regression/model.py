@@ -145,4 +145,6 @@ SPEC = ModelSpec(
     options=LogisticOptions,
     encoder=encoder,
     fit=fit,
+    on={},
+    scaled=True,
 )

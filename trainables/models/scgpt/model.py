@@ -270,6 +270,7 @@ SPEC = ModelSpec(
     collate=collate,
     build=build,
     convert=convert,
+    rests=True,
     head=HEAD,
     adaptable=Adaptable("transformer_encoder.", ("Wqkv", "out_proj", "linear1", "linear2"), ("Wqkv",)),
     recipe=recipe,

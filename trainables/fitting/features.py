@@ -1,0 +1,115 @@
+"""Vectors of cells as a model's input: what somebody else's network, or one of ours at rest, has made of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from data_pipeline.errors import RequestError
+from data_pipeline.shards.shards import iterate
+from trainables.spec import Encoded, Encoder, ModelSpec, get
+
+ROUNDING = 1e-6  # of a feature's mean: a spread below this is none
+AT_ONCE = 32  # cells that go through a resting network together
+_NETWORKS: dict[str, Any] = {}  # resting networks of this process, by what they are
+
+
+class Given:
+    """Vectors as they come: ids = their columns, values = their numbers."""
+
+    def __init__(self, width: int, digest: str, where: str) -> None:
+        self.identity: dict[str, Any] = {"encoder": "vectors", "version": 1, "sha256": digest, "where": where}
+        self.network_options: dict[str, Any] = {"num_genes": width}
+        self.coverage: dict[str, Any] = {"genes": width, "known": width, "share": 1.0, "unknown": []}
+
+    def __call__(self, counts: sparse.csr_matrix, rng: Any, totals: np.ndarray | None = None) -> Encoded:
+        """Return every number of every vector; RequestError if one isn't finite. counts: the vectors [n, width]."""
+        return packed(counts.toarray(), self.identity["where"])
+
+
+class Resting:
+    """What a pretrained network hands to its head, in eval mode: float32 [width] per cell.
+
+    Holds paths alone when pickled; each process loads the network once.
+    """
+
+    def __init__(self, base: Encoder, model: str, weights: Path, options: Mapping[str, Any], digest: str) -> None:
+        self.base, self.model, self.weights, self.options = base, model, weights, dict(options)
+        own = {"encoder": "resting", "version": 1, "model": model, "sha256": digest, "options": self.options}
+        self.identity: dict[str, Any] = own | {"base": base.identity}
+        self.coverage = base.coverage
+        self.network_options: dict[str, Any] = {"num_genes": self._width()}
+
+    def __call__(self, counts: sparse.csr_matrix, rng: Any, totals: np.ndarray | None = None) -> Encoded:
+        import torch
+
+        encoded, spec, network = self.base(counts, rng, totals=totals), get(self.model), self._network()
+        parts: list[Any] = []
+        hook = _head(spec, network).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float()))
+        try:
+            with torch.no_grad():
+                for start in range(0, len(encoded), AT_ONCE):
+                    rows = np.arange(start, min(start + AT_ONCE, len(encoded)))
+                    network(**spec.collate(encoded, rows))
+        finally:
+            hook.remove()
+        return packed(torch.cat(parts).numpy(), f"{self.model} at rest")
+
+    def _network(self) -> Any:
+        key = repr(self.identity)
+        if key not in _NETWORKS:
+            options = self.options | self.base.network_options
+            _NETWORKS[key] = get(self.model).build(2, weights=self.weights, **options).eval()
+        return _NETWORKS[key]
+
+    def _width(self) -> int:
+        weights = dict(_head(get(self.model), self._network()).named_parameters())
+        return next(tensor.shape[1] for tensor in weights.values() if tensor.ndim == 2)
+
+
+def _head(spec: ModelSpec, network: Any) -> Any:
+    return network.get_submodule(spec.head.rstrip("."))
+
+
+def packed(vectors: np.ndarray, where: str) -> Encoded:
+    """Return vectors, [n, width], as a model's input; RequestError if a number isn't finite."""
+    number, width = vectors.shape
+    if not np.isfinite(vectors).all():
+        bad = int((~np.isfinite(vectors)).any(axis=1).sum())
+        raise RequestError(f"{where}: the vectors of {bad} cells have numbers that are not finite (NaN or infinite)")
+    ids = np.tile(np.arange(width, dtype=np.int32), number)
+    return Encoded(ids, vectors.astype(np.float32).ravel(), np.arange(number + 1, dtype=np.int64) * width)
+
+
+class Scaled:
+    """Shards of vectors, each number brought to mean 0 and variance 1 of the cells `rows` (int64), as it is read.
+
+    Penalties compare coefficients, and a network starts from weights that are meant for such numbers.
+    """
+
+    def __init__(self, shards: Any, rows: np.ndarray) -> None:
+        self._shards, self._width = shards, shards.network_options["num_genes"]
+        sums, squares = np.zeros(self._width), np.zeros(self._width)
+        for part in iterate(shards, rows):
+            vectors = self._vectors(part)
+            sums, squares = sums + vectors.sum(axis=0), squares + (vectors**2).sum(axis=0)
+        self.mean = sums / max(len(rows), 1)
+        deviation = np.sqrt(np.maximum(squares / max(len(rows), 1) - self.mean**2, 0))
+        self.deviation = np.where(deviation > ROUNDING * np.abs(self.mean), deviation, 1.0)
+
+    def take(self, rows: np.ndarray, *kind: type[np.integer]) -> Encoded:
+        """Return the cells `rows`, scaled."""
+        part = self._shards.take(rows, *kind)
+        vectors = (self._vectors(part) - self.mean) / self.deviation
+        return Encoded(part.ids, vectors.astype(np.float32).ravel(), part.offsets)
+
+    def _vectors(self, part: Encoded) -> np.ndarray:
+        return np.asarray(part.values, dtype=np.float64).reshape(-1, self._width)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shards, name)
