@@ -12,7 +12,7 @@ from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes a se
 
 LEAST = 3  # splits, below which there is no interval and no p
 FEW = 5  # splits, below which a table warns
-LOWER = ("ece", "brier", "aurc", "loss", "seconds", "memory")  # words of metrics' names of which less is better
+LOWER = ("ece", "brier", "aurc", "loss", "seconds", "memory", "size")  # words of metrics' names of which less is better
 BOUNDED = ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "gmean", "ece")  # what lies in 0..1, by name
 BOUNDED += ("aurc", "named", "coverage", "single")
 SPANS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}

@@ -53,6 +53,38 @@ def test_other_cells_under_the_same_name_are_refused(changes, words):
         join([part("one"), part("two", ("logistic_regression",), **changes)])
 
 
+def test_the_same_trials_under_two_names_are_refused():
+    other = part("two", ("scgpt",))
+    runs = other.runs.assign(model="mine")
+    with pytest.raises(RequestError, match="model scgpt and mine are the same 6 trials .*change the name"):
+        join([part("one"), Part("two", runs, other.stored)])
+
+
+def tuned(name: str, values: list[str], over: str = "2", **changes) -> Part:
+    """Return a sweep whose model chose so in splits 0, 1, 2: its trials are those of a sweep with that setting."""
+    made = part(name)
+    setting = made.runs["split"].map(dict(zip("012", values, strict=True)))
+    key = made.runs["key"] + setting.where(setting != "a", "")
+    return Part(name, made.runs.assign(key=key, tuned="rate=" + setting, tuned_over=over, **changes), made.stored)
+
+
+def test_a_setting_under_another_label_keeps_the_splits_in_which_tuning_chose_it():
+    """Else it would be without just the splits where it does best."""
+    other = part("two", tuned="", tuned_over="")
+    plain = Part("two", other.runs.assign(model="fixed"), other.stored)
+    runs, _, said = join([tuned("one", ["a", "b", "a"]), plain])
+    assert dict(runs["model"].value_counts()) == {"scgpt": 6, "fixed": 6} and said == []
+
+
+def test_a_model_that_is_tuned_in_one_sweep_alone_is_refused():
+    plain = part("two", tuned="", tuned_over="")
+    with pytest.raises(RequestError, match="scgpt isn't tuned alike .*one: over 2 settings; two: not tuned"):
+        join([tuned("one", ["a", "b", "a"]), plain])
+    with pytest.raises(RequestError, match="over 2 settings; two: over 3 settings"):
+        join([tuned("one", ["a", "b", "a"]), tuned("two", ["a", "b", "b"], "3")])
+    assert len(join([tuned("one", ["a", "b", "a"]), tuned("two", ["a", "b", "a"])])[0]) == 6
+
+
 def test_what_sweeps_differ_in_whatever_the_model_is_said(monkeypatch):
     listed = [part("one"), part("two", ("logistic_regression",))]
     for one in listed:

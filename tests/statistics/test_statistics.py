@@ -49,6 +49,13 @@ def test_intervals_of_bounded_metrics_stay_inside_their_scale():
     assert intervals.span("trial_seconds") is None and intervals.span("test_brier") == (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("metric", "sign"), [("test_conformal_size", -1), ("test_conformal_single", 1), ("test_aurc", -1), ("test_mcc", 1)]
+)
+def test_of_some_metrics_less_is_better(metric, sign):
+    assert intervals.sign(metric) == sign
+
+
 def test_independent_datasets_are_pooled_by_their_variances():
     one, other = Error(0.03, 4), Error(0.04, 4)
     found = intervals.pooled([one, other])

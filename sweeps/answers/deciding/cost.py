@@ -1,4 +1,4 @@
-"""What a training costs: seconds, and GPU-hours by the share of a GPU that it had."""
+"""What a training costs: seconds, GPU-hours by the share of a GPU that it had; of what is tuned, of all settings."""
 
 import pandas as pd
 
@@ -7,7 +7,13 @@ from sweeps import tables
 
 def gpu_hours(runs: pd.DataFrame) -> pd.Series:
     """Return the GPU-hours of each run: its seconds by its share of a GPU; 0 on a CPU, NaN if they aren't known."""
-    return runs.get("trial_seconds", pd.Series(float("nan"), index=runs.index)) / 3600 * shares(runs)
+    return seconds(runs) / 3600 * shares(runs)
+
+
+def seconds(runs: pd.DataFrame) -> pd.Series:
+    """Return the seconds of each run, with those of the settings that it was chosen from; NaN if they aren't known."""
+    own = runs.get("trial_seconds", pd.Series(float("nan"), index=runs.index))
+    return runs["tuned_seconds"].fillna(own) if "tuned_seconds" in runs else own
 
 
 def shares(runs: pd.DataFrame) -> pd.Series:

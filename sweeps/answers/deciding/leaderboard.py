@@ -160,7 +160,10 @@ def explained(found: Sequence[Board], runs: pd.DataFrame, designs: Designs) -> I
         )
     if any(board.ranking.splits < LEAST for board in found):
         yield f"under {LEAST} splits a rank has no interval: add splits: seeds"
-    yield f"Pareto {PARETO}: no other choice is as good by its mean, or better, for fewer seconds and GPU-hours"
+    yield (
+        f"Pareto {PARETO}: no other choice is as good by its mean, or better, for fewer seconds and GPU-hours "
+        "(of what is tuned, those of all its settings)"
+    )
     if len({board.dataset for board in found}) > 1:
         yield "each dataset has a board of its own; nothing is averaged over datasets"
     yield from celltypes.tested(runs[runs["status"] == "FINISHED"], metrics)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sweeps.answers.deciding.cost import shares
+from sweeps.answers.deciding.cost import seconds, shares
 from sweeps.answers.designs import Designs, Estimate
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import BASELINE, CHANCE, CHOICE, NETWORK
@@ -46,8 +46,9 @@ class Ranking:
     """The choices of one skew, in complete blocks.
 
     table: a row per choice, the best first: label, kind, *CHOICE, mean, low, high (its own 95 % interval), n (splits),
-    tied (with the best), seconds and gpus (of one training, means). unranked: label -> blocks it has, of those that
-    lack too many; blocks: those that all others have. runs: those of each choice, in the order of the blocks.
+    tied (with the best), seconds and gpus (of one training, means, see cost). unranked: label -> blocks it has, of
+    those that lack too many; blocks: those that all others have. runs: those of each choice, in the order of the
+    blocks.
     """
 
     metric: str
@@ -158,11 +159,7 @@ def _row(label: str, part: pd.DataFrame, estimate: Estimate, metric: str) -> dic
     low, high = estimate.interval(intervals.span(metric))
     row = {"label": label, "kind": choices.kinds(part)[first["model"]]} | {name: first[name] for name in CHOICE}
     row |= {"mean": estimate.mean, "low": low, "high": high, "sd": estimate.sd, "n": estimate.n}
-    return row | {"seconds": _mean(part, "trial_seconds"), "gpus": float(shares(part).mean())}
-
-
-def _mean(part: pd.DataFrame, column: str) -> float:
-    return float(part[column].mean()) if column in part else np.nan
+    return row | {"seconds": float(seconds(part).mean()), "gpus": float(shares(part).mean())}
 
 
 def _ties(table: pd.DataFrame, parts: dict[str, pd.DataFrame], metric: str, designs: Designs) -> list[bool]:

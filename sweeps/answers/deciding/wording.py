@@ -167,7 +167,11 @@ def _cost(told: list[Ranking]) -> Iterator[str]:
     rivals = [one.best_of(NETWORK if one.best["kind"] == BASELINE else BASELINE) for one in told[:1]]
     rows |= {one["label"]: one for one in rivals if one is not None}
     if rows:
-        yield f"cost of one training: {'; '.join(cost.in_words(row) for row in list(rows.values())[:NAMED])}"
+        tuned = any((one.get("tuned_over", pd.Series("")) != "").any() for rank in told for one in rank.runs.values())
+        yield (
+            f"cost of one training{', of what is tuned of all its settings' if tuned else ''}: "
+            f"{'; '.join(cost.in_words(row) for row in list(rows.values())[:NAMED])}"
+        )
 
 
 def _surer(told: list[Ranking], kind: str | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.names import short
+from sweeps.answers.deciding.cost import seconds
 from sweeps.answers.designs import Designs
 from sweeps.answers.page.figures import SHARE, Heat, heat, remedy
 from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
@@ -163,10 +164,12 @@ def _risks(trials: list[np.ndarray]) -> np.ndarray:
 
 
 def cost(group: pd.DataFrame, metric: str, colours: dict[str, str]) -> list[str]:
-    """Return a panel per model: the metric against the seconds of a trial, means over trials, without adjustments."""
-    there = group[group.get("trial_seconds", pd.Series(0.0, index=group.index)) > 0].assign(
-        remedy=lambda rows: [remedy(row) for _, row in rows.iterrows()]
-    )
+    """Return a panel per model: the metric against the seconds of a trial, means over trials, without adjustments.
+
+    Of what is tuned, the seconds of all settings.
+    """
+    spent = group.assign(trial_seconds=seconds(group), remedy=[remedy(run) for _, run in group.iterrows()])
+    there = spent[spent["trial_seconds"] > 0]
     means = there.groupby(["model", "remedy"], sort=False)[["trial_seconds", metric]].mean().dropna().reset_index()
     if means.empty:
         return []

@@ -39,7 +39,7 @@ NOTES = [
 ]
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
-FIXED += ["test_per_train", "wanted", "settings", "tuned_among"]
+FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds"]
 LABELS = tuning.LABELS
 
 

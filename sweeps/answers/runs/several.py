@@ -13,6 +13,9 @@ from sweeps.tracking.kept.runs import params_of
 
 SHARED = ("genes.", "split.test", "split.validation")  # parameters that are no model's, no axis and no data's
 OF_MODEL = ("options.", "recipe.", "weights", "architecture")
+RENAME = (
+    "change the name in one sweep's file and run that again, which trains nothing, or ask about one sweep at a time"
+)
 Params = Callable[[list[str]], dict[str, dict[str, str]]]
 
 
@@ -40,15 +43,16 @@ def join(parts: Sequence[Part]) -> tuple[pd.DataFrame, Together, list[str]]:
     """Return all runs with `sweep`, what they left, and what must be said of them.
 
     A trial that several sweeps have (one key: everything resolved is the same, data included) counts once, the finished
-    one first. Runs that share all labels but aren't the same trial are told apart by `settings`. RequestError where one
-    name stands for other cells: datasets with other contents, splits of other sizes.
+    one first; what a tuned model chose counts beside the same setting under another label. Runs that share all labels
+    but aren't the same trial are told apart by `settings`. RequestError where one name stands for other cells (datasets
+    with other contents, splits of other sizes) or other tuning, and where two names stand for the same trials.
     """
     runs = pd.concat([part.runs.assign(sweep=part.name) for part in parts], ignore_index=True)
-    problems = [*_other_data(runs), *_other_splits(runs)]
+    problems = [*_other_data(runs), *_other_splits(runs), *_other_tuning(runs), *_other_names(runs)]
     if problems:
         raise RequestError(*problems)
     first = runs.assign(late=runs["status"] != "FINISHED").sort_values("late", kind="stable")
-    once = runs.loc[sorted(first.drop_duplicates("key").index)].reset_index(drop=True)
+    once = runs.loc[sorted(first.drop_duplicates(["key", "model"]).index)].reset_index(drop=True)
     params = _params(parts)
     told = results.tell_apart(once, params)
     told.attrs |= {"keys": None, "uri": None, "driver": None, "questions": []}
@@ -85,6 +89,30 @@ def _other_splits(runs: pd.DataFrame) -> Iterator[str]:
                 f"the splits of {dataset} are not the same in these sweeps (test cells per training cell: {named}), so "
                 "that their trials saw other cells; ask about one at a time"
             )
+
+
+def _other_tuning(runs: pd.DataFrame) -> Iterator[str]:
+    """Yield the models that are tuned otherwise in another sweep: their rows would mix choices with what wasn't one."""
+    if "tuned" not in runs:
+        return
+    over = runs["tuned_over"].where(runs["tuned"] != "", "").fillna("")
+    for model, mine in over.groupby(runs["model"], sort=False):
+        by_sweep = mine.groupby(runs["sweep"], sort=False).first()
+        if by_sweep.nunique() > 1:
+            named = "; ".join(
+                f"{sweep}: {f'over {number} settings' if number else 'not tuned'}" for sweep, number in by_sweep.items()
+            )
+            yield f"{model} isn't tuned alike in these sweeps ({named}); {RENAME}"
+
+
+def _other_names(runs: pd.DataFrame) -> Iterator[str]:
+    """Yield the names that mean the same trials in another sweep, which would count twice, or be missing of one."""
+    plain = runs[runs.get("tuned", pd.Series("", index=runs.index)) == ""]
+    for axis in results.AXES:
+        several = plain[plain.groupby("key")[axis].transform("nunique") > 1]
+        named = several.groupby("key", sort=False)[axis].agg(lambda names: tuple(dict.fromkeys(names)))
+        for names, number in named.value_counts().items():
+            yield f"{axis} {' and '.join(names)} are the same {number} trials in these sweeps; {RENAME}"
 
 
 def _params(parts: Sequence[Part]) -> Params:

@@ -7,14 +7,16 @@ import pandas as pd
 AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
 LABELS = [*AXES, "defects", "protocol"]
 CHOSEN_BY = "validation_macro_f1"
+SECONDS = "trial_seconds"
 SHOWN = 3  # settings in a sentence
 
 
 def best(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs, of those that share all labels but what is tuned the one with the best validation macro F1.
 
-    With `tuned_among`: of how many it is the best, those that are finished and have the number. Of equals the first in
-    the file's order, and so where none has it: test cells choose nothing. Unfinished runs stay.
+    With `tuned_among`: of how many it is the best, those that are finished and have the number; `tuned_seconds`: what
+    training all of them took. Of equals the first in the file's order, and so where none has it: test cells choose
+    nothing. Unfinished runs stay.
     """
     if "tuned" not in runs or not (runs["tuned"] != "").any():
         return runs
@@ -22,7 +24,10 @@ def best(runs: pd.DataFrame) -> pd.DataFrame:
     scores = finished.get(CHOSEN_BY, pd.Series(float("nan"), index=finished.index))
     groups = scores.fillna(float("-inf")).groupby([finished[name] for name in LABELS], sort=False)
     among = scores.notna().groupby([finished[name] for name in LABELS], sort=False).transform("sum")
-    return runs.assign(tuned_among=among).drop(index=finished.index.difference(groups.idxmax()))
+    spent = finished.get(SECONDS, pd.Series(float("nan"), index=finished.index))
+    seconds = spent.groupby([finished[name] for name in LABELS], sort=False).transform("sum", min_count=1)
+    told = runs.assign(tuned_among=among, tuned_seconds=seconds)
+    return told.drop(index=finished.index.difference(groups.idxmax()))
 
 
 def is_open(runs: pd.DataFrame) -> pd.Series:

@@ -156,6 +156,8 @@ def test_a_type_without_training_cells_is_noticed_as_often_as_its_probabilities_
     (found,) = unseen.unseen(runs, KIND, Designs(runs))
     assert found.auroc.mean == pytest.approx(0.75, abs=0.01) and found.taken == {"T": 1.0}
     assert found.passed.mean == pytest.approx(0.9, abs=0.03), "above 0.525, the lowest twentieth of the known"
+    chance = runs.assign(model="base", architecture="majority")
+    assert not list(unseen.unseen(chance, KIND, Designs(runs))), "chance by whatever label is no choice"
     assert asked(runs).sizes.tolist() == [5, 10, 40], "no cell is no size of a curve"
     assert not list(unseen.unseen(runs[runs["skew"] != "rarefy-DC-0"], KIND, Designs(runs)))
 

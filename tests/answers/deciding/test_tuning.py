@@ -4,6 +4,9 @@ import pandas as pd
 import pytest
 from made_runs import run
 
+from sweeps.answers.deciding import cost
+from sweeps.answers.deciding.ranking import rankings
+from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results, tuning
 
 
@@ -31,6 +34,14 @@ def test_validation_cells_choose_in_each_split_and_test_cells_never():
     assert said in results.warning(chosen)
     (said,) = tuning.told(runs)
     assert said == "scgpt: all 2 settings are here, none chosen on validation cells"
+
+
+def test_a_choice_costs_the_training_of_all_it_was_chosen_from():
+    runs = frame(tried(0, "a", 0.6, 0.5), tried(0, "b", 0.5, 0.9, trial_seconds=50.0), tried(1, "a", 0.3, 0.8))
+    chosen = tuning.best(runs).assign(posthoc="none")
+    assert list(cost.seconds(chosen)) == [60.0, 10.0, 10.0] and list(chosen["trial_seconds"]) == [10.0] * 3
+    (ranked,) = rankings(chosen[chosen["split"] == "0"], "test_macro_f1", Designs(chosen))
+    assert ranked.best["seconds"] == 60 and list(cost.gpu_hours(chosen.assign(gpu="A"))) == [1 / 60, 1 / 360, 1 / 360]
 
 
 def test_remedies_seeds_and_skews_choose_on_their_own():
