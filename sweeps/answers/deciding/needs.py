@@ -4,7 +4,6 @@ From skews that leave different numbers of the type's cells. Within a dataset al
 splits that have every size of every choice count.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,10 +95,10 @@ class Needs:
         return remedy.times(plain, self.within, max(1, len(self.of_model(plain.choice["model"])[1])))
 
 
-def needs(runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> Iterator[Needs]:
-    """Yield what the choices need, for each dataset with the type. runs: with the type's numbers, see celltypes.
+def needs(runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> list[Needs]:
+    """Return what the choices need, for each dataset with the type. runs: with the type's numbers, see celltypes.
 
-    RequestError if the recall is none, or a dataset has too few sizes.
+    RequestError if the recall is none, or all datasets have too few sizes; designs notes which have.
     """
     if not 0 < recall < 1:
         raise RequestError(f"--recall {recall:g} is not between 0 and 1; 0.8: four of five cells of the type are found")
@@ -112,13 +111,21 @@ def needs(runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> Ite
             f"no finished trial of a model has test cells of {kind}; `cellskew status` says what there is"
         )
     finished = finished.assign(label=choices.labels(finished))
+    found, problems = [], []
     for name, part in finished.groupby("dataset", sort=False):
-        yield _of_dataset(name, part, kind, recall, designs)
+        try:
+            found.append(_of_dataset(name, part, kind, recall, designs))
+        except RequestError as error:
+            problems += error.problems
+    if not found:
+        raise RequestError(*problems)
+    designs.notes += problems
+    return found
 
 
 def _of_dataset(dataset: str, runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> Needs:
     cells = _cells(runs, kind, designs)
-    skews, alone = _ladder(cells, kind)
+    skews, alone = _ladder(cells, kind, dataset)
     used, left_out = _complete(runs[runs["skew"].isin(skews)], skews)
     if used.empty:
         raise RequestError(
@@ -147,7 +154,7 @@ def _cells(runs: pd.DataFrame, kind: str, designs: Designs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["skew", "train", "natural", "others"])
 
 
-def _ladder(cells: pd.DataFrame, kind: str) -> tuple[list[str], bool]:
+def _ladder(cells: pd.DataFrame, kind: str, dataset: str) -> tuple[list[str], bool]:
     """Return the skews that curves go through, those with the fewest cells of the type first, and if others are whole.
 
     Skews that thin no other type, if they come to enough sizes; else all that thin the type, and those that thin none.
@@ -160,7 +167,7 @@ def _ladder(cells: pd.DataFrame, kind: str) -> tuple[list[str], bool]:
             return list(listed.index), alone
     sizes = ", ".join(f"{number:.0f}" for number in sorted(set(wider["train"].round())))
     raise RequestError(
-        f"a curve needs {SIZES} different numbers of training cells of {kind}, the finished trials have "
+        f"{dataset}: a curve needs {SIZES} different numbers of training cells of {kind}, the finished trials have "
         f"{sizes or 'none'}; add to the sweep's skews: {{kind: rarefy, class: {kind!r}, cells: [5, 10, 20, 40]}}"
     )
 
@@ -197,7 +204,7 @@ def _need(groups: list[pd.DataFrame], sizes: np.ndarray, kind: str, recall: floa
         return Need(*about, f"no power law fits: at {at:.0f} cells it is {off.max():.2f} off", curve)
     if min(one.n for one in estimates) < intervals.LEAST:
         return Need(*about, "", curve)
-    by_split = np.array([one.by_split.to_numpy() for one in estimates]).T[:, on]
+    by_split = np.array([one.by_split.sort_index().to_numpy() for one in estimates]).T[:, on]
     return Need(
         *about, "", curve, curves.fit(sizes[on], curves.again(by_split, reaches, first["label"])).needed(recall)
     )

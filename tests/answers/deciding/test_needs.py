@@ -75,6 +75,16 @@ def test_what_is_needed_is_found_again_with_its_interval_and_what_does_instead(t
     assert "which the 40 that there are cover" in words[LR] and "instead, oversample: about 7 [" in words[LR]
 
 
+def test_the_order_of_runs_changes_nothing(tmp_path):
+    """Splits are paired over sizes and choices: a resumed sweep may list them in another order at each."""
+    runs = sweep(tmp_path)
+    one, other = asked(runs, 0.8), asked(runs.sample(frac=1, random_state=1).reset_index(drop=True), 0.8)
+    for need in one.found:
+        (same,) = (found for found in other.found if found.label == need.label)
+        assert same.cells == pytest.approx(need.cells) and same.ends == pytest.approx(need.ends)
+    assert other.times(*other.found) == pytest.approx(one.times(*one.found))
+
+
 def test_under_three_splits_there_is_a_number_and_no_interval(tmp_path):
     found = asked(sweep(tmp_path, splits=2))
     assert np.isnan(found.found[0].ends).all() and found.found[1].cells > 4
@@ -85,6 +95,16 @@ def test_under_three_splits_there_is_a_number_and_no_interval(tmp_path):
 def test_two_sizes_are_refused_with_what_to_add(tmp_path):
     with pytest.raises(RequestError, match="3 different numbers of .* DC, the finished trials have 5, 40; .*rarefy"):
         asked(sweep(tmp_path, sizes=(5, 40)))
+
+
+def test_a_dataset_with_too_few_sizes_is_named_and_the_others_answered(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    few = sweep(tmp_path / "two", sizes=(5, 40), splits=3).assign(dataset="e")
+    runs = pd.concat([sweep(tmp_path / "one", splits=3), few.assign(run_id="e" + few["run_id"])], ignore_index=True)
+    designs = Designs(runs)
+    (found,) = needs.needs(runs, KIND, 0.7, designs)
+    assert found.dataset == "d" and any(note.startswith("e: a curve needs 3 different") for note in designs.notes)
 
 
 def test_nothing_is_said_beyond_three_times_the_cells_that_were_tried(tmp_path):
