@@ -47,10 +47,20 @@ def summarise(runs: pd.DataFrame, by: list[str], metrics: list[str], designs: De
 
 
 def by_settings(finished: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Return the columns to group by: also settings or adjustments where runs that share all labels differ in them."""
+    """Return the columns to group by: also settings or adjustments where runs that share all labels differ in them.
+
+    And defects, where a row would average runs that have them with runs that don't.
+    """
     several = ["settings"] if "settings" in finished and finished["settings"].any() else []
     several += ["posthoc"] if "posthoc" in finished and finished["posthoc"].nunique() > 1 else []
+    several += ["defects"] if "defects" in finished and _differ(finished, by, "defects") else []
     return [*by, *(name for name in several if name not in by)]
+
+
+def _differ(finished: pd.DataFrame, by: Sequence[str], column: str) -> bool:
+    """Tell whether runs that are alike in model and `by` differ in a column."""
+    same = list(dict.fromkeys(name for name in (*by, "model", "strategy") if name in finished and name != column))
+    return bool((finished.groupby(same, dropna=False)[column].nunique() > 1).any())
 
 
 def _counts(group: pd.DataFrame) -> dict[str, int | bool]:

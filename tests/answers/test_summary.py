@@ -52,6 +52,16 @@ def printed(runs, by, metrics, capsys, form="table") -> str:
     return capsys.readouterr().out
 
 
+def test_runs_with_defects_and_without_are_never_one_row():
+    """As in several sweeps, or with --all after `protocol:` was changed."""
+    plain = grid(3, models=("scgpt",))
+    other = grid(3, models=("scgpt",), defects="select_by_loss", protocol="paper").assign(**{METRIC: 0.1})
+    runs = pd.concat([plain, other.assign(run_id="d" + other["run_id"])], ignore_index=True)
+    rows = summary.summarise(runs, ["model", "strategy"], [METRIC])
+    assert list(rows["defects"]) == ["", "", "select_by_loss", "select_by_loss"] and set(rows["runs"]) == {3}
+    assert "defects" not in summary.summarise(plain, ["model"], [METRIC])
+
+
 def test_the_interval_is_that_over_splits_widened_for_shared_cells():
     runs = grid(5)
     values = runs[METRIC].to_numpy()[:5]
