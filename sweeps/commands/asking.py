@@ -151,7 +151,7 @@ def report(
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:
-        print(f"{figures}: {copies.write_pictures(page, figures)} figures as SVG")
+        print(copies.write_pictures(page, figures))
 
 
 def export(

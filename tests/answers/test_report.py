@@ -201,8 +201,11 @@ def test_every_figure_says_what_it_shows_to_those_who_can_not_see_it(whole):
 
 
 def test_figures_are_files_of_their_own_with_their_colours_named(whole, tmp_path):
-    assert copies.write_pictures(whole, tmp_path / "new" / "figures") == whole.count("<svg")
-    files = sorted((tmp_path / "new" / "figures").iterdir())
+    folder, number = tmp_path / "new" / "figures", whole.count("<svg")
+    assert copies.write_pictures(whole, folder) == f"{folder}: {number} figures as SVG"
+    files = sorted(folder.iterdir())
+    (folder / "900-of-an-earlier-page.svg").touch()
+    assert "not of this page, and left there: 900-of-an-earlier-page.svg" in copies.write_pictures(whole, folder)
     assert files[0].name == "001-recall-of-each-type-against-its-training-cells-scgpt.svg"
     for file in files:
         drawn = ElementTree.parse(file).getroot()

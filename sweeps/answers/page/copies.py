@@ -70,12 +70,14 @@ def _legend(entries: list[tuple[str, str]], width: int, height: int) -> tuple[st
     return "".join(drawn), row + 1 if entries else 0
 
 
-def write_pictures(page: str, folder: Path) -> int:
-    """Write a page's figures into a folder, made if need be; returns how many."""
+def write_pictures(page: str, folder: Path) -> str:
+    """Write a page's figures into a folder, made if need be; returns how many in words, and what else lies there."""
     found = pictures(page)
     for name, svg in found.items():
         deliver(folder / name, svg.encode())
-    return len(found)
+    older = sorted(path.name for path in folder.glob("[0-9][0-9][0-9]-*.svg") if path.name not in found)
+    said = f"{folder}: {len(found)} figures as SVG"
+    return f"{said}; not of this page, and left there: {', '.join(older)}" if older else said
 
 
 def pdf(page: str) -> bytes:
