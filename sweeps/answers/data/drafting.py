@@ -34,6 +34,10 @@ posthoc: [logit_adjust]    # remedies after training, at no cost
 models:    # the baselines first: they take seconds, and a network that doesn't beat them is no help
   majority: {}
   logistic_regression: {}
+  # knn: {}
+  # linear_svm: {}
+  # gradient_boosting: {}
+  # mlp: {}
   # scgpt: {size: small}    # from scratch; with `weights: FOLDER` the official checkpoint is fine-tuned
   # geneformer: {size: small}
   # scbert: {size: small}
