@@ -170,8 +170,11 @@ def load(path: str | Path, check_files: bool = True) -> SweepSpec:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RequestError(f"{path}: there is no such file; give the path of a sweep file (YAML)") from None
-    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
-        raise RequestError(f"{path}: can't be read as a sweep file: {error}") from error
+    except UnicodeDecodeError as error:
+        hint = "`cellskew init FILE.h5ad` drafts one for a data file"
+        raise RequestError(f"{path}: can't be read as a sweep file, which is YAML in UTF-8; {hint}") from error
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read as a sweep file: {error.strerror}") from error
     return parse(text, path, check_files)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+ODD_BLANKS = re.compile(r"[\u00a0\u2000-\u200b\u202f\u3000]")
 MAX_NODES = 100_000  # aliases can make a file of a few lines unfold to billions of values
 PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 Path = tuple[str | int, ...]
@@ -47,6 +48,7 @@ def read(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         document.problems.append((1 if mark is None else mark.line + 1, f"not valid YAML: {_sentence(error)}"))
+        document.problems += _odd_blanks(text)
     except yaml.YAMLError as error:
         document.problems.append((1, f"not valid YAML: {error}"))
     return document
@@ -57,6 +59,14 @@ def _sentence(error: yaml.MarkedYAMLError) -> str:
     if "found character '\\t'" in said:
         return f"{said}; indent with spaces, not tabs"
     return said
+
+
+def _odd_blanks(text: str) -> list[tuple[int, str]]:
+    """Return (line, what) of the first blank that looks like one and is none, as web pages and word processors have."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := ODD_BLANKS.search(line):
+            return [(number, f"has U+{ord(found[0]):04X}, which looks like a blank and is none; write a blank there")]
+    return []
 
 
 class _Walk:

@@ -195,8 +195,16 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
     with pytest.raises(RequestError, match="can't be read as a sweep file"):
         config.load(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match="can't be read as a sweep file"):
+    with pytest.raises(
+        RequestError, match="can't be read as a sweep file, which is YAML in UTF-8; `cellskew init FILE"
+    ):
         config.load(tmp_path / "binary.yaml")
+
+
+def test_a_blank_that_is_none_is_named_with_its_line():
+    with pytest.raises(RequestError) as refused:
+        parse(MINIMAL.replace("name: ", "name:\u00a0", 1))
+    assert any("has U+00A0, which looks like a blank and is none" in said for said in refused.value.problems)
 
 
 def test_weights_may_be_elsewhere_when_only_planning():

@@ -29,7 +29,7 @@ def of_bytes(head: bytes) -> str:
     known = next((said for magic, said in MAGIC.items() if head.lstrip().lower().startswith(magic.lower())), None)
     if known is not None:
         return known
-    is_text = head.isascii() and "".join(head.decode().split()).isprintable()
+    is_text = "".join(head.decode("utf-8-sig", "ignore").split()).isprintable() and b"\0" not in head
     kind = "text, perhaps a table" if is_text else "of some other format"
     return f"isn't an h5ad file (it is {kind}): make an AnnData object of it, and adata.{WRITE}"
 
