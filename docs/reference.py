@@ -94,8 +94,9 @@ models:
 
 The recipe stays what it is for all of the network; `tune:` finds whether a head wants a larger learning rate.
 An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them
-into the weights that they were trained beside. Layers that `targets` may name: LAYERS. Without weights what is frozen
-would be random: refused, unless `random_features: true` says that it is meant, as a control.
+into the weights that they were trained beside, and `promote` registers both as one. Without weights what is frozen
+would be random: refused, unless `random_features: true` says that it is meant, as a control. Layers that `targets` may
+name: LAYERS.
 
 `tune:` trains every combination of some settings' values under one label, and each split, seed, skew, strategy and loss
 takes the one with the best macro F1 on its validation cells; its test numbers stand in every table, which says so. Test

@@ -38,14 +38,33 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 def publish_model(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> Path:
     """Make the folder of a trial, by rename; returns it."""
-    folder = config.directory / MODEL_FOLDER
+    return _publish(config.directory / MODEL_FOLDER, trained.best, _describe(spec, config, material, trained))
+
+
+def _publish(folder: Path, tensors: dict[str, Any], described: dict[str, Any]) -> Path:
     with replacing(folder, alone=True) as part:
         part.mkdir()
-        write_tensors(part / WEIGHTS, trained.best)
-        described = _describe(spec, config, material, trained) | {"sha256": sha256(part / WEIGHTS)}
-        described = json.dumps(described, indent=1, ensure_ascii=False)
-        (part / DESCRIPTION).write_text(described, encoding="utf-8")
+        write_tensors(part / WEIGHTS, tensors)
+        text = json.dumps(described | {"sha256": sha256(part / WEIGHTS)}, indent=1, ensure_ascii=False)
+        (part / DESCRIPTION).write_text(text, encoding="utf-8")
     return folder
+
+
+def is_adapted(description: Path) -> bool:
+    """Tell whether a folder's model.json is of a network with adapters, which hold little without their base."""
+    return isinstance(json.loads(description.read_text(encoding="utf-8"))["options"].get("train"), dict)
+
+
+def write_merged(folder: Path, whole: Path) -> Path:
+    """Make a folder of an adapted network's, in which adapters and the weights beside them are one; returns it.
+
+    Its `weights` are read for the vocabulary alone. RequestError as in `open_model`.
+    """
+    annotator = open_model(folder)
+    every = {name for name, _ in annotator.network.named_parameters()}
+    described = annotator.described | {"options": annotator.described["options"] | {"train": "all"}}
+    described["base"] = checkpoint.frozen_hash(annotator.network, every)
+    return _publish(whole, checkpoint.trained_tensors(annotator.network, every), described)
 
 
 def _describe(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> dict[str, Any]:

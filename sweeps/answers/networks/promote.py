@@ -1,6 +1,7 @@
 """`cellskew promote`: a finished trial's best checkpoint as a version of a model in MLflow's registry."""
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 assert environment.DEFAULTS  # imported first: MLflow, imported below, reads them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+MERGED = "merged"  # folder among a run's artifacts: an adapted network with its base
 LINK = "cellskew.checkpoint"  # tag of a run, and of the version made of it, whose weights stay in the storage folder
 ORIGIN = (
     "trial",
@@ -46,7 +48,10 @@ class Promoted:
 
 
 def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Promoted:
-    """Register the checkpoint of run `run_id` as model `name`; again: the same version. RequestError if it can't be."""
+    """Register the checkpoint of run `run_id` as model `name`; again: the same version. RequestError if it can't be.
+
+    Of a network with adapters these and their base together, in a folder of its own among the run's artifacts.
+    """
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
     registry, run = find(run_id, storage, given_uri)
@@ -61,8 +66,27 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
         )
     tags = {f"cellskew.{word}": run.tags[f"cellskew.{word}"] for word in ORIGIN if f"cellskew.{word}" in run.tags}
     tags |= {} if link is None else {LINK: str(link)}
+    if _merge(registry, run, link):
+        version, new = registry.register(name, run, MERGED, {word: tags[word] for word in tags if word != LINK})
+        return Promoted(name, version, run.name, f"{run.artifact_uri}/{MERGED}", new)
     version, new = registry.register(name, run, MODEL_FOLDER, tags)
     return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else str(link), new)
+
+
+def _merge(registry: "Registry", run: "RunState", link: Path | None) -> bool:
+    """Tell whether a run's network has adapters; see to it that its artifacts have it merged then."""
+    from trainables.trial.package import is_adapted, write_merged
+
+    with tempfile.TemporaryDirectory(prefix="cellskew-") as scratch:
+        into = Path(scratch)
+        description = f"{MODEL_FOLDER}/model.json"
+        if not is_adapted(registry.fetch_artifact(run, description, into) if link is None else link / "model.json"):
+            return False
+        if not registry.has_artifact(run, MERGED):
+            folder = registry.fetch_artifact(run, MODEL_FOLDER, into) if link is None else link
+            for file in write_merged(folder, into / MERGED).iterdir():
+                registry.add_artifact(run, file, MERGED)
+        return True
 
 
 def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:

@@ -8,8 +8,10 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from h5ad_files import GENES, write
 from official_folders import write_scbert
+from safetensors.torch import load_file
 from scgpt_folder import write_folder
 from test_promote import Sweep
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from sweeps.answers.networks import predicting
 from sweeps.drive.preparing.prepare import open_datasets, prepare
 from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload, upload
+from sweeps.tracking.places import local_path
 from trainables.spec import get, names
 from trainables.trial.trial import run_trial
 
@@ -303,3 +306,29 @@ def test_runs_without_a_network_to_use_are_refused(trials, new_cells, tmp_path):
         assert isinstance(done.exception, RequestError) and said in str(done.exception)
     neither = predict_by([], tmp_path, new_cells)
     assert "either --run RUN_ID or --checkpoint FOLDER" in str(neither.exception)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_adapted_network_is_promoted_with_its_base(linked, trials, new_cells, tmp_path):
+    write(tmp_path / "cells.h5ad")
+    folder = write_folder(tmp_path, GENES)
+    directory = trained(tmp_path, f"scgpt: {{weights: {folder}, epochs: 1, train: {{lora: {{rank: 2}}}}}}")
+    sweep = Sweep(tmp_path / "runs")
+    if linked:
+        run_id = sweep.end(sweep.network, checkpoint=str(directory / "checkpoint"))
+    else:
+        upload(directory, Upload(sweep.network.artifact_uri, None, with_checkpoint=True))
+        run_id = sweep.end(sweep.network)
+    first, again = sweep.promote(run_id), sweep.promote(run_id)
+    assert (first.version, first.new, again.version, again.new) == ("1", True, "1", False)
+    annotate(directory, new_cells, tmp_path / "before.parquet")
+    state = torch.load(folder / "best_model.pt", weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, folder / "best_model.pt")
+    with pytest.raises(RequestError, match="was trained on other frozen weights"):
+        annotate(directory, new_cells, tmp_path / "after.parquet")
+    merged = local_path(first.place)
+    assert merged.name == "merged" and len(load_file(merged / "model.safetensors")) > 20
+    shutil.copytree(merged, tmp_path / "alone" / "checkpoint")
+    annotate(tmp_path / "alone", new_cells, tmp_path / "after.parquet")
+    ours, theirs = (pd.read_parquet(tmp_path / f"{name}.parquet").filter(like="p_") for name in ("after", "before"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -107,3 +107,12 @@ def test_other_wishes_read_everything_again(server, tmp_path):
 def test_a_database_made_anew_at_the_same_address_is_another_one():
     first, second = (settled.place_of("http://host:5000", "1", created) for created in (1, 2))
     assert first != second
+
+
+def test_runs_that_are_called_otherwise_now_are_read_again(server, tmp_path):
+    place, wanted = tmp_path / "runs.json", {f"k{n}" for n in range(10)}
+    settled.runs_of(place, server.read, wanted, "monday")
+    server.become("r4", "FINISHED", **{"cellskew.model": "mine"})
+    found = settled.runs_of(place, server.read, wanted, "tuesday")
+    assert found[4].tags["cellskew.model"] == "mine"
+    assert len(settled.runs_of(place, server.read, wanted, "tuesday")) == 10 and server.asked[-1] == 0
