@@ -211,7 +211,7 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
     None: what the authors train, which is all where `spec.published` doesn't say otherwise; without weights, all.
     """
     if isinstance(train, dict):
-        settings = Adapters(**train).lora.model_dump()
+        settings = Adapters(**train | {"lora": train["lora"] or {}}).lora.model_dump()
         targets = spec.adaptable.usual if settings["targets"] is None else settings["targets"]
         return {"lora": settings | {"targets": list(targets)}}
     how = ("published" if pretrained else "all") if train is None else train

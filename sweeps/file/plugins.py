@@ -22,6 +22,7 @@ WORDS = (
     ("a array", "a list"),
     ("a integer", "an integer"),
     ("a object", "a mapping"),
+    ("Tuple should have at least 1 item after validation, not 0", "is empty; give at least one value"),
 )
 STRICT = ConfigDict(strict=True)
 LONGEST = 80  # characters of a label

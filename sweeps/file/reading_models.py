@@ -164,7 +164,8 @@ def _checked(model: type[BaseModel], given: dict[str, Any]) -> tuple[BaseModel |
     try:
         return model.model_validate_json(json.dumps(given), strict=True), []
     except ValidationError as error:
-        return None, [(one["loc"][:1], f"{shown(one['input'])} {sentence(one['msg'])}") for one in error.errors()]
+        wrong = [one for one in error.errors() if one["type"] != "too_short" or not one["input"]]
+        return None, [(one["loc"][:1], f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong]
 
 
 def _weights(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[str | None, list[Problem]]:

@@ -127,6 +127,8 @@ def _misspelt(spec: ModelSpec, given: dict[str, Any]) -> Iterator[Problem]:
 def _of_adapters(spec: ModelSpec, said: dict[str, Any]) -> Iterator[Problem]:
     yield from (((key,), unknown("kind of adapter", key, ["lora"])) for key in said if key != "lora")
     if "lora" not in said:
+        if not said:
+            yield (), f"{{}} says nothing; use {', '.join(WORDS)}, or {LORA}"
         return
     if spec.adaptable is None:
         yield ("lora",), f"{spec.name} has no layers that adapters can stand beside; use `train: all` or `head`"

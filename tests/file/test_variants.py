@@ -61,6 +61,8 @@ def test_labels_that_would_mislead_are_refused(models, said):
         ("scgpt, train: {lora: {alfa: 3}}", "m.train.lora.alfa: unknown setting of lora 'alfa'; did you mean alpha?"),
         ("scgpt, train: {lora: {targets: [Wqv]}}", "m.train.lora.targets: unknown layer of scgpt 'Wqv'; did you mean"),
         ("scgpt, train: {lora: 3}", "m.train.lora: 3 must be"),
+        ("scgpt, train: {}", "m.train: {} says nothing; use all, published, head, or {lora: {rank: 8}}"),
+        ("mlp, hidden: []", "m.hidden: [] is empty; give at least one value"),
         ("scgpt, train: head", "m.train: head without weights trains on the features of a random network"),
         ("scbert, train: published", "m.train: published without weights trains on the features of a random network"),
         ("scgpt, train: {lora: {}}", "m.train: lora without weights trains on the features of a random network"),
@@ -74,8 +76,15 @@ def test_what_is_trained_is_asked_in_one_way(model, said):
     assert any(f"models.{said}" in one for one in problems(text)), problems(text)
 
 
+def test_a_wrong_value_in_a_list_is_one_mistake():
+    (said,) = problems(f"{HEAD}models: {{linear_svm: {{strengths: [0]}}}}\n")
+    assert said.endswith("models.linear_svm.strengths: 0 must be greater than 0")
+
+
 def test_what_is_trained_stands_resolved_in_the_key():
     models = "a: {model: scgpt, train: {lora: {}}, random_features: true}, b: {model: scbert}, c: {model: geneformer}"
+    nothing = sweep("a: {model: scgpt, train: {lora: }, random_features: true}").models[0]
+    assert nothing.options["train"] == sweep(models).models[0].options["train"]
     found = {one.label: one.options["train"] for one in sweep(models).models}
     assert found["a"] == {"lora": {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ("Wqkv",)}}
     assert (found["b"], found["c"]) == ("all", "all")
