@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,10 +97,10 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
     assert asked.returncode == 2 and asked.stdout == ""
     assert asked.stderr.splitlines() == [
         "cellskew: bad.yaml:5: models.majorty: unknown model 'majorty'; did you mean majority? known: geneformer, "
-        "logistic_regression, majority, scbert, scgpt",
+        "gradient_boosting, knn, linear_svm, logistic_regression, majority, mlp, scbert, scgpt",
         "cellskew: bad.yaml:9: sedes: unknown key 'sedes'; did you mean seeds? known: name, datasets, genes, splits, "
-        "skews, strategies, losses, models, seeds, protocol, defects, posthoc, tracking, resources, exclude, "
-        "questions, max_failures, checkpoint_every",
+        "skews, strategies, losses, models, seeds, protocol, defects, posthoc, controls, tracking, resources, "
+        "exclude, questions, max_failures, checkpoint_every",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
@@ -275,6 +276,6 @@ def test_a_doubled_gene_is_mended_by_what_the_message_says(command, tmp_path, mo
     cells.obs["kind"] = ["a", "b"] * 3
     cells.var_names = ["A", "A", "B"]
     cells.write_h5ad(file)
-    monkeypatch.setattr("trainables.trial.package.open_model", lambda folder: None)
+    monkeypatch.setattr("trainables.trial.package.open_model", lambda folder: SimpleNamespace(classes=["a", "b"]))
     with pytest.raises(RequestError, match="Add up what shares a name with `--duplicates sum`"):
         inside(*command.format(file, tmp_path).split())

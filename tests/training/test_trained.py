@@ -19,7 +19,7 @@ from trainables.training.trained import choose, wake
 from trainables.training.training import build
 from trainables.trial.trial import run_trial
 
-NETWORKS = [name for name in names() if get(name).kind == "network"]
+NETWORKS = [name for name in names() if get(name).files]  # whose authors pretrained them
 DROPOUT = {"scgpt": {"dropout": 0.3}, "geneformer": {"dropout": 0.3}, "scbert": {}}
 LORA = {"lora": {"rank": 2, "dropout": 0.25}}
 

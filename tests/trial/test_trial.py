@@ -367,7 +367,8 @@ def test_how_a_trial_was_computed_is_told_with_its_result(tmp_path, model):
     assert tags["instructions"] == torch.backends.cpu.get_cpu_capability()
     if get(model).kind == "network":
         assert tags["precision"] == "float32"
-        assert ("CPU: " in tags["attention"]) == (model != "scbert"), "scBERT's attention has no kernel to choose"
+        chooses = model in ("scgpt", "geneformer")
+        assert ("CPU: " in tags["attention"]) == chooses, "the others have no kernel to choose"
 
 
 def test_the_threads_are_those_of_the_recipe_and_change_nothing_outside(tmp_path):

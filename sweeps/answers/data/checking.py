@@ -46,7 +46,7 @@ def check(
 
 
 def _looks_at_genes(name: str) -> bool:
-    return registry.get(name).kind == "network"
+    return bool(registry.get(name).files)
 
 
 def show(found: dict[str, Any], as_json: bool, advice: Callable[[str], str] = str) -> bool:

@@ -169,10 +169,12 @@ def test_the_driver_does_without_torch():
 
 
 def test_networks_on_a_cluster_that_has_no_gpu_yet_are_told_of(ray_here, tmp_path):
-    screen, asked = Silent(), Silent()
-    drive(tmp_path, screen=screen, address="auto")
+    import ray
+
+    screen, asked, here = Silent(), Silent(), ray.get_runtime_context().gcs_address
+    drive(tmp_path, screen=screen, address=here)
     assert any("no node of the cluster has a GPU now, so these train on CPUs: scgpt." in said for said in screen.said)
-    drive(tmp_path, spec(resources="{scgpt: {gpu: 0}}", seeds="[0, 1]"), screen=asked, address="auto")
+    drive(tmp_path, spec(resources="{scgpt: {gpu: 0}}", seeds="[0, 1]"), screen=asked, address=here)
     assert not any("no node of the cluster has a GPU" in said for said in asked.said), "the file says so itself"
 
 
