@@ -28,7 +28,10 @@ from sweeps.commands.options import (
 Totals = Annotated[
     str | None, typer.Option(help="Column of obs with counts per cell over all genes measured; `sum`: all are here.")
 ]
-
+Least = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Cells whose highest probability is lower are unassigned; see posthoc: abstain."),
+]
 Runs = Annotated[list[str] | None, typer.Option(help="Id of a finished run in MLflow; again for an ensemble of them.")]
 Checkpoints = Annotated[list[Path] | None, typer.Option(help="A run's folder `checkpoint`, beside or for --run.")]
 
@@ -48,6 +51,7 @@ def predict(
     empty_cells: Empty = None,
     other_features: Features = None,
     totals: Totals = None,
+    least: Least = 0.0,
     min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
@@ -64,7 +68,7 @@ def predict(
     options = said(given) | of_values(values, base, target_sum)
     counted = partial(Progress(console()).count, "annotating")
     with predicting.checkpoints(run or [], checkpoint or [], storage, tracking_uri) as folders:
-        found = predicting.predict(folders, data, options, out, min_genes, counted)
+        found = predicting.predict(folders, data, options, out, min_genes, counted, least)
         predicting.show(found, lambda doubt: as_options(doubt, set(signature(predict).parameters)))
 
 

@@ -18,6 +18,7 @@ def test_numbers_and_tables_by_hand(tmp_path):
     validation = np.array([[0.95, 0.05]] * 10 + [[0.7, 0.3]] * 2 + [[0.3, 0.7]] * 10), np.array([0] * 10 + [1] * 12)
     found = abstaining.write(["abstain", "conformal"], validation, (P, LABELS), list("wxyz"), ["a", "b"], tmp_path)
     assert found["test_abstain_named"] == 0.25 and found["test_abstain_accuracy"] == 1.0, "0.95 and above"
+    assert found["test_abstain_threshold"] == 0.95
     table = pd.read_csv(tmp_path / "abstain.csv").set_index("class")
     assert table.loc["b", ["validation", "threshold", "test", "named"]].tolist() == [10, 0.7, 2, 0]
     sets = pd.read_csv(tmp_path / "conformal.csv").set_index("class")
@@ -33,7 +34,7 @@ def test_a_trial_reports_them_and_predicts_as_without(model, tmp_path):
     plain = run_trial(trial_config(tmp_path / "one", model), silent, None)
     both = run_trial(trial_config(tmp_path / "two", model, posthoc=["abstain", "conformal"]), silent, None)
     added = {name for name in both if name not in plain}
-    assert added == {f"test_abstain_{name}" for name in ("named", "accuracy")} | {
+    assert added == {f"test_abstain_{name}" for name in ("named", "accuracy", "threshold")} | {
         f"test_conformal_{name}" for name in ("coverage", "macro_coverage", "size", "single")
     }
     assert plain["test_aurc"] == both["test_aurc"] and both["test_macro_f1"] == plain["test_macro_f1"]

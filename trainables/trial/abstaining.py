@@ -46,6 +46,8 @@ def _named(
     """Return the share of cells that are named and how many of these rightly; and by type at a threshold of its own."""
     right = test[0].argmax(1) == test[1]
     numbers = {"named": float(named.mean())} | ({"accuracy": float(right[named].mean())} if named.any() else {})
+    least = threshold(validation[0].max(1), validation[0].argmax(1) == validation[1])
+    numbers |= {"threshold": least} if np.isfinite(least) else {}
     rows = [_of_type(place, validation, test) for place in range(len(classes))]
     return numbers, pd.DataFrame(rows).assign(**{"class": classes}).set_index("class").reset_index()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2048  # cells encoded at once
 KINDS = (".parquet", ".csv")
+UNASSIGNED = "unassigned"  # the prediction of a cell that had better not be named
 SUM = "sum"  # of --totals: the file's own sums
 ALIKE = 5.0  # how many times larger or smaller typical totals may be before they need to be declared
 
@@ -76,6 +77,7 @@ def predict(
     out: Path,
     least: float,
     progress: Callable[[int, int], None],
+    sure: float = 0.0,
 ) -> Predicted:
     """Annotate the cells of an h5ad file with the networks in `folders`; write one row per cell to `out`.
 
@@ -83,6 +85,7 @@ def predict(
     also be "sum". least: share of the model's genes that the file must have. Columns: cell_id, prediction, probability,
     p_<class> for every class. Several networks (an ensemble, Lakshminarayanan 2017, arXiv 1612.01474): probabilities
     are their means, and `agreement` the share of them that name the predicted type; they must know the same types.
+    sure: cells whose highest probability is lower are UNASSIGNED, whichever type that is of.
     """
     from trainables.trial.package import open_model
 
@@ -94,14 +97,26 @@ def predict(
     cells = _open(data, options)
     readers = [_reader(annotator, cells, options, least) for annotator in annotators]
     table = _annotated(readers, cells, progress)
+    _leave_unassigned(table, sure, annotators[0].classes)
     cells.counts.files.close()
     _write(table, out)
+    return _told(table, out, readers, cells.facts["warnings"])
+
+
+def _told(table: pd.DataFrame, out: Path, readers: Sequence[_Reader], doubts: list[str]) -> Predicted:
     types = table.groupby("prediction", sort=False)["probability"].agg(["size", "mean"]).sort_values("size")[::-1]
     types = types.reset_index().set_axis(["class", "cells", "probability"], axis=1)
     worst = min(readers, key=lambda reader: reader.known / len(reader.annotator.genes))
     agreed = int((table["agreement"] == 1).sum()) if "agreement" in table else len(table)
-    genes, doubts = len(worst.annotator.genes), cells.facts["warnings"]
+    genes = len(worst.annotator.genes)
     return Predicted(out, len(table), types, genes, worst.known, len(readers), agreed, doubts)
+
+
+def _leave_unassigned(table: pd.DataFrame, sure: float, classes: list[str]) -> None:
+    """Name no type in rows of a lower probability; RequestError where a type has the name that these get."""
+    if sure > 0 and UNASSIGNED in classes:
+        raise RequestError(f"--least {sure:g}: a type of the training is called {UNASSIGNED}; leave the option out")
+    table.loc[table["probability"] < sure, "prediction"] = UNASSIGNED
 
 
 def check_once(names: Sequence[str]) -> None:

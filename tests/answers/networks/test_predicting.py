@@ -230,6 +230,23 @@ def test_values_that_are_no_counts_are_refused_as_in_a_sweep(trials, new_cells, 
         annotate(trials["scgpt"], new_cells, tmp_path / "out.xlsx")
 
 
+def test_cells_of_lower_probability_are_unassigned_and_nothing_else_changes(trials, new_cells, tmp_path):
+    annotate(trials["scgpt"], new_cells, tmp_path / "all.parquet")
+    whole = pd.read_parquet(tmp_path / "all.parquet")
+    sure, folder = float(whole["probability"].median()), trials["scgpt"] / "checkpoint"
+    given = [str(new_cells), {}, tmp_path / "sure.parquet", 0.5, lambda done, total: None, sure]
+    predicting.predict([folder], *given)
+    some = pd.read_parquet(tmp_path / "sure.parquet")
+    low = whole["probability"] < sure
+    assert 0 < low.sum() < len(low) and (some.loc[low, "prediction"] == "unassigned").all()
+    assert some[~low].equals(whole[~low]) and some.drop(columns="prediction").equals(whole.drop(columns="prediction"))
+    shutil.copytree(folder, tmp_path / "checkpoint")
+    classes = json.loads((folder / "model.json").read_text())["classes"]
+    describe(tmp_path / "checkpoint", classes=["unassigned", *classes[1:]])
+    with pytest.raises(RequestError, match="a type of the training is called unassigned"):
+        predicting.predict([tmp_path / "checkpoint"], *given)
+
+
 # several networks
 
 
