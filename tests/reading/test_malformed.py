@@ -1,5 +1,9 @@
 """Files that no program of today writes so: refused in a sentence, or read as what they say; never cut or guessed."""
 
+import errno
+import os
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from h5ad_files import COUNTS, TYPES, source, write
 
 from data_pipeline.errors import RequestError
 from data_pipeline.reading import likely
+from data_pipeline.reading.file import matrix
 from data_pipeline.reading.h5ad import open_cells
 
 TEXT = h5py.string_dtype()
@@ -114,3 +119,21 @@ def test_a_column_that_nobody_asked_for_may_be_broken(tmp_path, sound):
     assert open_cells(source(path)).num_cells == 90 and likely.look(str(path)).labels == [("celltype", 3)]
     path = changed(tmp_path / "b.h5ad", sound, "obs/donor_id", None)
     assert open_cells(source(path)).num_cells == 90, "a column that is listed, and gone"
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 3), (errno.EROFS, 2)])
+def test_a_disk_that_takes_no_copy_by_cell_is_no_damage_of_the_file(tmp_path, monkeypatch, number, code):
+    def full(element: h5py.Group, target: Path) -> None:
+        raise OSError(number, "Can't synchronously write data")
+
+    monkeypatch.setattr(matrix, "SMALL", 0)
+    monkeypatch.setattr(matrix, "_turn_round", full)
+    path = write(tmp_path / "a.h5ad", COUNTS.tocsc())
+    with pytest.raises(RequestError) as refused:
+        open_cells(source(path), tmp_path / "cache")
+    said = str(refused.value)
+    assert f"its copy by cell can't be written to {tmp_path / 'cache'}: {os.strerror(number)}" in said
+    assert "damaged" not in said and refused.value.exit_code == code
+    monkeypatch.setattr(matrix, "_turn_round", lambda element, target: element["nothing"])
+    with pytest.raises(RequestError, match="the file is damaged"):
+        open_cells(source(path), tmp_path / "cache")

@@ -62,9 +62,11 @@ def test_all_that_is_missing_is_said_once_and_the_command_ends_with_exit_code_2(
     assert [said.count(f"{name} is missing") for name in lost] == [1, 1, 1]
 
 
-def test_a_baseline_has_no_weights(tmp_path, storage):
-    with pytest.raises(RequestError, match="logistic_regression has none; it is fitted to your cells"):
-        check("pbmc68k_reduced", {}, ["logistic_regression"], tmp_path, storage)
+@pytest.mark.parametrize("model", ["logistic_regression", "mlp"])
+def test_a_model_without_published_weights_has_none(tmp_path, storage, model):
+    with pytest.raises(RequestError, match=f"{model} has none; it is fitted to your cells"):
+        check("pbmc68k_reduced", {}, [model], tmp_path, storage)
+    assert model not in check("pbmc68k_reduced", {}, None, None, storage)["coverage"]
 
 
 def command(*words: object) -> tuple[int, str]:
