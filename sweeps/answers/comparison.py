@@ -142,16 +142,16 @@ def _rows(
         | {"dataset": name}
         for name in datasets
     ]
-    return [row | _over_datasets([one["difference"] for one in each]) | {"dataset": ALL}, *each]
+    return [row | _over_datasets([one["difference"] for one in each], found.metric) | {"dataset": ALL}, *each]
 
 
-def _over_datasets(differences: list[float]) -> dict[str, float]:
+def _over_datasets(differences: list[float], metric: str) -> dict[str, float]:
     """Return interval and p with datasets as units where there are enough of them, else nothing to change."""
     values = np.array(differences)
     if len(values) < families.DATASETS:
         return {}
     error = intervals.Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
-    low, high = intervals.interval(float(values.mean()), error)
+    low, high = intervals.of_difference(float(values.mean()), error, metric)
     return {"low": low, "high": high, "p": families.signed_rank(values)}
 
 
@@ -201,7 +201,7 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
     estimate = found.designs.estimate(mine, found.metric, minus=theirs)
     difference = (mine[found.metric] - theirs[found.metric].to_numpy()).to_numpy()
     better = difference * intervals.sign(found.metric)
-    low, high = estimate.interval(None)
+    low, high = intervals.of_difference(estimate.mean, estimate.error, found.metric)
     of_mine, of_theirs = (_mean(runs, found.metric) for runs in (mine, theirs))
     return {
         "level": level,

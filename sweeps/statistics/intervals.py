@@ -89,6 +89,11 @@ def _sum(errors: Sequence[Error]) -> Error:
     return Error(float(np.sqrt(total)), float(total**2 / (parts**2 / freedom).sum()))
 
 
+def has_best(metric: str) -> bool:
+    """Tell whether more, or less, of a metric is better: not of a coverage, which is promised to be so much."""
+    return "coverage" not in metric.partition(":")[0].split("_")
+
+
 def sign(metric: str) -> int:
     """Return 1 if more of a metric is better, else -1."""
     return -1 if set(metric.partition(":")[0].partition(".")[0].split("_")) & set(LOWER) else 1
@@ -120,6 +125,13 @@ def interval(
     half = reach / (high - low) / (share * (1 - share))
     ends = expit(logit(share) + np.array([-half, half]))
     return tuple(float(low + (high - low) * end) for end in ends)
+
+
+def of_difference(mean: float, error: Error, metric: str, tests: int = 1) -> tuple[float, float]:
+    """Return the interval of a mean of differences, as `interval`; no further than two values of the metric can be."""
+    least, most = span(metric) or (-np.inf, np.inf)
+    low, high = (min(max(end, least - most), most - least) for end in interval(mean, error, tests=tests))
+    return low, high
 
 
 def p_value(mean: float, error: Error) -> float:

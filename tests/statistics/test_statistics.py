@@ -56,6 +56,14 @@ def test_of_some_metrics_less_is_better(metric, sign):
     assert intervals.sign(metric) == sign
 
 
+def test_a_difference_is_no_larger_than_two_values_can_be_apart():
+    wild = Error(0.5, 2)
+    assert intervals.of_difference(0.1, wild, "test_macro_f1") == (-1, 1)
+    assert intervals.of_difference(0.1, wild, "test_mcc") == (-2, 2)
+    assert intervals.of_difference(0.1, wild, "val_loss") == intervals.interval(0.1, wild)
+    assert np.isnan(intervals.of_difference(0.1, intervals.NONE, "test_macro_f1")).all()
+
+
 def test_independent_datasets_are_pooled_by_their_variances():
     one, other = Error(0.03, 4), Error(0.04, 4)
     found = intervals.pooled([one, other])

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from data_pipeline.errors import RequestError
 from sweeps.answers.deciding.cost import seconds, shares
 from sweeps.answers.designs import Designs, Estimate
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import BASELINE, CHANCE, CHOICE, NETWORK
+from sweeps.answers.summary import title
 from sweeps.statistics import intervals
 
 BLOCK = ["dataset", "split", "seed"]  # what choices are compared on, within a skew
@@ -122,8 +124,13 @@ class Ranking:
 def rankings(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Ranking]:
     """Return a ranking per skew of the finished runs that have a metric; defects on purpose are no choice.
 
-    runs: see choices.unfolded.
+    runs: see choices.unfolded. RequestError for a metric of which neither more nor less is better.
     """
+    if not intervals.has_best(metric):
+        raise RequestError(
+            f"{title(metric)} is no measure to choose by: sets are promised to hold 90 % of the cells, and more is no "
+            "better; conformal_size and conformal_single say how small they are"
+        )
     finished = runs[(runs["status"] == "FINISHED") & runs[metric].notna() & (runs["defects"] == "")]
     return [_rank(group, metric, skew, designs) for skew, group in finished.groupby("skew", sort=False)]
 
@@ -176,9 +183,8 @@ def _difference(
     parts: dict[str, pd.DataFrame], designs: Designs, metric: str, one: str, other: str, tests: int
 ) -> Difference:
     estimate = designs.estimate(parts[one], metric, minus=parts[other])
-    ends = np.sort(np.array(intervals.interval(estimate.mean, estimate.error, tests=tests)) * intervals.sign(metric))
-    least, most = intervals.span(metric) or (-np.inf, np.inf)
-    low, high = (float(end) for end in np.clip(ends, least - most, most - least))
+    ends = intervals.of_difference(estimate.mean, estimate.error, metric, tests)
+    low, high = sorted(end * intervals.sign(metric) for end in ends)
     return Difference(one, other, intervals.sign(metric) * estimate.mean, low, high, tests, estimate)
 
 

@@ -14,7 +14,7 @@ from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import BASELINE, CHANCE, CHOICE, NETWORK
 from sweeps.answers.runs.results import SHOWN
-from sweeps.statistics.intervals import sign
+from sweeps.statistics.intervals import has_best, sign
 
 BEST, TIE = "best", "tie"
 GROUPS = ["dataset", "skew"]  # within which rows are sorted
@@ -57,7 +57,7 @@ def _places(values: pd.Series) -> pd.Series:
 def _marks(table: pd.DataFrame, runs: pd.DataFrame, metric: str, designs: Designs) -> list[str]:
     by = [name for name in ("skew", *CHOICE, "dataset") if name in table]
     pooled = [name for name in ("skew", *CHOICE) if name not in by and runs[name].nunique() > 1]
-    if pooled or "settings" in table or "model" not in table:
+    if pooled or "settings" in table or "model" not in table or not has_best(metric):
         return [""] * len(table)
     found: dict[tuple[str, ...], str] = {}
     for dataset, group in runs.groupby("dataset", sort=False) if "dataset" in by else [("", runs)]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from made_runs import METRIC, numbered, run, runs
 
+from data_pipeline.errors import RequestError
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import surer, table
 from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, rankings
@@ -27,6 +28,15 @@ def ranked(frame: pd.DataFrame, metric: str = METRIC) -> Ranking:
 
 
 FOUR = {("scgpt", NONE): 0.60, ("scgpt", OVER): 0.62, (LR, NONE): 0.80, (LR, OVER): 0.803, ("majority", NONE): 0.1}
+
+
+def test_a_coverage_that_is_promised_has_no_best():
+    covered = "test_conformal_coverage"
+    frame = runs({(LR, NONE): 0.97, (LR, OVER): 0.9}).rename(columns={METRIC: covered})
+    with pytest.raises(RequestError, match="conformal_coverage is no measure to choose by"):
+        ranked(frame, covered)
+    shown = table.build(choices.unfolded(frame), ["skew", "model", "strategy"], [covered], Designs(frame))
+    assert not shown["mark"].any()
 
 
 def test_the_best_comes_first_what_cannot_be_told_from_it_ties_and_chance_is_no_rival():
