@@ -1,8 +1,10 @@
 """The command `cellskew`. Heavy imports happen inside the commands, so that --help answers at once."""
 
+import os
 import sys
 import traceback
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,8 +57,18 @@ def _options(
     ask: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    plugins: Annotated[
+        Path | None, typer.Option(help="A folder of models of your own, see docs/your-own-model.md.")
+    ] = None,
 ) -> None:
     """Take the options that stand before a command."""
+    from data_pipeline.outside import VARIABLE
+
+    if plugins is not None:
+        if not plugins.is_dir():
+            raise RequestError(f"--plugins {plugins}: there is no such folder; name one that holds a file per model")
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = os.pathsep.join([str(plugins.absolute()), *([before] if before else [])])
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ class TrialConfig(BaseModel):
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
     control: what is done to the labels of training and validation cells, see material. on: whose vectors of cells the
-    shards hold, None: genes.
+    shards hold, None: genes. code: what stands for the code of a model from outside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +43,7 @@ class TrialConfig(BaseModel):
     posthoc: tuple[str, ...] = ()
     control: Literal["shuffled_labels"] | None = None
     on: dict[str, Any] | None = None
+    code: str | None = None
     encoding: Path | None = None
     generated: Path | None = None
     distances: Path | None = None

@@ -1,8 +1,10 @@
 """What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -10,7 +12,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from scipy import sparse
 
+from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
+from data_pipeline.outside import GROUP, folders, in_folder, outside
+from data_pipeline.outside import code_of as hash_of_code
 from data_pipeline.shards.encoded import Encoded, as_values
 
 __all__ = [
@@ -219,12 +224,40 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
 
 
 def names() -> list[str]:
-    """Return the names of all models: the files and folders in `trainables/models`."""
-    return sorted(path.stem for path in MODELS.glob("[!_]*") if path.suffix == ".py" or (path / "__init__.py").exists())
+    """Return the names of all models: those in `trainables/models`, and those from outside, see there."""
+    ours, others = in_folder(MODELS), outside()
+    if twice := sorted(set(ours) & set(others)):
+        raise RequestError(f"{others[twice[0]]}: there is a model {twice[0]} already; call this one otherwise")
+    return sorted([*ours, *others])
 
 
 def get(name: str) -> ModelSpec:
-    """Return the model of that name; KeyError lists the known names. A broken model file raises its own traceback."""
+    """Return the model of that name; KeyError lists the known names. A broken model file raises its own traceback.
+
+    RequestError for one from outside that can't be imported, or is no model.
+    """
     if name not in names():
         raise KeyError(f"no model {name!r}; {did_you_mean(name, names())}known: {', '.join(names())}")
-    return importlib.import_module(f"trainables.models.{name}").SPEC
+    place = outside().get(name)
+    return importlib.import_module(f"trainables.models.{name}").SPEC if place is None else _from_outside(name, place)
+
+
+def code_of(name: str) -> str | None:
+    """Return what stands for the code of a model from outside; None for one of cellskew's own."""
+    place = outside().get(name)
+    return None if place is None else hash_of_code(place)
+
+
+def _from_outside(name: str, place: Path | EntryPoint) -> ModelSpec:
+    searched = importlib.import_module("trainables.models").__path__
+    searched.extend(str(folder) for folder in folders() if str(folder) not in searched)
+    where = place if isinstance(place, Path) else f"{GROUP} {place.name} = {place.value}"
+    try:
+        found = importlib.import_module(f"trainables.models.{name}").SPEC if isinstance(place, Path) else place.load()
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
+        raise RequestError(f"{where}: can't be imported as a model: {said}") from error
+    if not isinstance(found, ModelSpec) or found.name != name:
+        raise RequestError(f"{where}: must give SPEC, a ModelSpec with name={name!r}")
+    return found

@@ -124,6 +124,7 @@ class SweepSpec(BaseModel):
 
     def _trial(self, cell: tuple) -> Trial:
         from trainables import protocol
+        from trainables.spec import code_of
 
         dataset, split, skew, strategy, loss, model, seed = cell
         defects = protocol.defects_of(model.model, strategy.kind, self.protocol, self.defects)
@@ -144,6 +145,7 @@ class SweepSpec(BaseModel):
             "posthoc": self.posthoc,
         }
         described |= {} if model.on is None else {"on": model.on}
+        described |= {} if (code := code_of(model.model)) is None else {"code": code}
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
         held = self.contents

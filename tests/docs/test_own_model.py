@@ -1,27 +1,122 @@
-"""The model that docs/your-own-model.md shows, as a file of its own: it is found, trained and evaluated."""
+"""The models that docs/your-own-model.md shows, in a folder of one's own: found, held to the contract, trained."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import trial_config
+from conftest import counts_like, trial_config
 from documents import blocks
 
 import trainables.models
+from data_pipeline import outside
+from data_pipeline.errors import RequestError
+from sweeps.file import config
 from trainables import spec
 from trainables.trial import run_trial
 
+SHOWN = {"nearest_centroid": "baseline", "two_layers": "network"}
+SWEEP = "name: mine\ndatasets: [pbmc68k_reduced]\nmodels: {two_layers: {hidden: 8}, knn: {}}\n"
 
-def test_the_example_is_a_model(tmp_path, monkeypatch):
-    folder = tmp_path / "models"
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A folder that holds both models, as the page prints them, and is named to cellskew."""
+    folder = tmp_path / "plugins"
     folder.mkdir()
-    [block] = [block for block in blocks("python") if block.file == "nearest_centroid.py"]
-    (folder / block.file).write_text(block.text)
-    monkeypatch.setattr(spec, "MODELS", folder)
-    monkeypatch.setattr(trainables.models, "__path__", [*trainables.models.__path__, str(folder)])
+    for block in blocks("python"):
+        if block.file is not None and block.file.removesuffix(".py") in SHOWN:
+            (folder / block.file).write_text(block.text)
+    monkeypatch.setenv("CELLSKEW_PLUGINS", str(folder))
+    monkeypatch.setattr(trainables.models, "__path__", [*trainables.models.__path__])
+    yield folder
+    for name in [name for name in sys.modules if name.startswith(tuple(f"trainables.models.{one}" for one in SHOWN))]:
+        sys.modules.pop(name)
+    sys.modules.pop("trainables.models.broken", None)
+
+
+def test_a_page_of_code_is_a_model(plugins, tmp_path):
+    assert set(SHOWN) < set(spec.names())
+    for name, kind in SHOWN.items():
+        assert spec.get(name).kind == kind
+        assert len((plugins / f"{name}.py").read_text().splitlines()) <= 60
+        recipe = {"epochs": 6} if kind == "network" else {}
+        final = run_trial(trial_config(tmp_path, name, recipe=recipe), lambda *said: None, None)
+        assert final["test_macro_f1"] > 0.9, "made-up types are told apart by their marker genes"
+        assert final["test_brier"] == pytest.approx(0, abs=0.3)
+
+
+def test_both_keep_the_contract(plugins, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
+    import test_models
+
+    counts, labels = counts_like(90, len(test_models.GENES), 3)
+    cells = counts, labels
+    for name, kind in SHOWN.items():
+        test_models.test_an_encoder_keeps_the_order_of_the_cells_and_survives_empty_ones(name, cells)
+        test_models.test_other_genes_are_another_encoding(name, cells)
+        test_models.test_unknown_options_are_refused(name)
+        if kind == "network":
+            test_models.test_a_network_gives_one_logit_per_cell_and_class_whatever_its_neighbours(name, cells)
+            test_models.test_training_steps_lower_the_loss_and_the_state_round_trips(name, cells)
+        else:
+            test_models.test_a_baseline_gives_probabilities_over_the_fixed_class_list(name, cells)
+
+
+def test_its_code_is_part_of_what_a_trial_is_and_nobody_elses_is(plugins):
+    mine, knn = config.parse(SWEEP, Path("x.yaml")).trials()
+    assert "code" in mine.described and "code" not in knn.described
+    assert {one.key for one in config.parse(SWEEP, Path("y.yaml")).trials()} == {mine.key, knn.key}
+    (plugins / "two_layers.py").write_text((plugins / "two_layers.py").read_text().replace("0.1)", "0.2)", 1))
+    changed, same = config.parse(SWEEP, Path("x.yaml")).trials()
+    assert changed.key != mine.key and same.key == knn.key
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("import nothing_like_this\n", "can't be imported as a model: ModuleNotFoundError.*broken.py, line 1"),
+        ("SPEC = 3\n", "must give SPEC, a ModelSpec with name='broken'"),
+        ("x = 1\n", "can't be imported as a model: AttributeError"),
+    ],
+)
+def test_a_file_that_is_no_model_is_named(plugins, text, said):
+    (plugins / "broken.py").write_text(text)
+    with pytest.raises(RequestError, match=f"broken.py: {said}"):
+        spec.get("broken")
+
+
+def test_a_name_that_is_taken_is_refused(plugins):
+    (plugins / "knn.py").write_text("SPEC = None\n")
+    with pytest.raises(RequestError, match="knn.py: there is a model knn already; call this one otherwise"):
+        spec.names()
+
+
+def test_an_installed_package_offers_a_model(tmp_path, monkeypatch, plugins):
+    monkeypatch.delenv("CELLSKEW_PLUGINS")
+    package, about = tmp_path / "site" / "lab_models", tmp_path / "site" / "lab_models-1.dist-info"
+    package.mkdir(parents=True)
+    about.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nearest_centroid.py").write_text((plugins / "nearest_centroid.py").read_text())
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-models\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[cellskew.models]\nnearest_centroid = lab_models.nearest_centroid:SPEC\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    outside.installed.cache_clear()
     try:
-        assert spec.names() == ["nearest_centroid"]
-        final = run_trial(trial_config(tmp_path, "nearest_centroid"), lambda numbers, checkpoint: None, None)
+        assert spec.get("nearest_centroid").title == "Nearest centroid"
+        before = spec.code_of("nearest_centroid")
+        (package / "__init__.py").write_text("# changed\n")
+        assert spec.code_of("nearest_centroid") != before and spec.code_of("knn") is None
     finally:
-        sys.modules.pop("trainables.models.nearest_centroid", None)
-    assert final["test_macro_f1"] > 0.9, "made-up types are told apart by their marker genes"
-    assert final["test_brier"] == pytest.approx(0, abs=0.3)
+        outside.installed.cache_clear()
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    from typer.testing import CliRunner
+
+    from sweeps.cli import app
+
+    found = CliRunner().invoke(app, ["--plugins", str(tmp_path / "none"), "datasets"])
+    assert isinstance(found.exception, RequestError) and "there is no such folder" in str(found.exception)
+    assert str(tmp_path / "none") not in os.environ.get("CELLSKEW_PLUGINS", "")
