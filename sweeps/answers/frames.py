@@ -18,18 +18,19 @@ def trials(runs: pd.DataFrame) -> pd.DataFrame:
 def types(runs: pd.DataFrame, stored: Stored) -> pd.DataFrame:
     """Return one row per finished run, adjustment and type: ABOUT and the columns of metrics.per_class.
 
-    A run whose table per type can't be read has no rows, an adjustment whose predictions weren't kept none of its own.
+    Runs that tell adjustments apart already, see choices.unfolded, have rows of their own one alone. A run whose table
+    per type can't be read has no rows, an adjustment whose predictions weren't kept none of its own.
     """
     rows = []
     for _, run in runs[runs["status"] == "FINISHED"].iterrows():
         table = stored.per_class(run)
         if table is None:
             continue
-        table, about = celltypes.with_intervals(table), {name: run[name] for name in ABOUT if name in run}
-        rows.append(table.assign(**about, posthoc="none"))
-        for name in celltypes.adjustments(run):
-            adjusted = celltypes.adjusted_table(run, name, table, stored)
-            rows += [] if adjusted is None else [adjusted.assign(**about, posthoc=name)]
+        table = celltypes.with_intervals(table)
+        about = {name: run[name] for name in ABOUT if name in run and name != "posthoc"}
+        for name in [run["posthoc"]] if "posthoc" in run else ["none", *celltypes.adjustments(run)]:
+            mine = table if name == "none" else celltypes.adjusted_table(run, name, table, stored)
+            rows += [] if mine is None else [mine.assign(**about, posthoc=name)]
     if not rows:
         return pd.DataFrame(columns=[*ABOUT, "class"])
     found = pd.concat(rows, ignore_index=True)

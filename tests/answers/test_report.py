@@ -15,6 +15,7 @@ from data_pipeline.errors import RequestError
 from sweeps.answers import frames
 from sweeps.answers.designs import Designs
 from sweeps.answers.page import copies, figures, report
+from sweeps.answers.runs import choices
 from trainables.metrics import intervals
 
 METRIC = "test_macro_f1"
@@ -194,6 +195,16 @@ def test_each_condition_shows_mistakes_confidence_and_the_course_of_training(who
     assert "scgpt, macro_f1 against seconds of a trial; none: 0.620 in 12.5 s; oversample: 0.675 in 12.5 s" in one
     assert "none: best round 2 to 2 of 3" in one and one.count("course of training") == 1
     assert one.count('aria-label="scgpt, macro F1 on validation') == 1 and "logistic_regression, macro F1" not in one
+
+
+def test_adjusted_numbers_are_never_shown_as_plain_ones(runs, tmp_path):
+    """As `--where 'posthoc == ...'` makes rows of them: the same trial once more, with other numbers."""
+    adjusted = with_scores(runs, tmp_path).assign(**{f"{METRIC}.logit_adjust": 0.99})
+    unfolded = choices.unfolded(adjusted)
+    both, alone = page(unfolded), page(unfolded[unfolded["posthoc"] == "logit_adjust"])
+    assert "0.25 right where the highest probability is 0.55, 12 cells" in both
+    assert "seconds of a trial; none: 0.620 in 12.5 s" in both
+    assert "highest probability" not in alone and "seconds of a trial" not in alone
 
 
 def test_every_figure_says_what_it_shows_to_those_who_can_not_see_it(whole):

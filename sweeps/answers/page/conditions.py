@@ -41,9 +41,9 @@ class Condition:
 def conditions(
     finished: pd.DataFrame, types: pd.DataFrame, designs: Designs, colours: dict[str, str], metric: str
 ) -> dict[str, Condition]:
-    """Return what there is to show, by dataset and skew. finished: runs, without adjustments after training."""
+    """Return what there is to show, by dataset and skew. finished: runs; adjustments after training aren't shown."""
     found = {name: Condition(heat=one) for name, one in (heat(types) if len(types) else {}).items()}
-    plain = finished.assign(posthoc="none")
+    plain = finished[finished.get("posthoc", pd.Series("none", index=finished.index)) == "none"].assign(posthoc="none")
     for (dataset, skew), group in plain.groupby(["dataset", "skew"], sort=False):
         one = found.setdefault(f"{dataset}, {skew}", Condition())
         told, tables = _read(group, designs.stored)
