@@ -58,10 +58,10 @@ def _headline(found: Needs) -> str:
 
 
 def _tied(best: Need, others: list[Need], found: Needs) -> str:
-    """Say how many others can't be told from the one that needs the fewest cells."""
-    times = [best.times(one, found.within, len(others)) for one in others]
-    ties = [one is not None and one[2] >= 1 for one in times]
-    return f"; {sum(ties)} of {many(len(others), 'other')} can't be told from it" if others and any(ties) else ""
+    """Say how many others, of those that have a curve, can't be told from the one that needs the fewest cells."""
+    times = [one for one in (best.times(one, found.within, len(others)) for one in others) if one is not None]
+    ties = sum(one[2] >= 1 for one in times)
+    return f"; {ties} of {many(len(times), 'other')} with a curve can't be told from it" if ties else ""
 
 
 def _is_open(need: Need, found: Needs) -> bool:

@@ -44,7 +44,8 @@ def unseen(runs: pd.DataFrame, kind: str, designs: Designs) -> Iterator[Unseen]:
     runs: with the type's numbers, see celltypes.with_type; adjustments after training have no probabilities here.
     """
     finished = runs[(runs["status"] == "FINISHED") & (runs["defects"] == "") & runs[f"test_recall:{kind}"].notna()]
-    finished = finished.assign(posthoc="none")
+    plain = finished.get("posthoc", pd.Series("none", index=finished.index)) == "none"  # probabilities are plain ones
+    finished = finished[plain].assign(posthoc="none")
     finished = finished.assign(label=choices.labels(finished))
     finished = finished[finished["model"].map(choices.kinds(finished)) != CHANCE]
     for (dataset, skew, label), part in finished.groupby(["dataset", "skew", "label"], sort=False):

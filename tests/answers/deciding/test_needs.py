@@ -179,6 +179,9 @@ def test_a_type_without_training_cells_is_noticed_as_often_as_its_probabilities_
     chance = runs.assign(model="base", architecture="majority")
     assert not list(unseen.unseen(chance, KIND, Designs(runs))), "chance by whatever label is no choice"
     assert asked(runs).sizes.tolist() == [5, 10, 40], "no cell is no size of a curve"
+    adjusted = runs.assign(posthoc="logit_adjust")
+    assert len(list(unseen.unseen(pd.concat([runs.assign(posthoc="none"), adjusted]), KIND, Designs(runs)))) == 1
+    assert not list(unseen.unseen(adjusted, KIND, Designs(runs))), "plain probabilities are none of an adjustment's"
     assert not list(unseen.unseen(runs[runs["skew"] != "rarefy-DC-0"], KIND, Designs(runs)))
 
 
