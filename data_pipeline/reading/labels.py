@@ -32,6 +32,7 @@ HEADERS = {("label", "name"), ("from", "to"), ("old", "new"), ("label", "new"), 
 GAP = r"[\s_\-\u2010-\u2015\u2212]+"
 GAPS = re.compile(rf"(?<!\d){GAP}|{GAP}(?!\d)")  # blanks, underscores and dashes; between digits they tell apart
 MINUS = re.compile(r"(?<=\S)[-\u2212](?=\s|$)")  # CD16- is not CD16
+BUT_FOR = "but for case, blanks, dashes or kinds of letters"
 EXAMPLES = 5
 
 
@@ -144,20 +145,12 @@ def rename_problems(kinds: set[str], renames: Renames, where: str) -> tuple[list
 
 def doubts(counts: dict[str, int]) -> list[str]:
     """Return what is doubtful about types (name -> cells): near twins, and names that are no type."""
-    groups: dict[str, list[str]] = {}
-    for name in counts:
-        groups.setdefault(_looks(name), []).append(name)
-    near = [
-        " and ".join(f"{_spelt(name)} ({counts[name]:,} cells)" for name in names)
-        for names in groups.values()
-        if names[1:]
-    ]
     none = [f"{name!r} ({counts[name]:,} cells)" for name in counts if NO_TYPE.fullmatch(name)]
     found = []
-    if near:
+    if near := near_twins(counts):
         found.append(
-            f"labels that look alike (but for case, blanks, dashes or kinds of letters) are taken as different types: "
-            f"{_some(near)}. If they are one, give both one name with `labels: {{map: names.csv}}`"
+            f"labels that look alike ({BUT_FOR}) are taken as different types: {_some(near)}. If they are one, give "
+            "both one name with `labels: {map: names.csv}`"
         )
     if none:
         found.append(
@@ -165,6 +158,29 @@ def doubts(counts: dict[str, int]) -> list[str]:
             "`labels: {map: names.csv}` leaves those cells out"
         )
     return found
+
+
+def donor_doubts(counts: dict[str, int]) -> list[str]:
+    """Return a doubt about donors (name -> cells) that may be one: of one donor cells would be on both sides."""
+    near = near_twins(counts)
+    if not near:
+        return []
+    return [
+        f"donors that look alike ({BUT_FOR}) are taken as different people: {_some(near)}. If they are one, give their "
+        "cells one name in the file, else cells of one donor are in training and in test"
+    ]
+
+
+def near_twins(counts: dict[str, int]) -> list[str]:
+    """Return names (name -> cells) that look alike, in words, a group each."""
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(_looks(name), []).append(name)
+    return [
+        " and ".join(f"{_spelt(name)} ({counts[name]:,} cells)" for name in names)
+        for names in groups.values()
+        if names[1:]
+    ]
 
 
 def _looks(name: str) -> str:

@@ -49,6 +49,8 @@ def validate(source: Source, scratch: Path) -> Cells:
     seen.facts["warnings"] += doubts + _doubts(tables, source)
     if source.label is not None:
         seen.facts["warnings"] += twins.doubts(alike, source) + labels.doubts(Counter(joint.labels[grouped[0]]))
+    if joint.donors is not None:
+        seen.facts["warnings"] += labels.donor_doubts(Counter(joint.donors[grouped[0]]))
     seen.facts |= {"twins": alike.facts, "renamed": joint.renamed}
     return _assemble(source, joint, genes, classes, files, seen, grouped, alike.together)
 

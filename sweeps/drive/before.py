@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import re
 import uuid
 from pathlib import Path
 
@@ -9,9 +10,16 @@ from data_pipeline.errors import NoRoomError, RequestError
 from sweeps.tracking.outbox import waiting
 from sweeps.tracking.uris import default_uri, remembered, shown_uri
 
+UNSAID = re.compile(r"[\ud800-\udfff]")  # bytes that are no text, as Python has them in a path
+
 
 def check_writable(storage: Path) -> None:
     """RequestError if nothing can be written to the storage folder, NoRoomError if its disk is full. Makes nothing."""
+    if UNSAID.search(str(storage)):
+        raise RequestError(
+            f"the storage folder {str(storage)!r} has a name that isn't UTF-8, which Ray can't take; choose another "
+            "folder with --storage"
+        )
     there = next(folder for folder in (storage / "sweeps", storage, *storage.parents) if folder.exists())
     probe = there / f".cellskew-{uuid.uuid4().hex}"
     try:

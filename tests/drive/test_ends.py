@@ -235,3 +235,8 @@ def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
     text = "\n".join(said)
     assert "hunter2" not in text and "--tracking-uri 'http://ann:***@mlflow:5000'" in text
     assert "a node was lost; go on: cellskew resume small --storage here" in text
+
+
+def test_a_storage_folder_whose_name_is_no_text_is_refused_in_words():
+    with pytest.raises(RequestError, match=r"'/data/b\\udcff' has a name that isn't UTF-8.*with --storage"):
+        check_writable(Path("/data/b\udcff"))

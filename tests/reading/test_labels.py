@@ -91,6 +91,13 @@ def test_near_twins_and_names_that_are_none_are_doubted():
     assert not labels.doubts({"Unconventional T": 1, "Nonclassical": 2, "B": 3, "Naive": 3})
 
 
+def test_donors_that_may_be_one_are_doubted(tmp_path):
+    donors = np.array([("P1", "p1", "P-1", "P11", "P1-1")[number % 5] for number in range(90)], dtype=object)
+    cells = open_cells(source(write(tmp_path / "a.h5ad", COUNTS, {"celltype": TYPES, "who": donors}), donor="who"))
+    (said,) = [one for one in cells.facts["warnings"] if "donors that look alike" in one]
+    assert "'P1' (18 cells) and 'p1' (18 cells) and 'P-1' (18 cells). If" in said and "P11" not in said
+
+
 def test_doubts_reach_whoever_looks(tmp_path):
     values = TYPES.copy()
     values[:5], values[5:9] = "Unknown", "nk"
