@@ -105,6 +105,8 @@ def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable
     check(trials, found, spec.name)
     other = {found[trial.key].run_id: trial for trial in trials if _is_told_otherwise(trial, found)}
     tracker.adopt(other)
+    if renamed := sum(found[trial.key].name != trial.name for trial in other.values()):
+        say(f"{renamed} runs are called otherwise now, as the sweep's file calls them; none is trained again for that")
     by_place = known_by_place(trials, found)
     if not by_place:
         return tracker.runs() if other else found

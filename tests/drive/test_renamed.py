@@ -30,6 +30,7 @@ def test_another_label_in_this_or_another_sweep_trains_nothing_and_tables_show_i
     before, first = runs(tmp_path / "runs"), trained(tmp_path / "runs")
     outcome, said = drive(sweep(tmp_path, OTHER), tmp_path / "runs")
     assert (outcome.before, outcome.finished) == (2, 0) and "begin" not in said
+    assert any(line.startswith("2 runs are called otherwise now") for line in said)
     after = runs(tmp_path / "runs")
     assert trained(tmp_path / "runs") == first and set(after["run_id"]) == set(before["run_id"])
     assert dict(zip(after["model"], after["architecture"], strict=True)) == {"mine": "scgpt", "chance": "majority"}
