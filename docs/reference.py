@@ -69,10 +69,11 @@ models:
 ```
 
 `on:` trains a model on vectors of cells in place of genes: `obsm` of the dataset, X of a file of embeddings (one vector
-per cell, matched by name; every cell needs one), or what a pretrained network hands to its classifier, computed once
-for all splits, skews and remedies. TAKERS take them; each number is brought to mean 0 and variance 1 of the training
-cells, but for `knn`, which goes by distances as they are. Cells that a strategy makes have no vectors: such trials are
-left out. Whether vectors from elsewhere were fitted on the test cells can't be seen from here, and tables say so:
+per cell, matched by name; every cell needs one), or what a pretrained network hands to its classifier (of Geneformer to
+its pooler, which no published file has), computed once for all splits, skews and remedies where genes are `all`, else
+once per choice of genes. TAKERS take them; each number is brought to mean 0 and variance 1 of the training cells,
+but for `knn`, which goes by distances as they are. Cells that a strategy makes have no vectors: such trials are left
+out. Whether vectors from elsewhere were fitted on the test cells can't be seen from here, and tables say so:
 
 ```yaml
 models:

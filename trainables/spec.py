@@ -179,7 +179,7 @@ class ModelSpec:
     recipe(weights folder or None, size) -> Recipe (networks only)
     on: takes `on:`, vectors of cells in place of genes; these options have another default there. None: genes alone
     scaled: on vectors, each number is brought to mean 0 and variance 1 of the training cells
-    rests: what it hands to its head is one vector per cell, which others can be trained on (networks only)
+    rests: the module that is handed one vector per cell, of pretrained parts alone, which others can be trained on
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
@@ -207,7 +207,7 @@ class ModelSpec:
     fit: Callable[..., Fitted] | None = None
     on: Mapping[str, Any] | None = None
     scaled: bool = False
-    rests: bool = False
+    rests: str = ""
 
 
 def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:

@@ -46,8 +46,11 @@ def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0)
 
 
 def is_auto(trial: Trial) -> bool:
-    """Tell whether the trial's share of a GPU is to be measured: a network's, unless the sweep file gives a number."""
-    return trial.has_checkpoint and trial.resources.gpu in (None, "auto")
+    """Tell whether the trial's share of a GPU is to be measured: a network's, unless the sweep file gives a number.
+
+    What is on vectors of cells is so small that a core does.
+    """
+    return trial.has_checkpoint and "on" not in trial.described and trial.resources.gpu in (None, "auto")
 
 
 def nth(share: float) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import counts_like, made_up_cells, trial_config
+from official_folders import write_geneformer
 from scgpt_folder import write_folder
 from scipy import sparse
 
@@ -32,8 +33,27 @@ def test_a_resting_networks_vectors_are_what_its_head_is_given(tmp_path):
     network, encoded = resting._network(), resting.base(counts, np.random.default_rng(0), totals=totals)
     with torch.no_grad():
         whole = network(**spec.collate(encoded, np.arange(70)))
-        ours = network.get_submodule(spec.head.rstrip("."))(vectors)
+        ours = network.get_submodule(spec.rests)(vectors)
     assert torch.allclose(ours, whole, atol=1e-5) and ours.std() > 0
+
+
+@pytest.mark.parametrize("model", ["scgpt", "geneformer"])
+def test_nothing_that_no_published_file_has_is_in_a_vector(model, tmp_path):
+    """What weights don't fill is drawn at random, and anew in each process."""
+    genes = [f"ENSG{number:011d}" for number in range(40)] if model == "geneformer" else GENES
+    folder, spec = (
+        write_geneformer(tmp_path, genes) if model == "geneformer" else write_folder(tmp_path, genes),
+        get(model),
+    )
+    options, counts = spec.options().model_dump(), counts_like(20, len(genes), 3)[0]
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        features._NETWORKS.clear()
+        resting = Resting(spec.encoder(genes, folder, **options), model, folder, options, "hash")
+        totals = np.asarray(counts.sum(axis=1)).ravel()
+        found.append(resting(counts, np.random.default_rng(0), totals=totals).values.reshape(20, -1))
+    assert np.array_equal(*found) and found[0].std() > 0 and len(np.unique(found[0], axis=0)) > 10
 
 
 def test_other_weights_and_other_options_are_other_vectors(tmp_path):

@@ -30,14 +30,14 @@ class Given:
 
 
 class Resting:
-    """What a pretrained network hands to its head, in eval mode: float32 [width] per cell.
+    """What a pretrained network makes of a cell before parts that no published file has, in eval mode: float32 [width].
 
     Holds paths alone when pickled; each process loads the network once.
     """
 
     def __init__(self, base: Encoder, model: str, weights: Path, options: Mapping[str, Any], digest: str) -> None:
         self.base, self.model, self.weights, self.options = base, model, weights, dict(options)
-        own = {"encoder": "resting", "version": 1, "model": model, "sha256": digest, "options": self.options}
+        own = {"encoder": "resting", "version": 2, "model": model, "sha256": digest, "options": self.options}
         self.identity: dict[str, Any] = own | {"base": base.identity}
         self.coverage = base.coverage
         self.network_options: dict[str, Any] = {"num_genes": self._width()}
@@ -47,7 +47,7 @@ class Resting:
 
         encoded, spec, network = self.base(counts, rng, totals=totals), get(self.model), self._network()
         parts: list[Any] = []
-        hook = _head(spec, network).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float()))
+        hook = _end(spec, network).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float()))
         try:
             with torch.no_grad():
                 for start in range(0, len(encoded), AT_ONCE):
@@ -65,12 +65,13 @@ class Resting:
         return _NETWORKS[key]
 
     def _width(self) -> int:
-        weights = dict(_head(get(self.model), self._network()).named_parameters())
+        weights = dict(_end(get(self.model), self._network()).named_parameters())
         return next(tensor.shape[1] for tensor in weights.values() if tensor.ndim == 2)
 
 
-def _head(spec: ModelSpec, network: Any) -> Any:
-    return network.get_submodule(spec.head.rstrip("."))
+def _end(spec: ModelSpec, network: Any) -> Any:
+    """Return the module before which a network rests."""
+    return network.get_submodule(spec.rests)
 
 
 def packed(vectors: np.ndarray, where: str) -> Encoded:

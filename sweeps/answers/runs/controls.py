@@ -86,7 +86,9 @@ def sentences(runs: pd.DataFrame) -> Iterator[str]:
     elif few:
         yield f"sanity: can't tell; {intervals.LEAST} splits with shuffled labels are needed for an interval"
     else:
-        yield f"sanity: passes; on shuffled labels no model's balanced accuracy is above chance: {_named(found)}"
+        said = f"sanity: passes; on shuffled labels no model's balanced accuracy is above chance: {_named(found)}"
+        blind = max((one.high - one.chance for one in found if not np.isnan(one.high)), default=np.nan)
+        yield said if np.isnan(blind) else f"{said}. A leak that lifts it by less than {blind:.2f} may not show"
 
 
 def leak(runs: pd.DataFrame) -> str | None:

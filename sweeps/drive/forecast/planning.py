@@ -75,7 +75,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
-        + [*_tuning(trials), *_defects(trials), *_shares(trials)],
+        + [*_tuning(trials), *_controls(trials), *_defects(trials), *_shares(trials)],
     )
 
 
@@ -169,6 +169,12 @@ def _coverage(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
             told = vocabulary.coverage(model.model, one.genes, Path(model.weights), model.options)
             found += [f"{name}: {doubt}" for doubt in vocabulary.doubts(model.model, told)]
     return list(dict.fromkeys(found))  # several models may read the same weights
+
+
+def _controls(trials: list[Trial]) -> list[str]:
+    """Return how many trials show chance, if any."""
+    number = sum(bool(trial.control) for trial in trials)
+    return [f"{number} trials are controls, on shuffled labels: one per dataset, split and model"] if number else []
 
 
 def _defects(trials: list[Trial]) -> list[str]:

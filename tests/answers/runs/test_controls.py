@@ -40,6 +40,7 @@ def test_chance_is_shown_and_passes():
     chance, sanity = controls.sentences(runs)
     assert "shuffled labels: macro F1 0.127 (knn, d)" in chance
     assert sanity.startswith("sanity: passes") and "knn on d 0.253 [" in sanity
+    assert "may not show" in sanity
     assert results.warning(runs) is None
 
 
