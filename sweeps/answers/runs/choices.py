@@ -61,7 +61,7 @@ def label(row: Mapping[str, str]) -> str:
 def kinds(runs: pd.DataFrame) -> dict[str, str]:
     """Return NETWORK, BASELINE or CHANCE of each model, by its label: what it is, whatever it is called."""
     what = runs["architecture"] if "architecture" in runs else runs["model"]
-    return {label: _kind(model) for label, model in zip(runs["model"], what, strict=True)}
+    return {label: _kind(model) for label, model in dict(zip(runs["model"], what, strict=True)).items()}
 
 
 def _kind(model: str) -> str:

@@ -54,7 +54,7 @@ def apart(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 def controls(runs: pd.DataFrame) -> list[Control]:
     """Return the finished controls of the datasets and models that the runs have, see results.choose."""
-    found = pd.DataFrame(runs.attrs.get("controls", []))
+    found = pd.DataFrame(list(runs.attrs.get("controls", ())))
     if found.empty or not {METRIC, CHANCE} <= set(found):
         return []
     mine = found["model"].isin(runs["model"]) & found["dataset"].isin(runs["dataset"])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -43,6 +43,21 @@ FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds"
 LABELS = tuning.LABELS
 
 
+class _AsItIs:
+    """What pandas, which copies all that a frame is told (attrs) at every step, hands on as it is."""
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+
+class Keys(_AsItIs, frozenset):
+    """Keys of trials."""
+
+
+class Rows(_AsItIs, tuple):
+    """Rows of another table."""
+
+
 def fetch(uri: str, sweep: str) -> pd.DataFrame:
     """Return one row per trial ever registered in a sweep, in the order of its file, what it no longer has at the end.
 
@@ -61,7 +76,7 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     keys = wanted.read(tags)
     is_wanted = frame["key"].isin(keys) if keys is not None else True
     frame = frame.assign(wanted=is_wanted & (frame["superseded"] == ""), settings="")
-    frame.attrs |= {"keys": keys, "uri": uri, "questions": wanted.read_questions(tags)}
+    frame.attrs |= {"keys": None if keys is None else Keys(keys), "uri": uri, "questions": wanted.read_questions(tags)}
     frame.attrs["driver"] = holder_in(tags)
     place = {key: at for at, key in enumerate(wanted.listed(tags) or ())}
     frame["place"] = frame["key"].map(place).fillna(len(place))
@@ -76,7 +91,7 @@ def choose(uri: str, runs: pd.DataFrame, every: bool, all_settings: bool = False
     """
     _, found = controls.apart(runs[runs["wanted"]])
     runs, _ = controls.apart(runs)
-    runs.attrs["controls"] = found
+    runs.attrs["controls"] = Rows(found)
     if every:
         return _tell_superseded(tell_apart(runs, lambda run_ids: params_of(uri, run_ids))), None
     wanted = runs[runs["wanted"]]

@@ -56,7 +56,7 @@ def join(parts: Sequence[Part]) -> tuple[pd.DataFrame, Together, list[str]]:
     params = _params(parts)
     told = results.tell_apart(once, params)
     told.attrs |= {"keys": None, "uri": None, "driver": None, "questions": []}
-    told.attrs["controls"] = _controls(parts)
+    told.attrs["controls"] = results.Rows(_controls(parts))
     names = ", ".join(part.name for part in parts)
     said = [f"{len(runs) - len(once)} trials that several of {names} have count once"] if len(once) < len(runs) else []
     return told, Together(parts), [*said, *_differences(parts, params)]
