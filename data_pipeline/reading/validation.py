@@ -15,7 +15,7 @@ from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import inspection
 from data_pipeline.reading.file.inspection import Table
 from data_pipeline.reading.file.matrix import EXACT
-from data_pipeline.reading.file.values import TOO_LARGE, Scan
+from data_pipeline.reading.file.values import TOO_LARGE, Scan, limits
 from data_pipeline.reading.joining import Joint
 from data_pipeline.reading.source import Source
 from data_pipeline.reading.stacked import BLOCK, Counts, Files
@@ -153,7 +153,7 @@ class Pass:
             )
             return _joined(rows)
         self.facts["largest"] = max(self.facts["largest"], scan.largest)
-        self.facts["warnings"] += scan.warnings()
+        self.facts["warnings"] += scan.warnings() + limits(table.path, stored.kind, scan.largest)
         self.problems += scan.problems(files.parts[number].layer)
         return _joined(rows)
 

@@ -169,3 +169,22 @@ def test_what_is_dropped_is_not_judged_but_what_is_kept_is(tmp_path):
     path = write(tmp_path / "b.h5ad", COUNTS, genes=[f"HTO_{i}" for i in range(40)])
     with pytest.raises(RequestError, match="none of its 40 features is a gene"):
         open_cells(source(path, other_features="drop"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "words"),
+    [
+        (np.uint8, 255, "the largest number is 255, the most that uint8 holds: larger counts may have been cut"),
+        (np.int16, 32767, "the most that int16 holds"),
+        (np.float16, 4096, "is stored as float16, which rounds whole numbers above 2,048; the largest is 4,096"),
+        (np.uint8, 254, None),
+        (np.float16, 2048, None),
+        (np.int32, 255, None),
+    ],
+)
+def test_numbers_that_their_type_may_have_changed_are_doubted(tmp_path, kind, largest, words):
+    counts = COUNTS.toarray()
+    counts[0, 0] = largest
+    for number, form in enumerate([np.asarray, sparse.csc_matrix] if kind != np.float16 else [np.asarray]):
+        said = open_cells(source(write(tmp_path / f"{number}.h5ad", form(counts.astype(kind))))).facts["warnings"]
+        assert (words is None and not said) or (words is not None and len(said) == 1 and words in said[0])

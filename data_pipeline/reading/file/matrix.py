@@ -65,6 +65,12 @@ def wrong(element) -> str | None:
 def open_rows(path: str, layer: str | None, scratch: Path) -> "Rows":
     """Return row access to a matrix of an h5ad file. `scratch`: folder for the CSR copy of a large CSC matrix."""
     element = hdf5.find_matrix(places.open_hdf5(path), layer)
+    rows = _rows(element, path, layer, scratch)
+    rows.kind = (element if hasattr(element, "dtype") else element["data"]).dtype
+    return rows
+
+
+def _rows(element, path: str, layer: str | None, scratch: Path) -> "Rows":
     if layout(element) != "csc":
         return Rows(element)
     if element["data"].shape[0] <= SMALL:
@@ -81,12 +87,13 @@ class Rows:
     """Row access: `read` a range, `take` any rows; float32 CSR, columns sorted, no stored zero.
 
     OSError if the file is damaged. `whole`: the matrix itself where it is held in memory. note: what its user should
-    know, or None.
+    know, or None. kind: dtype in the file.
     """
 
     def __init__(self, element, whole: sparse.csr_matrix | None = None) -> None:
         self.element, self.whole = element, whole
         self.note: str | None = None
+        self.kind: np.dtype | None = None
         self.shape = shape_of(element)
         if whole is not None:
             self.ends = whole.indptr.astype(np.int64)

@@ -22,6 +22,7 @@ from data_pipeline.reading.source import Values
 
 SAMPLE = 200  # cells per file looked at closely when log values are recognised or verified
 TOO_LARGE = f"Counts of {EXACT:,} or more per gene and cell would be rounded; no cell has so many. Check the file."
+HALF = 2**11  # whole numbers from here on are rounded by float16
 NEARLY = 1e-3  # from a whole number: rounding errors of a count
 
 
@@ -167,6 +168,20 @@ class Scan:
             f"{self.table.path}: `values: {self.values}` can't be verified: cells don't add up to one total, and their "
             "values are no multiples of a smallest one"
         ]
+
+
+def limits(path: str, kind: np.dtype, largest: float) -> list[str]:
+    """Return a doubt where the type that numbers are stored as may have changed some: rounded, cut or begun anew."""
+    if kind == np.float16 and largest > HALF:
+        return [
+            f"{path}: is stored as float16, which rounds whole numbers above {HALF:,}; the largest is {largest:,.0f}"
+        ]
+    if kind.kind not in "iu" or kind.itemsize > 2 or largest < np.iinfo(kind).max:
+        return []
+    return [
+        f"{path}: the largest number is {largest:,.0f}, the most that {kind} holds: larger counts may have been cut, "
+        "or have begun anew from 0. Write the counts as int32 or float32"
+    ]
 
 
 def mended(numbers: str, layer: str | None) -> str:
