@@ -8,6 +8,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.file.plugins import unknown
+from sweeps.file.trials import AXES
 
 COMPARE = {
     ast.Eq: operator.eq,
@@ -110,6 +111,14 @@ def _value(node: ast.AST, runs: pd.DataFrame, text: str) -> Any:
         return [_value(item, runs, text) for item in node.elts]
     if isinstance(node, ast.Name):
         if node.id not in runs.columns:
-            raise RequestError(f"--where {text!r}: {unknown('column', node.id, runs.columns)}")
+            raise RequestError(f"--where {text!r}: {_no_column(node.id, runs)}")
         return runs[node.id]
     raise RequestError(f"--where {text!r}: {ast.unparse(node)!r} is not allowed; {_WAY_OUT}")
+
+
+def _no_column(name: str, runs: pd.DataFrame) -> str:
+    holder = next((axis for axis in AXES if axis in runs and name in set(runs[axis].astype(str))), None)
+    if holder is not None:
+        return f'{name} is a {holder}, not a column; text wants quotes: {holder} == "{name}"'
+    listed = f"{', '.join(AXES)} and more, metrics as `cellskew results NAME --metric list` has them"
+    return unknown("column", name, runs.columns, listed)

@@ -60,6 +60,7 @@ def test_where_selects_runs(runs, expression, expected):
     [
         ('modle == "scgpt"', "unknown column 'modle'; did you mean model?"),
         ("model ==", "invalid syntax"),
+        ("skew == natural", 'natural is a skew, not a column; text wants quotes: skew == "natural"'),
         ("model", "'model' is not a comparison"),
         ("__import__('os').system('true') == 0", "is not allowed"),
         ("model.__class__ == 1", "'model.__class__' is not allowed"),
