@@ -23,6 +23,7 @@ from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import without_secrets
 from trainables.config import LEAVE
 from trainables.trial.files import missing
+from trainables.trial.outcome import finished
 
 Trainable = Callable[[dict[str, Any], Callable[[dict[str, Any], Path | None], None], Path | None], dict[str, Any]]
 OUTSIDE = (
@@ -143,9 +144,12 @@ def _newest_checkpoint(directory: Path) -> Path | None:
 
 
 def _start_over(directory: Path, launch: str) -> None:
-    """Remove everything an earlier launch left, but the signs that it is ours; once per launch, for "" never."""
+    """Remove everything an earlier launch left, but the signs that it is ours; once per launch, for "" never.
+
+    A finished trial stays: another sweep, whose record it is, finished it.
+    """
     mark = directory / ".started-over"
-    if not launch or (mark.exists() and mark.read_text() == launch):
+    if not launch or finished(directory) is not None or (mark.exists() and mark.read_text() == launch):
         return
     for path in directory.iterdir():
         if path.is_dir():

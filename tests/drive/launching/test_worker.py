@@ -33,3 +33,19 @@ def test_a_node_that_does_not_see_what_a_trial_needs_is_named_and_makes_nothing(
     with pytest.raises(worker.NodeError, match=rf"node .* does not see .*{gone}") as refused:
         worker.check_node(config)
     assert worker.cause(refused.value) == "node"
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_from_scratch_leaves_what_another_sweep_has_finished(tmp_path, is_finished):
+    """A trial's folder is one for all sweeps: its result, and the network that lies beside it, are theirs as well."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "result.json").write_text('{"history": [], "final": {}}' if is_finished else '{"history": [')
+    job = SimpleNamespace(directory=tmp_path, config={"directory": str(tmp_path)}, fresh="launch", upload=None)
+    there: list[bool] = []
+
+    def trainable(*_: Any) -> dict[str, Any]:
+        there.append((tmp_path / "checkpoint").exists() and (tmp_path / "result.json").exists())
+        return {"epoch": 1, "final": 1}
+
+    worker.work(job, lambda news: None, trainable)
+    assert there == [is_finished]
