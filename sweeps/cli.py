@@ -24,6 +24,7 @@ COMMANDS = {  # in the order of use
     "answer": deciding.answer,
     "leaderboard": deciding.leaderboard,
     "needs": deciding.needs,
+    "shares": deciding.shares,
     "results": asking.results,
     "compare": asking.compare,
     "report": asking.report,

@@ -57,8 +57,8 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     assert found.stdout == "[]\n"
     said = inside("--help")
     listed = [line.split()[1] for line in said.splitlines() if re.match("│ [a-z]", line)]
-    order = "init check plan run resume submit status trial answer leaderboard needs results compare report export "
-    order += "predict promote datasets"
+    order = "init check plan run resume submit status trial answer leaderboard needs shares results compare report "
+    order += "export predict promote datasets"
     assert listed == order.split() == list(cli.COMMANDS), "in the order of use"
     assert "Exit codes" in said and said == inside("-h")
 

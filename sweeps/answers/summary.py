@@ -185,7 +185,7 @@ def _named(values: pd.Series) -> str:
 
 def plural(axis: str) -> str:
     """Return strategies for strategy, splits for split."""
-    return {"strategy": "strategies", "loss": "losses"}.get(axis, f"{axis}s")
+    return {"strategy": "strategies", "loss": "losses", "remedy": "remedies"}.get(axis, f"{axis}s")
 
 
 def explained_intervals(designs: Designs, datasets: Collection[str]) -> str:

@@ -1,11 +1,11 @@
-"""`cellskew answer`, `leaderboard`, `needs`: from what came out of a sweep to a decision."""
+"""`cellskew answer`, `leaderboard`, `needs`, `shares`: from what came out of a sweep to a decision."""
 
 from typing import Annotated
 
 import typer
 
 from sweeps.commands.asked import ask
-from sweeps.commands.options import STORAGE, AsJson, Every, Names, Storage, Types, Uri, Where
+from sweeps.commands.options import STORAGE, AsJson, Every, Format, Names, Storage, Types, Uri, Where
 
 
 def answer(
@@ -77,3 +77,26 @@ def leaderboard(
         board for one in asked.metrics(metric, type) for board in leaderboard.boards(asked.runs, one, asked.designs)
     ]
     leaderboard.show(found, asked.runs, asked.designs, "json" if as_json else "text", asked.warning)
+
+
+def shares(
+    name: Names,
+    metric: Annotated[str | None, typer.Option(help="Metric; default macro_f1, or f1 of --type.")] = None,
+    type: Types = None,
+    where: Where = None,
+    all: Every = False,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    as_json: AsJson = False,
+    storage: Storage = STORAGE,
+    tracking_uri: Uri = None,
+) -> None:
+    """What share of a metric's variance skew, model, remedy and split have, in each dataset by itself.
+
+    Example: `cellskew shares quickstart`
+    """
+    from sweeps.answers.deciding import variance
+
+    asked = ask(name, storage, tracking_uri, where, all, type)
+    full = asked.metrics(metric, type)
+    found = [one for each in full for one in variance.of_variance(asked.runs, each, asked.designs)]
+    variance.show(found, "json" if as_json else format.value, asked.warning)
