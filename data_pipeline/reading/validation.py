@@ -147,10 +147,7 @@ class Pass:
                 self.largest_count = max(self.largest_count, float(counts.data.max(initial=0.0)))
                 self._cells_per_gene += np.bincount(counts.indices, minlength=files.num_genes)
         except inspection.DAMAGE as error:
-            self.problems.append(
-                f"{table.path}: can't be read from cell {start:,} on ({error}); the file is damaged. Copy or fetch it "
-                "again."
-            )
+            self.problems.append(f"{table.path}: can't be read from cell {start:,} on {inspection.cause(error)}")
             return _joined(rows)
         self.facts["largest"] = max(self.facts["largest"], scan.largest)
         self.facts["warnings"] += scan.warnings() + limits(table.path, stored.kind, scan.largest)

@@ -137,3 +137,24 @@ def test_a_disk_that_takes_no_copy_by_cell_is_no_damage_of_the_file(tmp_path, mo
     monkeypatch.setattr(matrix, "_turn_round", lambda element, target: element["nothing"])
     with pytest.raises(RequestError, match="the file is damaged"):
         open_cells(source(path), tmp_path / "cache")
+
+
+def test_a_disk_or_network_that_fails_is_no_damage_of_the_file(tmp_path, sound, monkeypatch):
+    def fails(rows: matrix.Rows, start: int, stop: int) -> None:
+        raise OSError(errno.ESTALE, "Can't synchronously read data")
+
+    path = tmp_path / "a.h5ad"
+    path.write_bytes(sound)
+    monkeypatch.setattr(matrix.Rows, "read", fails)
+    with pytest.raises(
+        RequestError, match="can't be read from cell 0 on .Stale file handle.; its disk, or the network"
+    ):
+        open_cells(source(path))
+
+
+def test_numbers_that_hdf5_has_names_for_are_these_names(tmp_path, sound):
+    kind = h5py.enum_dtype({"B": 0, "NK": 1, "T": 2}, basetype="i")
+    cells = open_cells(source(changed(tmp_path / "a.h5ad", sound, "obs/celltype", np.arange(90) % 3, dtype=kind)))
+    assert cells.classes == ["B", "NK", "T"]
+    truth = changed(tmp_path / "b.h5ad", sound, "obs/celltype", np.arange(90) % 2 == 0)
+    assert open_cells(source(truth)).classes == ["False", "True"]

@@ -157,6 +157,8 @@ def _plain(dataset: "h5py.Dataset") -> np.ndarray:
     values = dataset[()]
     if values.ndim != 1 or values.dtype.names is not None:
         raise OSError(f"{dataset.name} is no column")
+    if named := (values.dtype.metadata or {}).get("enum"):  # HDF5's own kind of categories
+        return pd.Series(values).map({number: name for name, number in named.items()}).to_numpy(object)
     return strings(values) if values.dtype.kind in "SO" else values
 
 

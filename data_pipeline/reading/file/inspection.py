@@ -3,6 +3,7 @@
 Looks, and touches nothing: what is to be dropped or summed is decided here in row and column numbers only.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,9 +53,15 @@ def inspect(path: str, source: Source) -> Table:
             _check_filters(path, file, source.layer)
             return _read_tables(path, file, source)
         except DAMAGE as error:
-            raise RequestError(
-                f"{path}: its tables can't be read ({error}); the file is damaged. Fetch it again."
-            ) from error
+            raise RequestError(f"{path}: its tables can't be read {cause(error)}") from error
+
+
+def cause(error: Exception) -> str:
+    """Return why a file can't be read, and the way out: it is damaged, or the system says that something else is."""
+    number = getattr(error, "errno", None)
+    if number:
+        return f"({os.strerror(number)}); its disk, or the network that it lies on, fails. Run again."
+    return f"({error}); the file is damaged. Copy or fetch it again."
 
 
 def _read_tables(path: str, file: "h5py.Group", source: Source) -> Table:
