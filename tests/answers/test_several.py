@@ -85,6 +85,20 @@ def test_a_model_that_is_tuned_in_one_sweep_alone_is_refused():
     assert len(join([tuned("one", ["a", "b", "a"]), tuned("two", ["a", "b", "a"])])[0]) == 6
 
 
+def test_what_was_chosen_in_each_split_tears_no_model_apart(monkeypatch):
+    """Two sweeps of other genes, each tuned: each is one row, whatever rate a split has chosen."""
+    one, two = (tuned(name, ["a", "b", "a"], tuned_among=2.0) for name in ("one", "two"))
+    two = Part("two", two.runs.assign(key="other " + two.runs["key"]), two.stored)
+    for part_ in (one, two):
+        part_.runs.attrs["uri"] = part_.name
+    rates = dict(zip(one.runs["run_id"], one.runs["tuned"], strict=True))
+    rates |= dict(zip(two.runs["run_id"], two.runs["tuned"], strict=True))
+    params = lambda uri, ids: {one: {"genes.n": uri, "recipe.rate": rates[one]} for one in ids}  # noqa: E731
+    monkeypatch.setattr("sweeps.answers.runs.several.params_of", params)
+    runs, _, _ = join([one, two])
+    assert set(runs["settings"]) == {"genes.n=one, sweep=one", "genes.n=two, sweep=two"}
+
+
 def test_what_sweeps_differ_in_whatever_the_model_is_said(monkeypatch):
     listed = [part("one"), part("two", ("logistic_regression",))]
     for one in listed:

@@ -121,6 +121,8 @@ def _check(run: "RunState") -> None:
         raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; choose a network's run")
     if control := run.tags.get("cellskew.control"):
         raise RequestError(f"{run.name} is a control ({control}), which knows nothing of cells; choose another run")
+    if on := run.tags.get("cellskew.on"):
+        raise RequestError(f"{run.name} was trained on {on}: its network reads no counts; choose another run")
     if run.status != "FINISHED":
         sweep = run.tags.get("cellskew.sweep", "NAME")
         reason = f" ({run.reason})" if run.reason else ""

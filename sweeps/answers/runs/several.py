@@ -116,7 +116,11 @@ def _other_names(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _params(parts: Sequence[Part]) -> Params:
-    """Return a function that gives runs' parameters, their sweep's name among them; of a bundle that name alone."""
+    """Return a function that gives runs' parameters, their sweep's name among them; of a bundle that name alone.
+
+    Without what was tuned: values that validation cells chose, split by split, are one model's.
+    """
+    chosen = {run_id: names for part in parts for run_id, names in _tuned(part.runs)}
     sweep_of = {run_id: place for place, part in enumerate(parts) for run_id in part.runs["run_id"]}
 
     def params(run_ids: list[str]) -> dict[str, dict[str, str]]:
@@ -125,10 +129,18 @@ def _params(parts: Sequence[Part]) -> Params:
             uri = parts[place].runs.attrs.get("uri")
             mine = [run_id for run_id in run_ids if sweep_of[run_id] == place]
             for run_id, one in (params_of(uri, mine) if uri is not None else {}).items():
-                found[run_id] |= one
+                own = chosen.get(run_id, ())
+                found[run_id] |= {name: value for name, value in one.items() if name.rpartition(".")[2] not in own}
         return found
 
     return params
+
+
+def _tuned(runs: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    """Yield the runs that tuning chose, and the names of the settings that it chose."""
+    if "tuned_among" in runs:
+        found = runs[runs["tuned_among"].notna()]
+        yield from zip(found["run_id"], found["tuned"].str.findall(r"(?:^|, )(\w+)="), strict=True)
 
 
 def _differences(parts: Sequence[Part], params: Params) -> Iterator[str]:

@@ -155,6 +155,12 @@ def test_an_unfinished_run_is_refused_with_its_reason(sweep):
         sweep.promote(run_id)
 
 
+def test_a_network_on_vectors_is_no_network_that_reads_counts(sweep):
+    run_id = sweep.end(sweep.network, on="obsm X_uce")
+    with pytest.raises(RequestError, match="was trained on obsm X_uce: its network reads no counts"):
+        sweep.promote(run_id)
+
+
 def test_a_link_that_leads_nowhere_is_refused(sweep):
     run_id = sweep.end(sweep.network, checkpoint="/nowhere/checkpoint")
     with pytest.raises(RequestError, match="linked to, not uploaded, and /nowhere/checkpoint is not there"):
