@@ -32,6 +32,12 @@ def headed(name: str, rest: str) -> None:
     console().print(Text.assemble((shown(name), "bold"), shown(rest, lines=True)))
 
 
+def fits(table: pd.DataFrame) -> bool:
+    """Tell whether a table of text is as narrow as standard output."""
+    widths = [max([len(str(name)), *(len(str(cell)) for cell in table.iloc[:, at])]) for at, name in enumerate(table)]
+    return sum(widths) + 2 * len(widths) <= console().width
+
+
 def draw(
     table: pd.DataFrame, title: str | None = None, left: int = 1, breaks: Collection[int] = (), form: str = "table"
 ) -> None:

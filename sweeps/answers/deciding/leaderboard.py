@@ -115,7 +115,8 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
         where = f"{board.dataset}, skew {board.ranking.skew}, {many(board.ranking.splits, 'split')}"
         tables.draw(as_text(board), title=where, left=2)
         if len(board.table) > 1:
-            tables.draw(matrix(board), title="share of splits won, row against column, ties half", left=1)
+            who = matrix(board) if tables.fits(matrix(board)) else matrix(board, names=False)
+            tables.draw(who, title="share of splits won, row against column, ties half", left=1)
     tables.say(*explained(found, runs, designs))
 
 
@@ -138,13 +139,16 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
-def matrix(board: Board) -> pd.DataFrame:
-    """Return who beats whom as text, choices by their place in the table; the first WIDE of them."""
+def matrix(board: Board, names: bool = True) -> pd.DataFrame:
+    """Return who beats whom as text, choices by their place in the table, and name; the first WIDE of them."""
     labels = list(board.wins.index[:WIDE])
     rows = []
     for at, one in enumerate(labels):
         cells = ["" if one == other else f"{board.wins.loc[one, other]:.2f}" for other in labels]
-        rows.append({"": f"{at + 1} {one}"} | {str(place + 1): cell for place, cell in enumerate(cells)})
+        rows.append(
+            {"": f"{at + 1} {one}" if names else f"{at + 1}"}
+            | {str(place + 1): cell for place, cell in enumerate(cells)}
+        )
     return pd.DataFrame(rows)
 
 

@@ -125,13 +125,14 @@ def _of_model(found: Needs, plain: Need | None, remedies: list[Need]) -> str:
     )
 
 
-def as_text(found: Needs) -> pd.DataFrame:
-    """Return a row per choice: recall at each size, and the cells that are needed."""
+def as_text(found: Needs, intervals: bool = True) -> pd.DataFrame:
+    """Return a row per choice: recall at each size, with its interval if that is asked for, and the cells needed."""
     rows = []
     for one in found.found:
         row = {"choice": one.label}
         for size, (mean, low, high) in zip(found.sizes, one.measured, strict=True):
-            row[f"{size:.0f} cells"] = f"{mean:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+            ends = "" if np.isnan(low) or not intervals else f" [{low:.2f}, {high:.2f}]"
+            row[f"{size:.0f} cells" if intervals else f"{size:.0f}"] = f"{mean:.2f}{ends}"
         rows.append(row | {f"cells for {found.recall:g}": _cell(one, found)})
     return pd.DataFrame(rows)
 
@@ -159,7 +160,8 @@ def show(found: Sequence[Needs], unseen: Sequence[Unseen], designs: Designs, for
     for place, one in enumerate(found):
         print("\n" * (place > 0), end="")
         tables.say(*sentences(one))
-        tables.draw(as_text(one), title=f"recall of {one.kind} by its training cells, {one.dataset}")
+        text = as_text(one) if tables.fits(as_text(one)) else as_text(one, intervals=False)
+        tables.draw(text, title=f"recall of {one.kind} by its training cells, {one.dataset}")
         _show_unseen(one, _about(one, unseen))
     tables.say(LAW, *_how(found, designs), *designs.notes)
 

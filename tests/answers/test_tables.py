@@ -1,4 +1,6 @@
-"""Tables in LaTeX: rules, columns, and names that are commands there."""
+"""Tables: in LaTeX (rules, columns, names that are commands there), and whether one fits a screen."""
+
+from types import SimpleNamespace
 
 import pandas as pd
 
@@ -27,3 +29,10 @@ def test_what_must_be_said_is_a_comment_on_every_line(capsys):
     assert not tables.for_programs(TABLE, "latex", "WARNING: one\ntwo")
     tables.say("word " * 60, form="latex")
     assert all(line.startswith("% ") for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_table_that_is_too_wide_for_the_screen_is_told(monkeypatch):
+    monkeypatch.setattr(tables, "console", lambda: SimpleNamespace(width=29))
+    assert tables.fits(TABLE), "9 + 4 + 9 letters, and two more for each of three columns: 28"
+    monkeypatch.setattr(tables, "console", lambda: SimpleNamespace(width=27))
+    assert not tables.fits(TABLE)
