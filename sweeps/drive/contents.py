@@ -89,7 +89,7 @@ def check_distinct(trials: list[Trial]) -> None:
     if doubled:
         raise RequestError(
             *(
-                f"{axis} {one} and {axis} {other} mean the same {number} trials: what lies at their paths holds the "
+                f"{axis} {one} and {axis} {other} mean the same {number} trial{'s' * (number > 1)}: what lies at their paths holds the "
                 "same, or their settings come to the same; leave one of them out"
                 for (axis, one, other), number in doubled.items()
             )

@@ -1,7 +1,7 @@
 """The fields of a sweep file -> what SweepSpec holds, and every mistake as (place, sentence)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,7 +87,7 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     problems += wrong + _rules(value.get("exclude"), found)
     found["questions"], wrong = read_questions(value.get("questions"))
     problems += wrong
-    problems += _resources(value.get("resources"), [model["label"] for model in models])
+    problems += _resources(value.get("resources"), list(dict.fromkeys(model["label"] for model in models)))
     return found, _once(problems)
 
 
@@ -202,7 +202,7 @@ def _fractions(given: Any) -> list[Problem]:
 def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:
     """Check `exclude` and put it, with every value a list and names in Python's spelling, into `found`."""
     problems: list[Problem] = []
-    found["exclude"], models = [], _nameable(found["models"])
+    found["exclude"] = []
     for index, rule in enumerate(given if isinstance(given, list) else []):
         if not isinstance(rule, dict):
             continue
@@ -211,16 +211,24 @@ def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:
             problems.append((("exclude", index), "an empty rule would leave out everything"))
         values = {axis: one if isinstance(one, list) else [one] for axis, one in rule.items()}
         found["exclude"].append({axis: [_spelt(value) for value in listed] for axis, listed in values.items()})
-        problems += _unknown_values(values, index, found["dataset_names"], models) + _kinds(values, index, found)
+        problems += _unknown_values(values, index, found["dataset_names"]) + _kinds(values, index, found)
+        problems += [
+            (("exclude", index, "model"), said) for said in _of_models(values.get("model", []), found["models"])
+        ]
     return problems
 
 
-def _nameable(models: list[dict[str, Any]]) -> list[str]:
-    """Return the names of models that a rule may have: labels of the sweep, and models that it hasn't at all."""
+def _of_models(values: list[Any], models: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is wrong with the models of a rule: those of the sweep are named by label."""
     from trainables import spec
 
-    meant = {model["model"] for model in models}
-    return [model["label"] for model in models] + [name for name in spec.names() if name not in meant]
+    labels = list(dict.fromkeys(model["label"] for model in models))
+    for value in values:
+        called = dict.fromkeys(model["label"] for model in models if model["model"] == value)
+        if value not in labels and called:
+            yield f"no model is called {value!r} here; name {', '.join(called)}"
+        elif value not in labels and value not in spec.names():
+            yield unknown("model", value, [*labels, *(name for name in spec.names() if name not in labels)])
 
 
 def _spelt(value: Any) -> Any:
@@ -229,15 +237,15 @@ def _spelt(value: Any) -> Any:
     return value
 
 
-def _unknown_values(values: dict[str, list[Any]], index: int, datasets: list[str], models: list[str]) -> list[Problem]:
+def _unknown_values(values: dict[str, list[Any]], index: int, datasets: list[str]) -> list[Problem]:
     """Return the names in a rule that nothing has; labels of entries such as exponential-50 pass by their kind."""
-    known = {noun: registry for _, registry, noun, _ in registries()} | {"model": models, "dataset": datasets}
+    known = {noun: registry for _, registry, noun, _ in registries()} | {"dataset": datasets}
     problems = []
     for axis in set(values) & set(known):
         for value in values[axis]:
             kind = value.get("kind") if isinstance(value, dict) else value
-            is_entry = axis not in ("model", "dataset")
-            if not any(str(kind) == name or is_entry and str(kind).startswith(f"{name}-") for name in known[axis]):
+            may_go_on = axis != "dataset"
+            if not any(str(kind) == name or may_go_on and str(kind).startswith(f"{name}-") for name in known[axis]):
                 problems.append((("exclude", index, axis), unknown(axis, kind, known[axis])))
     return problems
 

@@ -66,13 +66,13 @@ def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
 
 def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
     """Yield the labels that mean the same as one before them: their trials would be one and the same."""
-    blank = {"label": "", "tuned": {}, "num_settings": 1}
-    for place, one in enumerate(found):
-        for other in found[:place]:
-            if one | blank == other | blank:
-                names = [f"{model['label']}{called(model['tuned'])}" for model in (one, other)]
-                said = f"{names[0]} means the same as {names[1]}" if one["tuned"] else f"means the same as {names[1]}"
-                yield ("models", one["label"]), f"{said}; leave one of the two out"
+    blank, first = {"label": "", "tuned": {}, "num_settings": 1}, {}
+    for one in found:
+        other = first.setdefault(json.dumps(one | blank, sort_keys=True), one)
+        if other is not one:
+            names = [f"{model['label']}{called(model['tuned'])}" for model in (one, other)]
+            said = f"{names[0]} means the same as {names[1]}" if one["tuned"] else f"means the same as {names[1]}"
+            yield ("models", one["label"]), f"{said}; leave one of the two out"
 
 
 def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:

@@ -43,7 +43,7 @@ def _settings(spec: ModelSpec) -> list[str]:
 
 
 def _of_tuned(key: str, values: Any, known: list[str], beside: set[str]) -> Iterator[str]:
-    if key in ("train", "weights", "model", RANDOM):
+    if key in ("train", "weights", "model", "on", RANDOM):
         yield f"{key} is no setting but makes another variant: give each its own label under `models:`"
     elif key not in known:
         yield unknown("setting to tune", key, known, "docs/sweep-file.md")

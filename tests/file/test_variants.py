@@ -134,7 +134,15 @@ def test_a_setting_that_is_another_label_is_refused_naming_both():
     assert "models.tuned: tuned(epochs=2) means the same as plain; leave one of the two out" in said
 
 
-@pytest.mark.parametrize("value, is_known", [("mine", True), ("geneformer", True), ("scgpt", False), ("mine-2", False)])
+def test_a_rule_that_names_what_labels_mean_is_told_their_names():
+    models = "a: {model: scgpt, tune: {epochs: [2, 3]}}, b: {model: scgpt}, majority: {}"
+    (said,) = problems(f"{HEAD}models: {{{models}}}\nexclude: [{{model: scgpt}}]\n")
+    assert said.endswith("exclude[0].model: no model is called 'scgpt' here; name a, b")
+    (said,) = problems(f"{HEAD}models: {{{models}}}\nresources: {{c: {{cpu: 2}}}}\n")
+    assert said.endswith("unknown model in this sweep 'c'; known: a, b, majority")
+
+
+@pytest.mark.parametrize("value, is_known", [("mine", True), ("geneformer", True), ("mine-2", False)])
 def test_rules_name_models_by_label(value, is_known):
     text = f"{HEAD}models: {{mine: {{model: scgpt}}, majority: {{}}}}\nexclude: [{{model: {value}}}]\n"
     if is_known:
