@@ -1,5 +1,6 @@
 """What is behind a sweep file's paths: trials are known by it, changes are refused, places may change."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,22 +79,19 @@ def files_of(model: str, folder: str) -> dict[str, Path]:
 def check_distinct(trials: list[Trial]) -> None:
     """RequestError if names of a sweep's file, of models or datasets, turn out to mean the same trials."""
     first: dict[str, Trial] = {}
-    doubled: dict[tuple[str, str, str], int] = {}
+    doubled: Counter[tuple[str, str, str]] = Counter()
     for trial in trials:
         before = first.setdefault(trial.key, trial)
         if before is not trial:
-            axes = [axis for axis in trial.labels if trial.labels[axis] != before.labels[axis]]
-            names = (before.labels[axes[0]], trial.labels[axes[0]]) if axes else (before.called, trial.called)
-            said = (axes[0] if axes else "model", *names)
-            doubled[said] = doubled.get(said, 0) + 1
-    if doubled:
-        raise RequestError(
-            *(
-                f"{axis} {one} and {axis} {other} mean the same {number} trial{'s' * (number > 1)}: what lies at their paths holds the "
-                "same, or their settings come to the same; leave one of them out"
-                for (axis, one, other), number in doubled.items()
-            )
-        )
+            axis = next((axis for axis in trial.labels if trial.labels[axis] != before.labels[axis]), "model")
+            doubled[axis, *(one.called if axis == "model" else one.labels[axis] for one in (before, trial))] += 1
+    problems = [
+        f"{axis} {one} and {axis} {other} mean the same (trials: {number}): what lies at their paths holds the same, or "
+        "their settings come to the same; leave one of them out"
+        for (axis, one, other), number in doubled.items()
+    ]
+    if problems:
+        raise RequestError(*problems)
 
 
 def runs(spec: SweepSpec, trials: list[Trial], tracker: "Tracker", say: Callable[[str], None]) -> dict[str, RunState]:
