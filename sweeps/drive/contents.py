@@ -86,7 +86,7 @@ def check_distinct(trials: list[Trial]) -> None:
             axis = next((axis for axis in trial.labels if trial.labels[axis] != before.labels[axis]), "model")
             doubled[axis, *(one.called if axis == "model" else one.labels[axis] for one in (before, trial))] += 1
     problems = [
-        f"{axis} {one} and {axis} {other} mean the same (trials: {number}): what lies at their paths holds the same, or "
+        f"{axis} {one} and {axis} {other} mean the same (trials: {number}): what lies at their paths is the same, or "
         "their settings come to the same; leave one of them out"
         for (axis, one, other), number in doubled.items()
     ]
