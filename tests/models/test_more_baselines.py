@@ -67,6 +67,17 @@ def test_types_without_training_cells_are_never_predicted_though_validation_has_
     assert (found[:, 1] == 0).all() and np.isfinite(found).all() and (found[:, [0, 2, 3]] > 0).all()
 
 
+def test_ties_of_neighbours_are_neither_the_lists_nor_roundings_to_decide(cells):
+    """With two neighbours that name two types alike, the nearer one is right, in whatever order types are listed."""
+    (encoded, labels), (held, _) = parts(cells)
+    even = np.concatenate([np.flatnonzero(labels == kind)[:60] for kind in range(4)])
+    one, other = (fitted("knn", (encoded.take(even), order[even]), neighbours=(2,)) for order in (labels, 3 - labels))
+    found, turned = (model.predict_proba(held) for model in (one, other))
+    assert np.array_equal(found.argmax(1), 3 - turned.argmax(1))
+    for heat in (0.3, 0.7, 1.3, 2.1):
+        assert np.array_equal(softmax(np.log(found) / heat, axis=1).argmax(1), found.argmax(1))
+
+
 @EVERY
 def test_two_types_one_type_and_no_cell_to_predict(model, cells):
     train, held = parts(cells)
@@ -189,7 +200,7 @@ def test_trees_look_at_the_most_variable_genes(cells):
     [
         ("knn", {"neighbours": ()}),
         ("knn", {"neighbours": (0,)}),
-        ("knn", {"components": 0}),
+        ("knn", {"components": -1}),
         ("linear_svm", {"strengths": (0.0,)}),
         ("gradient_boosting", {"learning_rate": 2.0}),
         ("mlp", {"size": "official"}),
