@@ -179,6 +179,7 @@ def test_trees_end_at_the_round_that_validation_cells_prefer(cells):
     theirs = HistGradientBoostingClassifier(
         max_iter=found.rounds,
         min_samples_leaf=5,
+        max_leaf_nodes=15,
         learning_rate=0.5,
         early_stopping=False,
         random_state=found.trees.random_state,

@@ -25,10 +25,10 @@ class BoostingOptions(Options):
     variable_genes: int = Field(
         2000, ge=1, description="of those the sweep chose: the most variable among the training cells"
     )
-    rounds: int = Field(100, ge=1, description="at most, a tree per type each")
-    patience: int = Field(10, ge=1, description="rounds without a lower log-loss on validation cells that end it")
-    learning_rate: float = Field(0.1, gt=0, le=1, description="share of a tree that is added")
-    leaves: int = Field(31, ge=2, description="of a tree, at most")
+    rounds: int = Field(30, ge=1, description="at most, a tree per type each")
+    patience: int = Field(5, ge=1, description="rounds without a lower log-loss on validation cells that end it")
+    learning_rate: float = Field(0.3, gt=0, le=1, description="share of a tree that is added")
+    leaves: int = Field(15, ge=2, description="of a tree, at most")
     leaf_cells: int = Field(5, ge=1, description="training cells in a leaf, at least: rare types need few")
 
 
