@@ -32,6 +32,14 @@ def test_what_does_not_vary_has_no_shares():
     assert np.isnan(list(shares.omega_squared(np.ones((3, 2, 4)), NAMES).values())).all()
 
 
+def test_a_share_that_is_kept_at_0_whatever_split_is_left_out_has_no_interval():
+    """[0 %, 0 %] would say that it is known to be nothing."""
+    table = np.array([[0.0, 0.1, 0.2], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]])[:, None] + np.array([0.0, 0.3])[None, :, None]
+    table = table + 0.05 * np.array([[1, -1, 0], [-1, 0, 1]])[None]
+    share, low, high = shares.with_intervals(table, NAMES, 0.2)["skew x model"]
+    assert share == 0 and np.isnan([low, high]).all()
+
+
 def test_intervals_hold_the_shares_and_few_splits_have_none(rng):
     truth, held = (
         shares.omega_squared(made(5000, 0.05, rng, both=0.1), NAMES),

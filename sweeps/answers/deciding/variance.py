@@ -49,14 +49,16 @@ def of_variance(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Share
     if not any(one is not None for one in found):
         raise RequestError(
             f"shares of the variance of {title(metric)} take two or more skews, models or remedies, and two splits "
-            "that have all of their combinations; `cellskew status` says what is missing"
+            "that have all of their combinations; `cellskew status` says what isn't finished; what the file has at "
+            "some skews alone is left out by --where 'model != \"NAME\"'"
         )
     return [one for one in found if one is not None]
 
 
 def _of_dataset(dataset: str, runs: pd.DataFrame, metric: str, designs: Designs) -> Shares | None:
     remedies, every = list(dict.fromkeys(runs["remedy"])), runs.groupby(["skew", "model"], sort=False).ngroups
-    common = [name for name in remedies if runs[runs["remedy"] == name].groupby(["skew", "model"]).ngroups == every]
+    whole = [name for name in remedies if runs[runs["remedy"] == name].groupby(["skew", "model"]).ngroups == every]
+    common, copies = _told_apart(runs[runs["remedy"].isin(whole)], metric)
     kept = runs[runs["remedy"].isin(common)]
     means = kept.groupby([*FACTORS, "split"], sort=False)[metric].mean()
     levels = {name: list(dict.fromkeys(kept[name])) for name in FACTORS}
@@ -69,9 +71,21 @@ def _of_dataset(dataset: str, runs: pd.DataFrame, metric: str, designs: Designs)
     table = wide.reindex(order).to_numpy().reshape([len(levels[name]) for name in several] + [wide.shape[1]])
     found = shares.with_intervals(table, several, designs.ratio(dataset, metric, kept))
     ranked = dict(sorted(found.items(), key=lambda pair: (pair[0] in (shares.SPLIT, shares.REST), -pair[1][0])))
-    lost = [f"remedy {name}" for name in remedies if name not in common]
+    lost = [f"remedy {name}" for name in remedies if name not in whole] + copies
     lost += [f"split {name}" for name in dict.fromkeys(runs["split"]) if name not in wide.columns]
     return Shares(dataset, metric, ranked, {name: levels[name] for name in several}, wide.shape[1], lost)
+
+
+def _told_apart(runs: pd.DataFrame, metric: str) -> tuple[list[str], list[str]]:
+    """Return the remedies whose numbers aren't those of one before, and a word on each other.
+
+    As a temperature's, which leaves predictions as they are: the same numbers again would count as more of them.
+    """
+    runs = runs.assign(remedy=pd.Categorical(runs["remedy"], dict.fromkeys(runs["remedy"])))
+    means = runs.groupby(["remedy", "skew", "model", "split"], observed=True)[metric].mean().unstack("remedy")
+    first = {name: next(one for one in means if means[one].equals(means[name])) for name in means}
+    same = [f"remedy {name}, whose numbers are those of {one}" for name, one in first.items() if one != name]
+    return [name for name, one in first.items() if one == name], same
 
 
 def show(found: Sequence[Shares], form: str, warning: str | None) -> None:

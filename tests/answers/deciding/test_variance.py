@@ -41,6 +41,15 @@ def test_what_is_not_complete_is_left_out_and_named(capsys):
     assert "2 remedies (none, oversample)" in said and "remedy smote, split 3" in said and "jackknife" in said
 
 
+def test_the_same_numbers_again_are_no_more_numbers():
+    """A temperature leaves predictions as they are: as a remedy of its own it would make the rest look small."""
+    frame = sweep()
+    (plain,) = found(frame)
+    (one,) = found(frame.assign(**{f"{METRIC}.temperature": frame[METRIC]}))
+    assert repr(one.shares) == repr(plain.shares) and one.levels == plain.levels
+    assert one.left_out[0] == "remedy temperature, whose numbers are those of none"
+
+
 def test_datasets_are_never_pooled_and_programs_get_numbers(capsys):
     frame = numbered(pd.concat([sweep(), sweep(dataset="e")]))
     both = found(frame)
@@ -51,6 +60,9 @@ def test_datasets_are_never_pooled_and_programs_get_numbers(capsys):
 
 
 def test_nothing_that_varies_is_refused():
+    with pytest.raises(RequestError, match="some skews alone is left out by --where"):
+        frame = sweep()
+        found(frame[(frame["model"] == "scgpt") | (frame["skew"] == "natural")])
     with pytest.raises(RequestError, match="take two or more skews, models or remedies, and two splits"):
         found(runs({("scgpt", "none"): 0.5}))
     with pytest.raises(RequestError, match="and two splits"):
