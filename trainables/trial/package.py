@@ -52,7 +52,7 @@ def _publish(folder: Path, tensors: dict[str, Any], described: dict[str, Any]) -
 
 def is_adapted(description: Path) -> bool:
     """Tell whether a folder's model.json is of a network with adapters, which hold little without their base."""
-    return isinstance(json.loads(description.read_text(encoding="utf-8"))["options"].get("train"), dict)
+    return isinstance(json.loads(description.read_text(encoding="utf-8")).get("options", {}).get("train"), dict)
 
 
 def write_merged(folder: Path, whole: Path) -> Path:
