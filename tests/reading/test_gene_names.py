@@ -3,6 +3,7 @@
 import pytest
 from h5ad_files import COUNTS, TYPES, source, write
 
+from data_pipeline.reading.file import features
 from data_pipeline.reading.h5ad import open_cells
 
 NUMBERS = ["43891", *(str(number) for number in range(39))]
@@ -46,3 +47,22 @@ def test_usual_names_of_genes_are_not_doubted(tmp_path):
     for number, names in enumerate((GENES, IDS, [*usual, *GENES[10:]])):
         path = write(tmp_path / f"{number}.h5ad", COUNTS, {"celltype": TYPES}, names)
         assert not open_cells(source(path)).facts["warnings"]
+
+
+def test_features_that_are_no_genes_are_told_by_their_names():
+    others = ["ADT_CD3", "CD3_prot", "CD19-ADT", "IgG1-isotype", "CD4_TotalSeqB", "Hashtag1", "HTO2", "ERCC-00002"]
+    others += ["chr1:1000-2000", "chrX_155000_156000"]
+    genes = [
+        "ABCA1",
+        "PROTOR1",
+        "ANTXR1",
+        "HLA-A",
+        "ADTRP",
+        "PROC",
+        "ERCC1",
+        "CD3E",
+        "X-inactive",
+        "RP11-34P13.7",
+        "IGHG1",
+    ]
+    assert [name for name in [*others, *genes] if features.OTHER_NAME.fullmatch(name)] == others

@@ -17,7 +17,8 @@ OTHER_KIND = re.compile(
     r"antibod|capture|protein(?!.?coding)|adt|hto|hashtag|multiplexing|crispr|guide|peak|atac|spike|custom", re.I
 )
 OTHER_NAME = re.compile(
-    r"(adt|hto|ab|anti|prot|protein)[-_.:].+|.*total.?seq.?[abcd]?|.*hashtag.*|hto.?\d+|ercc-\d{5}"
+    r"(adt|hto|ab|anti|prot|protein)[-_.:].+|.+[-_.](adt|hto|prot|protein|antibody)|.*isotype.*"
+    r"|.*total.?seq.?[abcd]?|.*hashtag.*|hto.?\d+|ercc-\d{5}"
     r"|(chr)?[0-9xy]{1,2}[:_-]\d{3,}[-_]\d{3,}",
     re.I,
 )
