@@ -14,6 +14,8 @@ from sweeps.tracking import places
 from sweeps.tracking.store import Tracker
 from sweeps.tracking.uris import default_uri
 
+DESCRIBED = '{"options": {}}'  # of a network, as far as promotion looks
+
 HERE = "/old/runs/artifacts/small/r1/artifacts"
 
 
@@ -43,7 +45,7 @@ def test_a_network_of_a_moved_folder_is_found_and_promoted(tmp_path, blank_datab
     (tmp_path / "old").rename(tmp_path / "new")
     storage = tmp_path / "new"
     with predicting.checkpoint_of(run_id, storage, None) as folder:
-        assert (folder / "model.json").read_text() == "{}" and folder.is_relative_to(storage)
+        assert (folder / "model.json").read_text() == DESCRIBED and folder.is_relative_to(storage)
     found = promote.promote(run_id, "best", storage, None)
     assert found.new and str(storage) in found.place
     source = MlflowClient(default_uri(storage)).get_model_version("best", found.version).source
@@ -62,7 +64,7 @@ def finished_network(storage: Path, blank_database: Path, linked: bool) -> str:
     place = storage / "trials" / trial.key if linked else places.local_path(run.artifact_uri)
     (place / promote.MODEL_FOLDER).mkdir(parents=True)
     for name in ("model.json", "model.safetensors"):
-        (place / promote.MODEL_FOLDER / name).write_text("{}")
+        (place / promote.MODEL_FOLDER / name).write_text(DESCRIBED)
     (storage / "artifacts").mkdir(exist_ok=True)
     tags = {promote.LINK: str(place / promote.MODEL_FOLDER)} if linked else {}
     tracker.finish(run.run_id, "FINISHED", tags, {"epoch": 1, "test_macro_f1": 0.5})
