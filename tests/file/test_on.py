@@ -7,11 +7,13 @@ import pytest
 from scgpt_folder import write_folder
 from sweep_files import parse, problems
 
+from data_pipeline.errors import RequestError
 from data_pipeline.reading.h5ad import open_cells
 from data_pipeline.reading.known.catalog import resolve
 from data_pipeline.shards.writing import Job, write_here
 from sweeps.drive import contents
 from sweeps.drive.preparing.encoders import Encoders
+from sweeps.drive.preparing.prepare import Preparation
 from trainables.trial import run_trial
 
 HEAD = "name: small\ndatasets: [pbmc68k_reduced]\nstrategies: [none, smote]\nlosses: [cross_entropy, focal]\n"
@@ -97,6 +99,15 @@ def test_a_key_is_what_the_vectors_are_not_where_they_lie(places):
     (folder / "moved" / "x.h5ad").write_bytes((folder / "my.h5ad").read_bytes())
     (changed,) = trials(folder, cells, f"z: {{model: knn, on: {{embeddings: {folder}/moved/x.h5ad}}}}")
     assert changed.key != moved.key
+
+
+def test_vectors_that_are_not_there_are_refused_before_anything_is_made(places):
+    folder, cells = places
+    genes, vectors = trials(folder, cells, "knn: {}, p: {model: knn, on: {obsm: X_uc}}")
+    config = genes.config() | {"strategy": {"kind": "smote", "neighbours": 3}}
+    with pytest.raises(RequestError, match="has no obsm 'X_uc'; did you mean X_uce?"):
+        Preparation({"my": cells}, folder / "runs", lambda *said: None).prepare([config, vectors.config()])
+    assert not (folder / "runs").exists()
 
 
 def test_trials_on_obsm_on_a_file_and_on_a_resting_network(places):

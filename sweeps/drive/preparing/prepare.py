@@ -15,7 +15,7 @@ from data_pipeline.rows.generated import GeneratedCells, load_cells
 from data_pipeline.rows.resample import STRATEGIES, check_compared
 from data_pipeline.shards.writing import Job, write_shards
 from sweeps.drive.preparing import making
-from sweeps.drive.preparing.encoders import Config, Encoders, options_of
+from sweeps.drive.preparing.encoders import Config, Encoders, given, options_of
 from sweeps.drive.preparing.tasks import Count, Task, make_files
 from trainables import spec as registry
 from trainables.spec import ModelSpec
@@ -42,6 +42,8 @@ class Preparation:
         shards, encoding (how cells became a model's input, for whoever uses the trained model), and where the strategy
         makes them: generated (shards of made cells), distances (a table of how far these are from real ones), rows.
         """
+        for config in filter(given, configs):  # refused before anything is made
+            self.encoders.vectors(config)
         make_files(self._each(self.encoders.genes, configs), self.count)
         self._try_weights(configs)
         make_files(self._each(self.encoders.learned, configs) | self._each(self._by_strategy, configs), self.count)
