@@ -47,10 +47,12 @@ def law(name: str) -> tuple[Curves, np.ndarray]:
     return Curves(*map(np.array, parts)), np.array(sizes, dtype=float)
 
 
-def sweep(truth: Curves, sizes: np.ndarray, splits: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return recalls by split and size, and half of each mean's 95 % interval."""
+def sweep(
+    truth: Curves, sizes: np.ndarray, splits: int, rng: np.random.Generator, spread: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return recalls by split and size, and half of each mean's 95 % interval. spread: times the luck."""
     luck = rng.normal(0, SHARED) + rng.normal(0, LUCK, (splits, 1)) + rng.normal(0, OF_SIZE, (splits, len(sizes)))
-    recalls = rng.binomial(TESTED, np.clip(truth.at(sizes) + luck, 0, 1)) / TESTED
+    recalls = rng.binomial(TESTED, np.clip(truth.at(sizes) + spread * luck, 0, 1)) / TESTED
     return recalls, np.array([_reach(values) for values in recalls.T])
 
 
@@ -61,12 +63,12 @@ def _reach(values: np.ndarray) -> float:
     return known if np.isfinite(known) else max(values.mean() - low, high - values.mean())
 
 
-def rates(name: str, splits: int, simulations: int) -> Rates:
+def rates(name: str, splits: int, simulations: int, spread: float = 1.0) -> Rates:
     """Return how intervals do in so many made-up sweeps of so many splits."""
     rng, (truth, sizes) = np.random.default_rng(splits), law(name)
     needed, held, about, ends = float(truth.needed(RECALL)), 0, [], []
     for _ in range(simulations):
-        recalls, reaches = sweep(truth, sizes, splits, rng)
+        recalls, reaches = sweep(truth, sizes, splits, rng, spread)
         on = curves.begun(recalls.mean(0))
         low, high = curves.ends(curves.fit(sizes[on], curves.again(recalls[:, on], reaches[on])).needed(RECALL))
         about.append(float(curves.fit(sizes[on], recalls[:, on].mean(0)).needed(RECALL)))
@@ -77,11 +79,12 @@ def rates(name: str, splits: int, simulations: int) -> Rates:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=300)
+    parser.add_argument("--spread", type=float, default=1.0, help="times the luck of splits")
     given = parser.parse_args()
     print(f"recall {RECALL}: law, true cells, splits, coverage, about, open")
     for name in LAWS:
         for splits in (3, 5, 10):
-            found = rates(name, splits, given.simulations)
+            found = rates(name, splits, given.simulations, given.spread)
             needed = float(law(name)[0].needed(RECALL))
             print(f"{name:10} {needed:5.1f} {splits:3} {found.coverage:.3f} {found.about:5.1f} {found.open:.2f}")
 
