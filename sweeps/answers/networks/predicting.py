@@ -94,10 +94,11 @@ def predict(
     check_once([str(folder) for folder in folders])
     annotators = [open_model(folder) for folder in folders]
     _check_classes(folders, annotators)
+    _check_unassigned(sure, annotators[0].classes)
     cells = _open(data, options)
     readers = [_reader(annotator, cells, options, least) for annotator in annotators]
     table = _annotated(readers, cells, progress)
-    _leave_unassigned(table, sure, annotators[0].classes)
+    table.loc[table["probability"] < sure, "prediction"] = UNASSIGNED
     cells.counts.files.close()
     _write(table, out)
     return _told(table, out, readers, cells.facts["warnings"])
@@ -112,11 +113,10 @@ def _told(table: pd.DataFrame, out: Path, readers: Sequence[_Reader], doubts: li
     return Predicted(out, len(table), types, genes, worst.known, len(readers), agreed, doubts)
 
 
-def _leave_unassigned(table: pd.DataFrame, sure: float, classes: list[str]) -> None:
-    """Name no type in rows of a lower probability; RequestError where a type has the name that these get."""
+def _check_unassigned(sure: float, classes: list[str]) -> None:
+    """RequestError where a type has the name that cells of a lower probability get."""
     if sure > 0 and UNASSIGNED in classes:
         raise RequestError(f"--least {sure:g}: a type of the training is called {UNASSIGNED}; leave the option out")
-    table.loc[table["probability"] < sure, "prediction"] = UNASSIGNED
 
 
 def check_once(names: Sequence[str]) -> None:
