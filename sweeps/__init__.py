@@ -97,15 +97,10 @@ def load(name: str, where: str | Path = STORAGE, all_settings: bool = False) -> 
 def _chosen(name: str, where: str | Path, all_settings: bool = False) -> "tuple[pd.DataFrame, Stored]":
     """Return a sweep's wanted runs and what they left."""
     from sweeps.answers import bundle
-    from sweeps.answers.runs import results
-    from sweeps.answers.runs.stored import Stored
-    from sweeps.tracking.uris import of_sweep
 
-    if name.endswith(".zip"):
-        return bundle.read(Path(name))
-    uri = str(where) if "://" in str(where) else of_sweep(Path(where), None, name)
-    runs, _ = results.choose(uri, results.fetch(uri, name), every=False, all_settings=all_settings)
-    return runs, Stored(uri)
+    uri = str(where) if "://" in str(where) else None
+    runs, stored, _ = bundle.open_sweep(name, Path(where), uri, all_settings=all_settings)
+    return runs, stored
 
 
 def results(

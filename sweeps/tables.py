@@ -87,6 +87,13 @@ def spread(mean: float, sd: float) -> str:
     return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
+def number(value: float) -> str:
+    """Return a number to two digits, from 100 on to the last before the point."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
 def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
     """Print a table as CSV or JSON if that was asked for; else the warning alone, and return False.
 

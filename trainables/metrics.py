@@ -50,7 +50,12 @@ def per_class(
     ..., f1_high, see `intervals`. Without test cells recall and f1 are NaN, and precision too unless the class was
     predicted (then 0); the interval of a share of no cells is NaN.
     """
-    table = confusion_counts(np.asarray(truth), np.asarray(probabilities).argmax(axis=1), len(classes))
+    counts = confusion_counts(np.asarray(truth), np.asarray(probabilities).argmax(axis=1), len(classes))
+    return per_class_of(counts, classes, cells)
+
+
+def per_class_of(table: np.ndarray, classes: list[str], cells: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Return what `per_class` does, of counts [C, C] by true and predicted class."""
     precision, recall, f1 = _precision_recall_f1(table)
     hits, test, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
     tested = test > 0
@@ -210,14 +215,14 @@ def _calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
 def _rankings(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve, class against rest, mean over the classes that have both."""
     cells = np.bincount(truth, minlength=probabilities.shape[1])
-    areas = [_areas(probabilities[:, c], truth == c) for c in np.flatnonzero((cells > 0) & (cells < len(truth)))]
-    if not areas:
+    found = [areas(probabilities[:, c], truth == c) for c in np.flatnonzero((cells > 0) & (cells < len(truth)))]
+    if not found:
         return {}
-    auroc, auprc = np.mean(areas, axis=0)
+    auroc, auprc = np.mean(found, axis=0)
     return {"macro_auroc": float(auroc), "macro_auprc": float(auprc)}
 
 
-def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+def areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """Return (AUROC by the trapezoid rule, average precision); equal scores share one threshold."""
     order = np.argsort(-scores)
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)

@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import pandas as pd
 from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 from sweeps.answers import frames
+from sweeps.answers.runs import results
 from sweeps.answers.runs.stored import Stored
 from sweeps.file.questions import Question
+from sweeps.tracking.uris import of_sweep
 
 TABLES = ("per_class.csv", "predictions.parquet")  # of each finished run, what tables are made of
 README = """{name}: a sweep of cellskew, as it was exported.
@@ -86,14 +87,30 @@ def read(path: Path) -> tuple[pd.DataFrame, Bundled]:
     return runs, stored
 
 
+def open_sweep(
+    name: str, storage: Path, uri: str | None, every: bool = False, all_settings: bool = False
+) -> tuple[pd.DataFrame, Stored, str | None]:
+    """Return a sweep's runs, what they left, and a sentence on runs left out, see results.choose.
+
+    name: of a sweep, looked for in `uri` or the storage folder's own MLflow, or a bundle (*.zip), which has the wanted
+    runs and chosen settings alone. RequestError if there is none.
+    """
+    if name.endswith(".zip"):
+        if all_settings:
+            raise RequestError(f"{name}: a bundle has the chosen settings alone; ask the sweep itself for all settings")
+        return *read(Path(name)), None
+    place = of_sweep(storage, uri, name)
+    runs, left_out = results.choose(place, results.fetch(place, name), every, all_settings)
+    return runs, Stored(place), left_out
+
+
 def _questions(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return [question.model_dump() for question in runs.attrs.get("questions", ())]
 
 
 def _versions(finished: pd.DataFrame) -> str:
     """Return what the trials were made with: each tag's values, and of how many trials."""
-    names: Sequence[str] = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")
-    found = {name: finished[name].value_counts().to_dict() for name in names if name in finished}
+    found = {name: finished[name].value_counts().to_dict() for name in results.MADE_WITH if name in finished}
     return json.dumps({name: counts for name, counts in found.items() if set(counts) != {""}}, indent=1)
 
 

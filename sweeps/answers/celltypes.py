@@ -64,13 +64,8 @@ def adjusted_table(run: pd.Series, adjustment: str, table: pd.DataFrame, stored:
     if said is None:
         return None
     counts = metrics.confusion_counts(said.truth, said.predicted, len(said.classes))
-    hits, test, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = {"recall": hits / test, "f1": np.where(test > 0, 2 * hits / (test + predicted), np.nan)}
-        shares["precision"] = np.where(predicted > 0, hits / predicted, np.where(test > 0, 0.0, np.nan))
-    found = pd.DataFrame({"class": said.classes, "predicted": predicted, **shares}).set_index("class")
-    ends = pd.DataFrame(metrics.intervals(hits, test, predicted), index=found.index)
-    return table.assign(**found.join(ends).reindex(table["class"].astype(str)).reset_index(drop=True))
+    found = metrics.per_class_of(counts, said.classes, {}).drop(columns="test").set_index("class")
+    return table.assign(**found.reindex(table["class"].astype(str)).reset_index(drop=True))
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:

@@ -71,19 +71,11 @@ def file_of(names: str | list[str], storage: Path) -> str | None:
 def _found(name: str, storage: Path, uri: str | None, every: bool, all_settings: bool) -> tuple[Any, "Stored"]:
     """Return a sweep's runs and what they left: from MLflow, or from a bundle (*.zip)."""
     from sweeps.answers import bundle
-    from sweeps.answers.runs import results
-    from sweeps.answers.runs.stored import Stored
-    from sweeps.tracking.uris import of_sweep
 
-    if name.endswith(".zip") and all_settings:
-        raise RequestError(f"{name}: a bundle has the chosen settings alone; ask the sweep itself for --all-settings")
-    if name.endswith(".zip"):
-        return bundle.read(Path(name))
-    place = of_sweep(storage, uri, name)
-    runs, left_out = results.choose(place, results.fetch(place, name), every, all_settings)
+    runs, stored, left_out = bundle.open_sweep(name, storage, uri, every, all_settings)
     if left_out is not None:
         print(f"cellskew: {left_out}", file=sys.stderr)
-    return runs, Stored(place)
+    return runs, stored
 
 
 def _together(

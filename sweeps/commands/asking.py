@@ -1,7 +1,7 @@
 """`cellskew results`, `compare`, `report`: what came out of a sweep."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,9 +27,6 @@ from sweeps.commands.options import (
     Where,
     words,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def results(

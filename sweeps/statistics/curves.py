@@ -13,13 +13,13 @@ from scipy.special import stdtrit
 
 from data_pipeline.seeds import generator
 from sweeps.statistics import intervals, resampling
+from trainables.metrics import Z95
 
 SIZES = 3  # different numbers of cells, below which there is no curve
 BENDS = np.geomspace(0.05, 4, 80)  # tried
 BEGUN = 0.05  # recall from which on the law holds
 BEYOND = 3.0  # times the largest size, beyond which a curve says nothing
 DRAWS = 1000
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from test_summary import METRIC, grid, per_class
 
+import sweeps
 from data_pipeline.errors import RequestError
 from sweeps.answers import bundle, celltypes, frames, summary
 from sweeps.answers.designs import Designs
@@ -65,6 +66,8 @@ def test_what_is_no_bundle_is_refused(runs, tmp_path):
     for name in ("text.zip", "other.zip", "missing.zip"):
         with pytest.raises(RequestError, match=f"{name} is no bundle"):
             bundle.read(tmp_path / name)
+    with pytest.raises(RequestError, match="a bundle has the chosen settings alone"):
+        sweeps.load(str(tmp_path / "missing.zip"), all_settings=True)
     with pytest.raises(RequestError, match="no trial of small is finished"):
         bundle.write(tmp_path / "b.zip", "small", runs.assign(status="RUNNING"), Stored(None), None, None)
 

@@ -128,15 +128,9 @@ def as_text(board: Board) -> pd.DataFrame:
         own = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
         text = {"rank": f"{row['rank']:g}{ends}", "choice": row["label"]}
         text |= {title(board.ranking.metric): f"{row['mean']:.3f}{own}", "splits won": f"{row['wins']:.2f}"}
-        text |= {"seconds": _number(row["seconds"]), "GPU-hours": _number(row["gpu_hours"])}
+        text |= {"seconds": tables.number(row["seconds"]), "GPU-hours": tables.number(row["gpu_hours"])}
         rows.append(text | {"Pareto": PARETO if row["pareto"] else ""})
     return pd.DataFrame(rows)
-
-
-def _number(value: float) -> str:
-    if np.isnan(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def matrix(board: Board, names: bool = True) -> pd.DataFrame:

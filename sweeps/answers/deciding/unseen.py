@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from sweeps.answers.designs import Designs, Estimate
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import CHANCE
 from sweeps.answers.runs.stored import Scores
+from trainables.metrics import areas
 
 KEPT = 0.95  # of the cells of known types, when the rest is called unknown
 NUMBERS = ("auroc", "passed")
@@ -44,8 +44,7 @@ def unseen(runs: pd.DataFrame, kind: str, designs: Designs) -> Iterator[Unseen]:
     runs: with the type's numbers, see celltypes.with_type; adjustments after training have no probabilities here.
     """
     finished = runs[(runs["status"] == "FINISHED") & (runs["defects"] == "") & runs[f"test_recall:{kind}"].notna()]
-    plain = finished.get("posthoc", pd.Series("none", index=finished.index)) == "none"  # probabilities are plain ones
-    finished = finished[plain].assign(posthoc="none")
+    finished = choices.before_adjustment(finished)
     finished = finished.assign(label=choices.labels(finished))
     finished = finished[finished["model"].map(choices.kinds(finished)) != CHANCE]
     for (dataset, skew, label), part in finished.groupby(["dataset", "skew", "label"], sort=False):
@@ -73,9 +72,8 @@ def _told(scores: Scores, kind: str) -> tuple[float, float, dict[str, float]]:
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """Return how often a known cell scores higher than an unknown one, ties half; float [n] and [m]."""
-    ranks = rankdata(np.concatenate([known, unknown]))
-    wins = ranks[: len(known)].sum() - len(known) * (len(known) + 1) / 2
-    return float(wins / (len(known) * len(unknown)))
+    scores = np.concatenate([known, unknown])
+    return float(areas(scores, np.arange(len(scores)) < len(known))[0])
 
 
 def _mean(

@@ -44,7 +44,7 @@ def of_variance(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Share
     results.check_alone(runs)
     usable = choices.unfolded(runs[(runs["status"] == "FINISHED") & (runs["defects"] == "")])
     usable = usable[usable[metric].notna() & (usable["model"].map(choices.kinds(usable)) != CHANCE)]
-    usable = usable.assign(remedy=[one.partition(" · ")[2] for one in choices.labels(usable)])
+    usable = usable.assign(remedy=[choices.remedy(row) for row in usable[list(choices.PLAIN)].to_dict("records")])
     found = [_of_dataset(name, part, metric, designs) for name, part in usable.groupby("dataset", sort=False)]
     if not any(one is not None for one in found):
         raise RequestError(

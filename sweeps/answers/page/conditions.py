@@ -11,10 +11,10 @@ import pandas as pd
 from data_pipeline.names import short
 from sweeps.answers.deciding.cost import seconds
 from sweeps.answers.designs import Designs
-from sweeps.answers.page.figures import SHARE, Heat, heat, remedy
+from sweeps.answers.page.figures import SHARE, Heat, heat
 from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
 from sweeps.answers.runs import choices
-from sweeps.answers.runs.choices import CHANCE
+from sweeps.answers.runs.choices import CHANCE, remedy
 from sweeps.answers.runs.stored import Stored
 from sweeps.answers.summary import title
 from trainables.metrics import TAIL
@@ -43,8 +43,7 @@ def conditions(
 ) -> dict[str, Condition]:
     """Return what there is to show, by dataset and skew. finished: runs; adjustments after training aren't shown."""
     found = {name: Condition(heat=one) for name, one in (heat(types) if len(types) else {}).items()}
-    plain = finished[finished.get("posthoc", pd.Series("none", index=finished.index)) == "none"].assign(posthoc="none")
-    for (dataset, skew), group in plain.groupby(["dataset", "skew"], sort=False):
+    for (dataset, skew), group in choices.before_adjustment(finished).groupby(["dataset", "skew"], sort=False):
         one = found.setdefault(f"{dataset}, {skew}", Condition())
         told, tables = _read(group, designs.stored)
         one.mistakes = _mistakes(tables, _shown(group, metric), types, dataset, skew)

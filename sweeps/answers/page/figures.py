@@ -12,18 +12,12 @@ from sweeps.answers.deciding.wording import many
 from sweeps.answers.designs import Designs
 from sweeps.answers.page.svg import Axis, Panel, bar, colour, decades, dot, line, ticks
 from sweeps.answers.runs import choices
-from sweeps.answers.runs.choices import PLAIN
+from sweeps.answers.runs.choices import PLAIN, remedy
 from sweeps.answers.summary import title
 from trainables.metrics import ends_of
 
 ENDS = ("f1", *ends_of("f1"))
 SHARE = Axis(0, 1, ticks(0, 1), "")
-
-
-def remedy(row: pd.Series) -> str:
-    """Return what is done about the imbalance, whatever the model: oversample · focal, or none."""
-    done = [row[name] for name, usual in PLAIN.items() if row[name] != usual]
-    return " · ".join(done or ["none"])
 
 
 def remedies(trials: pd.DataFrame) -> dict[str, str]:

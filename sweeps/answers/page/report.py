@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from sweeps import tables
 from sweeps.answers import celltypes, comparison, differences, frames, summary
 from sweeps.answers.deciding import answer, table, wording
 from sweeps.answers.designs import Designs
@@ -48,7 +49,6 @@ HEADINGS = {  # of a condition's panels: what they are called, and what stands u
         "cost nothing.",
     ),
 }
-REDO = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # what trials were made with
 MOST = 50  # failures that are listed
 
 
@@ -156,15 +156,10 @@ def _costs(finished: pd.DataFrame) -> list[list[str]]:
     there = {metric: said for metric, said in COSTS.items() if metric in finished}
     table = finished.groupby("model", sort=False)[list(there)].mean()
     rows = [
-        [model, *(_number(value) for value in row)] for model, row in zip(table.index, table.to_numpy(), strict=True)
+        [model, *(tables.number(value) for value in row)]
+        for model, row in zip(table.index, table.to_numpy(), strict=True)
     ]
     return [["model", *there.values()], *rows]
-
-
-def _number(value: float) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _missing(runs: pd.DataFrame) -> dict[str, Any]:
@@ -179,7 +174,7 @@ def _missing(runs: pd.DataFrame) -> dict[str, Any]:
 def _redo(finished: pd.DataFrame) -> list[tuple[str, str]]:
     """Return what the trials were made with: code, packages, digests; of how many, where they differ."""
     found = []
-    for name in REDO:
+    for name in results.MADE_WITH:
         counts = finished[name].value_counts().drop("", errors="ignore") if name in finished else pd.Series(dtype=int)
         found += [
             (name, f"{value} ({wording.many(number, 'trial')})" if len(counts) > 1 else f"{value}")

@@ -35,6 +35,11 @@ def unfolded(runs: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def before_adjustment(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs as their training left them, unfolded or not: of an adjustment no probabilities are kept."""
+    return runs[runs.get("posthoc", pd.Series("none", index=runs.index)) == "none"].assign(posthoc="none")
+
+
 def _parts(column: str) -> tuple[str, str]:
     """Return what a metric is called without its adjustment, and that: test_f1.x:DC -> (test_f1:DC, x)."""
     head, colon, kind = column.partition(":")
@@ -54,8 +59,13 @@ def labels(runs: pd.DataFrame) -> pd.Series:
 
 def label(row: Mapping[str, str]) -> str:
     """Return what a choice is called: scgpt · oversample · focal, scgpt · none."""
+    return f"{row['model']} · {remedy(row)}"
+
+
+def remedy(row: Mapping[str, str]) -> str:
+    """Return what is done about the imbalance, whatever the model: oversample · focal, or none."""
     done = [row[name] for name, usual in PLAIN.items() if row[name] != usual]
-    return " · ".join([row["model"], *(done or ["none"])])
+    return " · ".join(done or ["none"])
 
 
 def kinds(runs: pd.DataFrame) -> dict[str, str]:

@@ -38,6 +38,7 @@ NOTES = [
     "cpu",
 ]
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
+MADE_WITH = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # of NOTES: what a redo needs
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds"]
 LABELS = tuning.LABELS
