@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all: written beside their place, brought to disk, then renamed."""
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_pipeline.errors import NoRoomError, RequestError
+from data_pipeline.errors import of_disk
 
 
 def publish(path: Path, data: bytes, durable: bool = True) -> None:
@@ -26,9 +25,8 @@ def deliver(out: Path, data: bytes) -> None:
     try:
         publish(out, data)
     except OSError as error:
-        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RequestError
         said = "it is a folder" if out.is_dir() else error.strerror
-        raise kind(f"{out} can't be written: {said}. Name another place") from error
+        raise of_disk(error)(f"{out} can't be written: {said}. Name another place") from error
 
 
 @contextmanager

@@ -19,16 +19,17 @@ def folders() -> list[Path]:
     return [Path(one).resolve() for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
 
 
+@cache
 def in_folder(folder: Path) -> dict[str, Path]:
-    """Return name -> file or folder of the models that a folder holds."""
+    """Return name -> file or folder of the models that a folder holds, when this process first asks."""
     found = {path.stem: path for path in folder.glob("[!_]*.py")}
     return found | {path.parent.name: path.parent for path in folder.glob("[!_]*/__init__.py")}
 
 
 def outside() -> dict[str, Path | EntryPoint]:
-    """Return the models that aren't cellskew's own, by name."""
+    """Return the models that aren't cellskew's own, by name; of two folders the first counts, as it does for Python."""
     found: dict[str, Path | EntryPoint] = dict(installed())
-    for folder in folders():
+    for folder in reversed(folders()):
         found |= in_folder(folder)
     return found
 

@@ -10,7 +10,7 @@ from data_pipeline.names import did_you_mean
 from data_pipeline.seeds import derive
 
 LEAVE = ".leave"  # in a trial's folder while it is to save each round, as its node is about to go
-CONTROLS = ("shuffled_labels",)
+Control = Literal["shuffled_labels"]
 Entry = dict[str, Any]  # a plug-in and its parameters: {"kind": name, **parameters}
 
 
@@ -41,7 +41,7 @@ class TrialConfig(BaseModel):
     weights: Path | None = None
     defects: tuple[str, ...] = ()
     posthoc: tuple[str, ...] = ()
-    control: Literal["shuffled_labels"] | None = None
+    control: Control | None = None
     on: dict[str, Any] | None = None
     code: str | None = None
     encoding: Path | None = None

@@ -1,12 +1,11 @@
 """What must be so before a sweep is driven: a storage folder that takes something, no news for another store."""
 
 import contextlib
-import errno
 import re
 import uuid
 from pathlib import Path
 
-from data_pipeline.errors import NoRoomError, RequestError
+from data_pipeline.errors import RequestError, of_disk
 from sweeps.tracking.outbox import waiting
 from sweeps.tracking.uris import default_uri, remembered, shown_uri
 
@@ -28,8 +27,7 @@ def check_writable(storage: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RequestError
-        raise kind(
+        raise of_disk(error)(
             f"the storage folder {storage} can't be written to: {error.strerror}. Make it writable, or make room on "
             "its disk, and run again; or choose another folder with --storage"
         ) from error

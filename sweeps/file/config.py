@@ -32,6 +32,7 @@ class Model(BaseModel):
     options: dict[str, Any]
     recipe: dict[str, Any] | None
     on: dict[str, Any] | None = None  # what stands for cells in place of their genes, see variants.read_on
+    code: str | None = None  # what stands for the code of a model from outside, as it was when the sweep file was read
     tuned: dict[str, Any] = Field(default_factory=dict)
     num_settings: int = 1
 
@@ -71,15 +72,7 @@ class SweepSpec(BaseModel):
     def trials(self) -> list[Trial]:
         """Return the cross product minus `exclude`, in the file's order, dataset first, seed last; then controls."""
         cells = [cell for cell in self._possible() if not self._left_out(cell)]
-        codes = self._codes()
-        plain = [self._trial(cell, codes) for cell in cells]
-        return plain + [self._control(cell, codes, one) for cell, one in self._to_check(cells)]
-
-    def _codes(self) -> dict[str, str | None]:
-        """Return what stands for the code of each model, by what it is: one from outside has its files read, once."""
-        from trainables.spec import code_of
-
-        return {name: code_of(name) for name in {model.model for model in self.models}}
+        return [self._trial(cell) for cell in cells] + [self._control(cell, one) for cell, one in self._to_check(cells)]
 
     def _to_check(self, cells: list[tuple]) -> Iterator[tuple[tuple, str]]:
         """Yield the first cell of each dataset, split and model with every control."""
@@ -88,11 +81,10 @@ class SweepSpec(BaseModel):
             first.setdefault((cell[0], cell[1]["seed"], cell[5].label), cell)
         yield from ((cell, control) for control in dict.fromkeys(self.controls) for cell in first.values())
 
-    def _control(self, cell: tuple, codes: dict[str, str | None], control: str) -> Trial:
+    def _control(self, cell: tuple, control: str) -> Trial:
         """Return the trial that shows chance: nothing is done about an imbalance, as strategies may look at labels."""
         dataset, split, skew, _, _, model, seed = cell
-        plain = (dataset, split, skew, Entry.plain("none"), Entry.plain("cross_entropy"), model, seed)
-        trial = self._trial(plain, codes)
+        trial = self._trial((dataset, split, skew, Entry.plain("none"), Entry.plain("cross_entropy"), model, seed))
         return dataclasses.replace(trial, described=trial.described | {"control": control})
 
     def impossible(self) -> list[str]:
@@ -131,7 +123,7 @@ class SweepSpec(BaseModel):
         found = _by_axis(cell)
         return any(exclusions.leaves_out(rule, found) for rule in self.exclude)
 
-    def _trial(self, cell: tuple, codes: dict[str, str | None]) -> Trial:
+    def _trial(self, cell: tuple) -> Trial:
         from trainables import protocol
 
         dataset, split, skew, strategy, loss, model, seed = cell
@@ -153,7 +145,7 @@ class SweepSpec(BaseModel):
             "posthoc": self.posthoc,
         }
         described |= {} if model.on is None else {"on": model.on}
-        described |= {} if (code := codes[model.model]) is None else {"code": code}
+        described |= {} if model.code is None else {"code": model.code}
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
         held = self.contents

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -175,14 +175,14 @@ def _name(given: Any) -> list[Problem]:
 
 
 def _word_lists() -> Iterable[tuple[str, str, Iterable[str]]]:
-    from trainables.config import CONTROLS
+    from trainables.config import Control
     from trainables.posthoc import POSTHOC
     from trainables.protocol import DEFECTS
     from trainables.trial.confidence import ABSTAINING
 
     yield "defects", "defect", DEFECTS
     yield "posthoc", "adjustment", [*POSTHOC, *ABSTAINING]
-    yield "controls", "control", CONTROLS
+    yield "controls", "control", get_args(Control)
 
 
 def _repeated_seeds(file: File) -> list[tuple[str, int]]:

@@ -31,7 +31,7 @@ def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[
             name = said.get("model", label)
             settings = {key: value for key, value in said.items() if key != "model"}
             read, wrong = _settings_of(registry.get(name), settings, folder, check_files)
-            found += [{"label": label, "model": name, **fields} for fields in read]
+            found += [{"label": label, "model": name, "code": registry.code_of(name), **fields} for fields in read]
         problems += [(("models", label, *place), what) for place, what in wrong]
     return found, problems + ([] if problems else list(_alike(found)))
 

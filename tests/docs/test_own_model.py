@@ -64,12 +64,23 @@ def test_both_keep_the_contract(plugins, monkeypatch):
 
 
 def test_its_code_is_part_of_what_a_trial_is_and_nobody_elses_is(plugins):
-    mine, knn = config.parse(SWEEP, Path("x.yaml")).trials()
+    sweep = config.parse(SWEEP, Path("x.yaml"))
+    mine, knn = sweep.trials()
     assert "code" in mine.described and "code" not in knn.described
     assert {one.key for one in config.parse(SWEEP, Path("y.yaml")).trials()} == {mine.key, knn.key}
     (plugins / "two_layers.py").write_text((plugins / "two_layers.py").read_text().replace("0.1)", "0.2)", 1))
     changed, same = config.parse(SWEEP, Path("x.yaml")).trials()
     assert changed.key != mine.key and same.key == knn.key
+    assert sweep.trials()[0].key == mine.key, "read once for all trials"
+
+
+def test_of_two_folders_the_first_counts_for_what_is_run_and_for_its_code(plugins, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "two_layers.py").write_text("SPEC = None\n")
+    alone = spec.code_of("two_layers")
+    monkeypatch.setenv("CELLSKEW_PLUGINS", f"{plugins}{os.pathsep}{other}")
+    assert spec.get("two_layers").kind == "network" and spec.code_of("two_layers") == alone
 
 
 @pytest.mark.parametrize(

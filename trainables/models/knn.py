@@ -36,8 +36,8 @@ class Fitted:
     """Training cells where they lie, each once, and their votes.
 
     mean float64 [G], axes float64 [G, P]: a cell lies at (values - mean) @ axes, without axes at its values; places
-    float32 [m, P];
-    codes int64 [m], votes float64 [m], of mean 1: a cell's class among those of `learnt`, and its weight there.
+    float32 [m, P]; codes int64 [m], votes float64 [m], of mean 1: a cell's class among those of `learnt`, and its
+    weight there.
     """
 
     mean: np.ndarray
@@ -132,7 +132,6 @@ def principal_axes(
     """Return (mean [G], axes [G, P]) of cells, CSR [n, G]: the P first principal axes along which they differ.
 
     None for axes where cells stay where they are: none are wanted, or there is but one cell or gene.
-
     Few cells or genes are taken apart exactly: ARPACK's answer depends on its last one where ranks are wanting.
     """
     from sklearn.decomposition import PCA

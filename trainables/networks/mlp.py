@@ -24,7 +24,6 @@ class Mlp(nn.Module):
             )
         )
         self.head = nn.Linear(widths[-1], num_classes)
-        self.fresh = list(self.state_dict())
 
     def forward(self, genes: Tensor, cells: Tensor, values: Tensor, num_cells: int) -> Tensor:
         """genes, cells: int64 [T], which value stands where; values: float32 [T]."""

@@ -48,8 +48,8 @@ def _named(
     numbers = {"named": float(named.mean())} | ({"accuracy": float(right[named].mean())} if named.any() else {})
     least = threshold(validation[0].max(1), validation[0].argmax(1) == validation[1])
     numbers |= {"threshold": least} if np.isfinite(least) else {}
-    rows = [_of_type(place, validation, test) for place in range(len(classes))]
-    return numbers, pd.DataFrame(rows).assign(**{"class": classes}).set_index("class").reset_index()
+    rows = [{"class": name} | _of_type(place, validation, test) for place, name in enumerate(classes)]
+    return numbers, pd.DataFrame(rows)
 
 
 def _of_type(place: int, validation: Cells, test: Cells) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from data_pipeline.atomic import replacing
-from data_pipeline.errors import NoRoomError, RequestError
+from data_pipeline.errors import FULL, of_disk
 from data_pipeline.reading.file import hdf5, places
 
 PIECE = 4_000_000  # numbers read at once: 48 MB with their indices
@@ -23,7 +23,6 @@ GAP = 16_384  # unwanted numbers that are cheaper to read than to skip
 COLUMNS_PIECE = 16_000_000  # numbers of a large CSC matrix turned round at once: 400 MB
 SMALL = 2_000_000  # numbers of a CSC matrix that is simply loaded
 BLOCK = 4096  # rows written at once
-FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 SPARSE = ("data", "indices", "indptr")
 EXACT = 2**24  # whole numbers from here on are rounded by float32
@@ -219,8 +218,7 @@ def _by_rows(element, path: str, layer: str | None, scratch: Path) -> Path:
         if error.errno not in (*FULL, *CLOSED):
             raise  # of the file that is read
         needed = element["data"].shape[0] * 16 / 1e9  # pieces and the whole, 8 bytes a number each
-        kind = NoRoomError if error.errno in FULL else RequestError
-        raise kind(
+        raise of_disk(error)(
             f"{path}: is stored by gene (CSC), and its copy by cell can't be written to {scratch}: "
             f"{os.strerror(error.errno)}. It takes about {needed:.2f} GB there while it is made; name another folder "
             "(TMPDIR where nothing is stored, else --storage), or write the file by cell: adata.X = adata.X.tocsr()"
