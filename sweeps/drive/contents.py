@@ -26,22 +26,20 @@ ADOPTED = (
 def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = True) -> SweepSpec:
     """Return the sweep with the contents of its datasets and weights, as far as they are here.
 
-    keep: remember the hashes of weights in the storage folder, so that each file is read once for them.
+    keep: remember the hashes of weights and vectors in the storage folder, so that each file is read once for them.
     """
     hashes = Hashes(storage / "weights.json")
     folders = {
         model.label: model for model in spec.models if model.weights is not None and Path(model.weights).is_dir()
     }
     weights = {label: weights_hash(model, hashes) for label, model in folders.items()}
-    if weights and keep:
-        hashes.keep()
     digests = {name: opened.digest for name, opened in cells.items() if hasattr(opened, "digest")}
     vectors = {
         model.label: {name: vectors_hash(model.on, opened, hashes) for name, opened in cells.items()}
         for model in spec.models
         if model.on is not None
     }
-    if vectors and keep:
+    if keep and (weights or vectors):
         hashes.keep()
     return spec.model_copy(update={"contents": Contents(digests, weights, vectors)})
 
@@ -50,7 +48,7 @@ def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
     """Return what stands for the files that a model's vectors come from; "" where they aren't here."""
     if "model" in on:
         files = files_of(on["model"], on["weights"]) if Path(on["weights"]).is_dir() else {}
-        return identity_hash(sorted((role, hashes.of(path)) for role, path in files.items())) if files else ""
+        return _hash_of(files, hashes) if files else ""
     source = getattr(cells, "source", None)
     paths = [on["embeddings"]] if "embeddings" in on else [] if source is None else source.all_paths
     found = [hashes.of(Path(path)) for path in paths if Path(path).is_file()]
@@ -59,7 +57,10 @@ def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
 
 def weights_hash(model: Model, hashes: Hashes) -> str:
     """Return what stands for the files of a weights folder that the model reads, whatever else lies beside them."""
-    files = weights_files(model)
+    return _hash_of(weights_files(model), hashes)
+
+
+def _hash_of(files: dict[str, Path], hashes: Hashes) -> str:
     return identity_hash(sorted((role, hashes.of(path)) for role, path in files.items()))
 
 

@@ -19,7 +19,7 @@ INTERVAL = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts trials done, running and failed, guesses the time left, remembers the best; a converge.Screen."""
+    """Counts trials done, running and failed, guesses the time left, remembers the best; a request.Screen."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

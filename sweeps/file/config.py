@@ -31,7 +31,7 @@ class Model(BaseModel):
     weights: str | None
     options: dict[str, Any]
     recipe: dict[str, Any] | None
-    on: dict[str, Any] | None = None  # what stands for cells in place of their genes, see variants.read_on
+    on: dict[str, Any] | None = None  # what stands for cells in place of their genes, see reading_models
     code: str | None = None  # what stands for the code of a model from outside, as it was when the sweep file was read
     tuned: dict[str, Any] = Field(default_factory=dict)
     num_settings: int = 1

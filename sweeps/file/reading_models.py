@@ -164,7 +164,9 @@ def _checked(model: type[BaseModel], given: dict[str, Any]) -> tuple[BaseModel |
     try:
         return model.model_validate_json(json.dumps(given), strict=True), []
     except ValidationError as error:
-        wrong = [one for one in error.errors() if one["type"] != "too_short" or not one["input"]]
+        wrong = error.errors()
+        inside = {one["loc"][0] for one in wrong if len(one["loc"]) > 1}  # lists with a wrong value count as too short
+        wrong = [one for one in wrong if one["type"] != "too_short" or one["loc"][0] not in inside]
         return None, [(one["loc"][:1], f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong]
 
 

@@ -38,8 +38,8 @@ class Trial:
 
     described: dataset (its declaration), genes, split, skew, strategy, loss, model, options, recipe, weights, seed,
     defects, posthoc, and of a control `control`. labels: what tables call each axis, which no key depends on. digest,
-    weights_hash: what dataset and weights hold, "" where that isn't known. tuned: its values of what is tuned, one of
-    `num_settings` combinations that share all labels. Keys are 16 hex digits.
+    weights_hash, vectors_hash: what dataset, weights and the files behind `on:` hold, "" where that isn't known. tuned:
+    its values of what is tuned, one of `num_settings` combinations that share all labels. Keys are 16 hex digits.
     """
 
     described: dict[str, Any]
@@ -64,8 +64,10 @@ class Trial:
     def _vectors(self) -> dict[str, Any]:
         """What `on:` comes to, by what the files hold and not where they lie; {} without."""
         on = self.described.get("on")
-        plain = {} if on is None else {key: value for key, value in on.items() if key not in ("embeddings", "weights")}
-        return {} if on is None else {"on": plain | {"sha256": self.vectors_hash}}
+        if on is None:
+            return {}
+        plain = {key: value for key, value in on.items() if key not in ("embeddings", "weights")}
+        return {"on": plain | {"sha256": self.vectors_hash}}
 
     @cached_property
     def declared(self) -> str:

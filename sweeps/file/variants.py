@@ -1,4 +1,4 @@
-"""What makes variants of one model in a sweep file: `train:`, what is trained; `tune:`, settings to choose among."""
+"""What makes variants of one model: `train:`, what is trained; `on:`, on what; `tune:`, settings to choose among."""
 
 import itertools
 import json

@@ -126,7 +126,8 @@ class Registration:
     def adopt(self, found: dict[str, Trial]) -> None:
         """Have runs, by id, be those of trials as they are known and called now.
 
-        Runs that an earlier version registered by where files lay, and those of what the sweep's file calls otherwise.
+        Runs that an earlier version registered by where files lay, those whose files lie elsewhere now, and those of
+        what the sweep's file calls otherwise.
         """
         listed = list(found.items())
         for start in range(0, len(listed), joint.MOST):

@@ -1,7 +1,12 @@
 """`models:` of a sweep file: what a label stands for."""
 
 import pytest
+from pydantic import Field
 from sweep_files import parse, problems
+
+from sweeps.drive.forecast import planning
+from sweeps.file import reading_models
+from trainables.spec import Options
 
 HEAD = "name: small\ndatasets: [pbmc68k_reduced]\nsplits: {seeds: [0]}\n"
 
@@ -81,6 +86,14 @@ def test_a_wrong_value_in_a_list_is_one_mistake():
     assert said.endswith("models.linear_svm.strengths: 0 must be greater than 0")
 
 
+def test_a_list_that_is_too_short_is_refused():
+    class Ends(Options):
+        ends: tuple[float, ...] = Field((0.0, 1.0), min_length=2)
+
+    found, [(where, said)] = reading_models._checked(Ends, {"ends": [0.5]})
+    assert found is None and where == ("ends",) and "at least 2 items" in said
+
+
 def test_what_is_trained_stands_resolved_in_the_key():
     models = "a: {model: scgpt, train: {lora: {}}, random_features: true}, b: {model: scbert}, c: {model: geneformer}"
     nothing = sweep("a: {model: scgpt, train: {lora: }, random_features: true}").models[0]
@@ -149,3 +162,9 @@ def test_rules_name_models_by_label(value, is_known):
         parse(text)
     else:
         assert f"exclude[0].model: unknown model '{value}'" in problems(text)[0]
+
+
+def test_a_share_that_is_measured_is_promised_to_those_alone_that_are_measured():
+    models, more = "mlp: {}, probe: {model: mlp, on: {obsm: X_uce}}", "{gpu: auto}"
+    trials = sweep(models, f"resources: {{mlp: {more}, probe: {more}}}\n").trials()
+    assert planning._shares(trials)[0].startswith("gpu: auto of mlp: ")

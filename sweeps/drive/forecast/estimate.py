@@ -43,16 +43,11 @@ def works(trials: list[Trial], shapes: dict[str, Shape], cells: dict[str, Any]) 
     return {trial.key: work(trial, shapes[trial.key], tokens(trial, cells[trial.dataset])) for trial in trials}
 
 
-def cost(trial: Trial, shape: Shape, tokens_per_cell: float) -> float:
-    """Return roughly the seconds that a trial takes on one CPU core: training, an evaluation per round, the test."""
-    return work(trial, shape, tokens_per_cell).cpu_seconds
-
-
 @dataclass(frozen=True)
 class Work:
     """What of a trial decides how long it takes.
 
-    tokens: trained on, each evaluated one counting a third; batch: tokens of a batch; cpu_seconds: on one core.
+    tokens: trained on, each evaluated one counting a third; batch: tokens of a batch; cpu_seconds: about, on one core.
     """
 
     steps: int
@@ -63,7 +58,7 @@ class Work:
 
 
 def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
-    """Return what a trial has to do."""
+    """Return what a trial has to do: training, an evaluation per round, the test."""
     if trial.described["recipe"] is None:
         per_row = BASELINE_SECONDS.get(trial.model, OTHER_BASELINE)
         return Work(0, 1, 0.0, 0.0, FIXED_SECONDS + per_row * shape.num_rows / 1000)

@@ -1,11 +1,12 @@
 """What a sweep takes on a cluster: trials per GPU, hours, money, MLflow's load. From measured constants, by the very
 line that hands out trials."""
 
+import functools
 import heapq
 import json
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_pipeline.errors import RequestError
@@ -75,7 +76,6 @@ class Forecast:
     disk_gb: float
     reports: int
     price: float | None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def paid_hours(self) -> float:
@@ -179,14 +179,15 @@ def _size(trial: Trial) -> str:
 def _network(trial: Trial) -> str:
     """Return which network's constants hold: Geneformer's two sizes are told apart by their weights' folder."""
     weights = trial.described["weights"]
-    path = Path(weights if isinstance(weights, str) else "") / "config.json"
-    if (
-        trial.model == "geneformer"
-        and path.is_file()
-        and json.loads(path.read_text(encoding="utf-8"))["hidden_size"] > 256
-    ):
-        return "geneformer-V2"
-    return trial.model
+    is_large = trial.model == "geneformer" and weights is not None and _is_large(weights)
+    return "geneformer-V2" if is_large else trial.model
+
+
+@functools.cache
+def _is_large(weights: str) -> bool:
+    """Tell whether a folder, if it is here, holds the larger Geneformer; looked at once for all trials."""
+    path = Path(weights) / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hidden_size"] > 256
 
 
 def _makespan(planned: list[Planned], fleet: Fleet) -> float:

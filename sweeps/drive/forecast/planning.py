@@ -13,7 +13,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
-from sweeps.cluster.resources import own_cpus
+from sweeps.cluster.resources import is_auto, own_cpus
 from sweeps.drive import contents
 from sweeps.drive.forecast import budgets, estimate
 from sweeps.drive.forecast.shapes import Shape, shapes
@@ -150,7 +150,7 @@ def _tuning(trials: list[Trial]) -> list[str]:
     """Return what tuning makes of the number of trials, a sentence per model."""
     tuned: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial.tuned and "control" not in trial.described:
+        if trial.tuned and not trial.control:
             tuned.setdefault(trial.label, []).append(trial)
     return [
         f"{label} is tuned over {mine[0].num_settings} settings ({', '.join(mine[0].tuned)}): {len(mine)} trials in "
@@ -189,7 +189,7 @@ def _defects(trials: list[Trial]) -> list[str]:
 
 def _shares(trials: list[Trial]) -> list[str]:
     """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
-    models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and trial.has_checkpoint})
+    models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})
     wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
     return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
 

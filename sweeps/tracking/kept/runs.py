@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 SUPERSEDED = settled.SUPERSEDED  # tag of a run whose trial was trained anew, in another run: when
-RENAMED = "cellskew.renamed"  # tag of an experiment: when runs were last called by other names than before
+RENAMED = "cellskew.renamed"  # tag of an experiment: when tags or names of finished runs last changed, see `adopt`
 LACKING = "cellskew.lacking"  # tag of a finished run: JSON, which of its files couldn't be made or uploaded, and why
 KEY = "tags.`cellskew.trial`"
 OURS = f"{KEY} != ''"
