@@ -108,9 +108,15 @@ def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
         print_exactly(to_csv(table))
     elif warning is not None and form == LATEX:
         say(*warning.splitlines(), form=form)
-    elif warning is not None:
-        console().print(shown(warning, lines=True), style="bold red")
+    else:
+        warn(warning)
     return form in ("json", "csv")
+
+
+def warn(said: str | None) -> None:
+    """Print what must stand above a table, if there is anything."""
+    if said is not None:
+        console().print(shown(said, lines=True), style="bold red")
 
 
 def print_json(what: Any) -> None:

@@ -16,9 +16,10 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from sweeps.answers.designs import Designs, indexed, per_split
 from sweeps.answers.runs import choices
-from sweeps.answers.runs.results import AXES, check_alone, check_columns
+from sweeps.answers.runs.results import check_alone, check_columns
 from sweeps.answers.summary import title
 from sweeps.file.plugins import unknown
+from sweeps.file.trials import AXES
 from sweeps.statistics import families, intervals
 
 CHOICES = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc", "defects"]

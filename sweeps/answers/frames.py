@@ -4,8 +4,8 @@ import pandas as pd
 
 from sweeps.answers import celltypes
 from sweeps.answers.runs import choices
-from sweeps.answers.runs.results import AXES
 from sweeps.answers.runs.stored import Stored
+from sweeps.file.trials import AXES
 
 ABOUT = ["run_id", "key", *AXES, "posthoc"]
 

@@ -86,8 +86,7 @@ def show(found: Sequence[Answer], form: str, warning: str | None) -> None:
     if form == "json":
         tables.print_json({"warning": warning, "answers": list(map(_for_programs, found))})
         return
-    if warning is not None:
-        tables.console().print(warning, style="bold red")
+    tables.warn(warning)
     for number, one in enumerate(found):
         print("\n" * (number > 0), end="")
         tables.say(*one.sentences)

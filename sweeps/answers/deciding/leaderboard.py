@@ -106,8 +106,7 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
     if form == "json":
         tables.print_json({"warning": warning, "boards": list(map(_for_programs, found))})
         return
-    if warning is not None:
-        tables.console().print(warning, style="bold red")
+    tables.warn(warning)
     if not found:
         print("no finished trial yet")
         return

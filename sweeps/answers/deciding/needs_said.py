@@ -12,6 +12,7 @@ from sweeps.answers.deciding.needs import Need, Needs
 from sweeps.answers.deciding.unseen import Unseen
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs, Estimate
+from sweeps.answers.runs.choices import remedy
 from sweeps.answers.summary import explained_intervals
 from sweeps.statistics.curves import BEGUN, BEYOND, DRAWS
 from sweeps.statistics.intervals import LEAST
@@ -114,7 +115,7 @@ def _of_model(found: Needs, plain: Need | None, remedies: list[Need]) -> str:
     best = next((one for one in remedies if not _is_open(one, found)), None)
     if best is None:
         return "; ".join([*said, "no remedy is known to get there" if remedies else "no remedy was tried"])
-    name = best.label.removeprefix(f"{best.choice['model']} · ")
+    name = remedy(best.choice)
     times = None if plain is None else found.times(best, plain)
     if times is None or times[2] >= 1:
         sure = "" if plain is None else "; that it needs fewer can't be told"
@@ -155,8 +156,7 @@ def show(found: Sequence[Needs], unseen: Sequence[Unseen], designs: Designs, for
     if form == "json":
         tables.print_json({"warning": warning, "needs": [_for_programs(one, _about(one, unseen)) for one in found]})
         return
-    if warning is not None:
-        tables.console().print(warning, style="bold red")
+    tables.warn(warning)
     for place, one in enumerate(found):
         print("\n" * (place > 0), end="")
         tables.say(*sentences(one))

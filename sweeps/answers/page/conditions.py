@@ -77,7 +77,7 @@ def _read(group: pd.DataFrame, stored: Stored) -> tuple[Told, dict[str, pd.DataF
 
 def _shown(group: pd.DataFrame, metric: str) -> list[str]:
     """Return the choices whose mistakes are shown: each model as it is, and the best of it by the mean."""
-    told = group[group["model"].map(choices.kinds(group)) != CHANCE].assign(label=lambda rows: choices.labels(rows))
+    told = group[group["model"].map(choices.kinds(group)) != CHANCE].assign(label=choices.labels)
     best = told.groupby(["model", "label"], sort=False)[metric].mean() if metric in told else pd.Series(dtype=float)
     names = [mine.idxmax()[1] for _, mine in best.dropna().groupby(level="model", sort=False)]
     plain = [f"{model} · none" for model in dict.fromkeys(told["model"])]

@@ -8,7 +8,9 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.runs import controls, tuning
+from sweeps.answers.runs.tuning import LABELS
 from sweeps.file.plugins import unknown
+from sweeps.file.trials import AXES
 from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.database import NoSuchSweep, StoredRun
 from sweeps.tracking.kept.runs import params_of, runs_of, tags_of
@@ -16,7 +18,6 @@ from sweeps.tracking.locks.lease import holder_in
 from sweeps.tracking.uris import shown_uri
 
 SEEDS = ["split", "seed"]
-AXES = tuning.AXES
 ALIASES = {"rare_type_recall": "recall_tail"}  # what people type -> what it is called
 ALL_METRICS = "`cellskew results NAME --metric list`; docs/metrics.md says what they are"
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail")
@@ -41,7 +42,6 @@ NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 MADE_WITH = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # of NOTES: what a redo needs
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
 FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds"]
-LABELS = tuning.LABELS
 
 
 class _AsItIs:

@@ -9,6 +9,7 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from sweeps.answers.runs import results
 from sweeps.answers.runs.stored import Stored
+from sweeps.file.trials import AXES
 from sweeps.tracking.kept.runs import params_of
 
 SHARED = ("genes.", "split.test", "split.validation")  # parameters that are no model's, no axis and no data's
@@ -108,7 +109,7 @@ def _other_tuning(runs: pd.DataFrame) -> Iterator[str]:
 def _other_names(runs: pd.DataFrame) -> Iterator[str]:
     """Yield the names that mean the same trials in another sweep, which would count twice, or be missing of one."""
     plain = runs[runs.get("tuned", pd.Series("", index=runs.index)) == ""]
-    for axis in results.AXES:
+    for axis in AXES:
         several = plain[plain.groupby("key")[axis].transform("nunique") > 1]
         named = several.groupby("key", sort=False)[axis].agg(lambda names: tuple(dict.fromkeys(names)))
         for names, number in named.value_counts().items():

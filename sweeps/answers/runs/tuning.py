@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-AXES = ["dataset", "split", "skew", "strategy", "loss", "model", "seed"]
+from sweeps.file.trials import AXES
+
 LABELS = [*AXES, "defects", "protocol"]
 CHOSEN_BY = "validation_macro_f1"
 SECONDS = "trial_seconds"
