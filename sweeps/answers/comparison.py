@@ -33,7 +33,8 @@ ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what 
 class Comparison:
     """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
 
-    compared: the finished runs. left_out: what was not compared, in words. designs: how sure the differences are.
+    pairs: the runs that have a partner, once per pair. left_out: what was not compared, in words. designs: how sure the
+    differences are.
     """
 
     table: pd.DataFrame
@@ -42,8 +43,13 @@ class Comparison:
     metric: str
     against: str
     designs: Designs
-    compared: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pairs: list[pd.DataFrame] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> pd.DataFrame:
+        """The runs that have a partner."""
+        return pd.concat(self.pairs, ignore_index=True)
 
     @property
     def tested(self) -> pd.Series:
@@ -73,7 +79,7 @@ def compare(
     finished = runs[runs["status"] == "FINISHED"].replace({"defects": {"": "none"}})
     levels = list(dict.fromkeys(finished[between]))
     against = _baseline(levels, against, between)
-    found = Comparison(pd.DataFrame(), between, within, metric, against, designs, finished)
+    found = Comparison(pd.DataFrame(), between, within, metric, against, designs)
     rows = _all_rows(found, finished, [level for level in levels if level != against], tie)
     if not rows:
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
@@ -134,6 +140,7 @@ def _rows(
     mine, theirs = _pairs(found, group, level, where)
     if mine.empty:
         return []
+    found.pairs += [mine, theirs]
     row = _row(found, mine, theirs, level, tie)
     datasets = list(dict.fromkeys(mine["dataset"]))
     if len(datasets) == 1 or "dataset" in found.within:

@@ -64,6 +64,15 @@ def test_a_table_says_what_its_rows_average(runs, capsys):
     assert "a row is one cell of the grid" in printed(found, capsys)
 
 
+def test_what_has_no_partner_is_not_said_to_be_averaged(runs, capsys):
+    """Weighted runs without a remedy alone: no pair has them, so no row averages losses."""
+    plain = runs[runs["strategy"] == "none"]
+    more = plain.assign(loss="weighted", run_id=plain["run_id"] + "w")
+    found = comparison.compare(pd.concat([runs, more], ignore_index=True), "strategy", ["model", "skew"], METRIC)
+    said = printed(found, capsys)
+    assert "a row is one cell of the grid" in said and "weighted" not in said
+
+
 def test_the_ratio_of_test_to_training_cells_is_what_trials_recorded(runs):
     """A dataset with a test share of its own: the sweep file's 0.2 / 0.7 is not what its splits have."""
     recorded = runs.assign(test_cells=130.0, natural_cells=100.0, fixed_test=0.0)
