@@ -108,7 +108,7 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
         return
     tables.warn(warning)
     if not found:
-        print("no finished trial yet")
+        print("nothing to rank yet: no split has a finished trial of every choice (chance and defects are none)")
         return
     for board in found:
         where = f"{board.dataset}, skew {board.ranking.skew}, {many(board.ranking.splits, 'split')}"

@@ -110,7 +110,10 @@ def test_an_unknown_metric_is_refused_and_nothing_finished_said(capsys):
         boards(runs(CLEAR), "test_nothing")
     frame = runs(CLEAR).assign(status="RUNNING")
     leaderboard.show(boards(frame), frame, Designs(frame), "text", None)
-    assert capsys.readouterr().out == "no finished trial yet\n"
+    assert capsys.readouterr().out.startswith("nothing to rank yet")
+    chance = runs({("majority", "none"): 0.1})
+    leaderboard.show(boards(chance), chance, Designs(chance), "text", None)
+    assert "chance and defects are none" in capsys.readouterr().out, "it is finished, and no choice"
 
 
 def test_the_command_prints_a_board_or_json(tmp_path, capsys):
