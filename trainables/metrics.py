@@ -207,9 +207,13 @@ def _of_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> dict[str,
 
 def _calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
     """Expected calibration error of the predicted class: 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599)."""
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - hit, minlength=ECE_BINS)
+    gaps = np.bincount(bin_of(confidence, ECE_BINS), weights=confidence - hit, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(hit))
+
+
+def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Return which of so many bins of equal width, closed above, numbers from 0 to 1 are in, int64 [n]."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def _rankings(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,7 @@ from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.outbox import clean
-from trainables.spec import get
+from trainables.spec import code_of, get
 
 if TYPE_CHECKING:
     from sweeps.tracking.store import Tracker
@@ -45,10 +45,14 @@ def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = Tr
 
 
 def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
-    """Return what stands for the files that a model's vectors come from; "" where they aren't here."""
+    """Return what stands for the files, and for code from outside, that a model's vectors come from.
+
+    "" where the files aren't here.
+    """
     if "model" in on:
         files = files_of(on["model"], on["weights"]) if Path(on["weights"]).is_dir() else {}
-        return _hash_of(files, hashes) if files else ""
+        held, code = _hash_of(files, hashes) if files else "", code_of(on["model"])
+        return held if code is None or not held else identity_hash(held, code)
     source = getattr(cells, "source", None)
     paths = [on["embeddings"]] if "embeddings" in on else [] if source is None else source.all_paths
     found = [hashes.of(Path(path)) for path in paths if Path(path).is_file()]

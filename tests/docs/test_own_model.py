@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import counts_like, trial_config
 from documents import blocks
+from scgpt_folder import write_folder
 
 import trainables.models
 from data_pipeline import outside
 from data_pipeline.errors import RequestError
+from data_pipeline.hashes import Hashes
+from sweeps.drive import contents
 from sweeps.file import config
 from trainables import spec
 from trainables.trial import run_trial
@@ -72,6 +75,17 @@ def test_its_code_is_part_of_what_a_trial_is_and_nobody_elses_is(plugins):
     changed, same = config.parse(SWEEP, Path("x.yaml")).trials()
     assert changed.key != mine.key and same.key == knn.key
     assert sweep.trials()[0].key == mine.key, "read once for all trials"
+
+
+def test_vectors_by_a_network_of_ones_own_are_others_once_its_code_is(plugins, tmp_path):
+    (tmp_path / "weights").mkdir()
+    folder, hashes = write_folder(tmp_path / "weights", ["A", "B"]), Hashes(tmp_path / "weights.json")
+    own = "from dataclasses import replace\nfrom trainables.models.scgpt.model import SPEC\n"
+    (plugins / "broken.py").write_text(own + "SPEC = replace(SPEC, name='broken')\n")
+    held = lambda model: contents.vectors_hash({"model": model, "weights": str(folder)}, None, hashes)  # noqa: E731
+    before, ours = held("broken"), held("scgpt")
+    (plugins / "broken.py").write_text(own + "SPEC = replace(SPEC, name='broken')  # changed\n")
+    assert held("broken") not in ("", before, ours) and held("scgpt") == ours != ""
 
 
 def test_of_two_folders_the_first_counts_for_what_is_run_and_for_its_code(plugins, tmp_path, monkeypatch):

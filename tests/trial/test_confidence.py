@@ -52,7 +52,7 @@ def made(cells: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def test_sets_hold_the_type_of_nine_in_ten_cells_of_every_type_rare_ones_too(rng):
-    """300 sweeps: the mean lies between 0.9 and 0.9 + 1 / (cells + 1) (Vovk 2012); 0.01 is three standard errors."""
+    """Means of 300 lie between 0.9 and 0.9 + 1 / (cells + 1) (Vovk 2012); the rarest type's standard error is 0.005."""
     validation, test, found = np.array([200, 30, 9]), np.array([50, 50, 50]), []
     for _ in range(300):
         probabilities, labels = made(test, rng)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trainables.metrics import bin_of
+
 BINS = 10
 PRECISION = 0.95  # of the named cells, on validation cells
 LEVEL = 0.9  # of a type's cells, whose set is to hold the type
@@ -18,8 +20,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
 
     confidence: highest probabilities, float [n]; right: bool [n]. Source: Guo et al. 2017, arXiv 1706.04599, section 2.
     """
-    at = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    parts = (np.ones(len(at)), confidence, right)
+    at, parts = bin_of(confidence, bins), (np.ones(len(confidence)), confidence, right)
     cells, sure, hits = (np.bincount(at, weights=part, minlength=bins) for part in parts)
     there = cells > 0
     return np.column_stack([sure[there] / cells[there], hits[there] / cells[there], cells[there]])
