@@ -253,15 +253,13 @@ class Line:
 
     def _worker_to_come(self, shape: Shape, without: set[str]) -> str | None:
         """Return a node with a short trial of this shape behind which none waits yet."""
+        brief = {node for (node, other), is_short in self.short.items() if is_short and other == shape} - without
+        if not brief:
+            return None
         alike = [one for one in self.handed.values() if Shape.of(one.job.resources) == shape]
         running = Counter(one.node for one in alike if one.part is not None)
         behind = Counter(one.node for one in alike if one.part is None)
-        free = (
-            node
-            for node, number in running.items()
-            if self.short[node, shape] and behind[node] < number and node not in without
-        )
-        return next(free, None)
+        return next((node for node, number in running.items() if node in brief and behind[node] < number), None)
 
     def _is_behind(self, one: Handed, node: str | None, shape: Shape) -> bool:
         return one.part is None and one.node == node and Shape.of(one.job.resources) == shape
