@@ -34,11 +34,15 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One encoding of one dataset: `cells` is anything with digest, num_cells, read(start, stop), counts and totals."""
+    """One encoding of one dataset: `cells` is anything with digest, num_cells, read(start, stop), counts and totals.
+
+    code: what stands for an encoder's code from outside, which may change without another identity.
+    """
 
     cells: Any
     encoder: Any
     root: Path
+    code: str | None = None
 
     @property
     def dataset_folder(self) -> Path:
@@ -46,7 +50,8 @@ class Job:
 
     @functools.cached_property
     def folder(self) -> Path:
-        return self.dataset_folder / identity_hash(VERSION, BLOCK, self.cells.digest, self.encoder.identity)
+        who = [self.encoder.identity, *([] if self.code is None else [self.code])]
+        return self.dataset_folder / identity_hash(VERSION, BLOCK, self.cells.digest, *who)
 
     @property
     def writer(self) -> "Writer":

@@ -122,7 +122,8 @@ class Encoders:
         if config.get("on") or registry.get(config["model"]).fit_encoder is None or config["weights"] is not None:
             return None
         genes = self._genes_file(config)
-        key = identity_hash(self._fitted(config), "all" if genes is None else genes.name, config["model"])
+        who = [config["model"], *([] if config.get("code") is None else [config["code"]])]
+        key = identity_hash(self._fitted(config), "all" if genes is None else genes.name, *who)
         return self.storage / "genes" / f"learned-{key}.json"
 
     def learned(self, config: Config) -> tuple[Path, Task] | None:

@@ -123,9 +123,9 @@ class Preparation:
     def _jobs(self, config: Config) -> tuple[Job, Job | None]:
         """Return the encodings of a trial: of the dataset, and of the cells made for it, if any."""
         root, encoder = self.storage / "shards", self.encoders.encoder(config)[0]
-        made = self._generated(config)
-        own = Job(made, encoder, root) if made is not None and made.num_cells else None
-        return Job(self.encoders.seen(config), encoder, root), own
+        made, code = self._generated(config), None if config.get("on") else config.get("code")
+        own = Job(made, encoder, root, code) if made is not None and made.num_cells else None
+        return Job(self.encoders.seen(config), encoder, root, code), own
 
     def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
         """Return a trial's paths, its encodings added to `jobs`."""

@@ -23,7 +23,7 @@ from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.shards import Shards
 from sweeps.drive.preparing import tasks
 from sweeps.drive.preparing.making import Readable, distances
-from sweeps.drive.preparing.prepare import open_datasets, prepare
+from sweeps.drive.preparing.prepare import Preparation, open_datasets, prepare
 from sweeps.drive.preparing.tasks import Task, make_files
 from sweeps.file.config import parse
 from trainables.models.geneformer.medians import fit_encoder
@@ -177,6 +177,18 @@ def test_genes_and_medians_are_fitted_on_what_the_trial_may_know(tmp_path, ray_h
     )
     assert [one for one in told if one[0] == "preparing: genes"][-1] == ("preparing: genes", num_sets, num_sets)
     assert {what for what, *_ in told} >= {"preparing: geneformer's medians", "preparing: blocks encoded"}
+
+
+def test_what_code_from_outside_has_learnt_and_encoded_is_made_anew_by_other_code(tmp_path):
+    codes = [{}, {"code": None}, {"code": "one"}, {"code": "two"}]
+    for model, of in (
+        ("geneformer", lambda made, config: made.encoders._learned_file(config)),
+        ("logistic_regression", lambda made, config: made._jobs(config)[0].folder),
+    ):
+        spec = sweep_of(tmp_path, "none", model=model)
+        made = Preparation(open_datasets(spec, tmp_path), tmp_path, lambda *said: None)
+        ours, same, one, two = (of(made, spec.trials()[0].config() | code) for code in codes)
+        assert ours == same and len({ours, one, two}) == 3
 
 
 def test_all_that_cannot_be_made_is_refused_at_once(tmp_path, ray_here):
