@@ -49,17 +49,22 @@ def _row(place: tuple[str, str, str], trials: list[Trial], found: dict[str, Shap
 
 
 def many_passes(trials: list[Trial], found: dict[str, Shape]) -> list[str]:
-    """Return a sentence per network, skew and strategy whose rows are passed over more than MANY times."""
-    most: dict[tuple[str, ...], float] = {}
+    """Return a sentence per dataset and network that passes over some rows more than MANY times; it names the worst."""
+    most: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for trial in _networks(trials):
-        where = (trial.dataset, trial.called, trial.labels["skew"], trial.labels["strategy"])
-        most[where] = max(most.get(where, 0.0), passes(trial, found[trial.key]))
-    return [
-        f"{dataset}: {model} passes {often:,.0f} times over the rows of skew {skew}, strategy {strategy}; `steps: N` "
-        "in its recipe trains as many steps as that, whatever the split's training cells are"
-        for (dataset, model, skew, strategy), often in most.items()
-        if often > MANY
-    ]
+        rows = most.setdefault((trial.dataset, trial.called), {})
+        which = (trial.labels["skew"], trial.labels["strategy"])
+        rows[which] = max(rows.get(which, 0.0), passes(trial, found[trial.key]))
+    return [_often(*place, rows) for place, rows in most.items() if max(rows.values()) > MANY]
+
+
+def _often(dataset: str, model: str, rows: dict[tuple[str, str], float]) -> str:
+    (skew, strategy), often = max(rows.items(), key=lambda item: item[1])
+    worst = f"{often:,.0f} times over the rows of skew {skew}, strategy {strategy}"
+    many = sum(passed > MANY for passed in rows.values())
+    more = f" (more than {MANY} times over those of {many} of {len(rows)} such)" if many > 1 else ""
+    way_out = "`steps: N` in its recipe trains as many steps as that, whatever the split's training cells are"
+    return f"{dataset}: {model} passes {worst}{more}; {way_out}"
 
 
 def draw(rows: list[dict[str, Any]]) -> None:

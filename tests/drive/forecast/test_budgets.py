@@ -33,6 +33,13 @@ def test_passes_are_over_what_the_skew_leaves_and_many_are_said():
     assert said.startswith("pbmc68k_reduced: scgpt passes 300 times over the rows of skew natural-20, strategy none;")
 
 
+def test_many_passes_are_one_sentence_of_a_network():
+    three = SWEEP.replace("total: 20}", "total: 20}, {kind: natural, total: 40}")
+    trials, found = planned(three)
+    (said,) = budgets.many_passes(trials, found)
+    assert "passes 300 times" in said and "(more than 50 times over those of 2 of 3 such)" in said
+
+
 def test_a_recipe_of_fewer_steps_isnt_warned_of(capsys):
     trials, found = planned(SWEEP.replace("epochs: 10,", "steps: 60,"))
     (row,) = budgets.budgets(trials, found)
