@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from sweeps import tables
+from sweeps import pace, tables
 from sweeps.tracking import outbox
 from sweeps.tracking.kept.runs import lacking_in
 from sweeps.tracking.locks import lock
@@ -110,13 +110,18 @@ def _lacking(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"name": run.name, "files": lacking_in(run.lacking)} for run in finished.itertuples(index=False)]
 
 
-def _left(runs: pd.DataFrame, left: int) -> float | None:
-    """Return seconds until all is done at the pace of the last finished trials, at most twenty."""
-    ended = runs.loc[runs["status"] == "FINISHED", "ended"].dropna().sort_values().to_numpy()[-20:]
-    if len(ended) < 3 or not left:
+def _left(wanted: pd.DataFrame, left: int) -> float | None:
+    """Return about how many seconds until all is done, the trials that aren't registered yet being like the others."""
+    over = wanted[wanted["status"] == "FINISHED"].dropna(subset=["ended"])
+    took = over.get("trial_seconds", pd.Series(dtype=float)).dropna()
+    if took.empty or not left:
         return None
-    pace = (max(time.time() * 1000, ended[-1]) - ended[0]) / 1000 / (len(ended) - 1)
-    return float(left * pace)
+    usual, over = took.mean(), over.loc[took.index]
+    ends = zip(over["model"], took, over["ended"] / 1000, strict=True)
+    ended = [pace.Ended(model, usual, seconds, at) for model, seconds, at in ends]
+    due = wanted.loc[wanted["status"].isin(["SCHEDULED", "RUNNING"]), "model"].tolist()
+    due += ["not registered"] * (left - len(due))
+    return pace.seconds_left(ended, [pace.Due(model, usual) for model in due])
 
 
 def show(found: State, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeps import pace
 from sweeps.file.trials import Trial
 
 METRIC = "test_macro_f1"
@@ -24,10 +25,13 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.names: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}  # key -> model's label
         self.costs: dict[str, float] = {}
         self.done: dict[str, str] = {}  # key -> finished | failed | interrupted
         self.running: dict[str, str] = {}
         self.share: dict[str, float] = {}  # of a trial's epochs that are over
+        self.starts: dict[str, float] = {}
+        self.ended: list[pace.Ended] = []
         self.best: tuple[float, str] | None = None
         self.before, self.began, self.printed = 0, 0.0, 0.0
         self.live: Live | None = None
@@ -45,8 +49,9 @@ class Progress:
             self.say(f"{what}: {done} of {total}")
 
     def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable[[], Any]) -> None:
-        """Start showing `trials`; `costs`: seconds each is expected to take, in any unit."""
+        """Start showing `trials`; `costs`: seconds each is expected to take."""
         self.names = {trial.key: trial.name for trial in trials}
+        self.kinds = {trial.key: trial.called for trial in trials}
         self.costs = {trial.key: costs[trial.key] for trial in trials}
         self.before, self.outbox = finished, trouble
         self.began = self.printed = time.monotonic()
@@ -58,6 +63,7 @@ class Progress:
         """Take in news of a trial."""
         if what == "started":
             self.running[key] = ""
+            self.starts[key] = time.monotonic()
         elif what == "epoch":
             self.running[key] = f"round {numbers.get('epoch', '?')}/{numbers.get('epochs', '?')}"
             self.share[key] = numbers.get("epoch", 0) / max(numbers.get("epochs", 1), 1)
@@ -78,6 +84,9 @@ class Progress:
     def _over(self, what: str, key: str, numbers: dict[str, Any]) -> None:
         self.running.pop(key, None)
         self.done[key] = what
+        if what == "finished" and key in self.starts:
+            now = time.monotonic()
+            self.ended.append(pace.Ended(self.kinds[key], self.costs[key], now - self.starts[key], now))
         self.share[key] = 1.0
         score = numbers.get(METRIC)
         if score is not None and (self.best is None or score > self.best[0]):
@@ -108,12 +117,13 @@ class Progress:
         return [f"MLflow away for {away}, {len(outbox)} records kept on disk"]
 
     def _left(self) -> str:
-        total = sum(self.costs.values())
-        done = sum(self.costs[key] * share for key, share in self.share.items())
-        elapsed = time.monotonic() - self.began
-        if done <= 0.02 * total or elapsed < 3:
-            return "?"
-        return _clock(elapsed * (total - done) / done)
+        due = [
+            pace.Due(self.kinds[key], cost * (1.0 - self.share.get(key, 0.0)))
+            for key, cost in self.costs.items()
+            if key not in self.done
+        ]
+        seconds = pace.seconds_left(self.ended, due)
+        return "?" if seconds is None else _clock(seconds)
 
     def _picture(self) -> Table:
         total, done = sum(self.costs.values()), sum(self.costs[key] * share for key, share in self.share.items())
