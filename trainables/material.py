@@ -16,6 +16,7 @@ from trainables.config import TrialConfig
 from trainables.spec import ModelSpec
 
 PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch
+BALANCED = "balanced"  # attribute of a strategy whose types are equally frequent on average, not in each draw
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Material:
         """Rows per class among `balanced_rows`, on average: float64 [C], 0 for a class without training cells."""
         present = self.counts(self.kept) > 0
         return present * len(self.kept) / present.sum()
+
+    def counts_on_average(self) -> np.ndarray:
+        """Return rows per class in a pass, [C], as a loss is told them; where draws vary, what they are on average."""
+        is_balanced = self.fixed_rows is None and getattr(STRATEGIES[self.strategy["kind"]], BALANCED, False)
+        return self.balanced_counts if is_balanced else self.counts(self.training_rows(0))
 
     def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
         """Return the batches of this material for a network."""

@@ -4,6 +4,7 @@ Every strategy: (labels int64 [n], rng, *, ...) -> rows int64 [m], ascending, re
 and a generator and nothing else (tomek: the training counts as well), so it cannot leak. Class totals depend on the
 class counts alone, never on the order of the cells, and no class vanishes. Attributes that a caller must heed:
 `per_epoch = True`: draw anew for each epoch;
+`balanced = True`: classes are equally frequent on average, not in each draw;
 `needs = "counts"`: pass `counts=` (CSR [n, G], the training cells in the order of `labels`).
 """
 
@@ -62,14 +63,29 @@ def square_root(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def class_balanced_batches(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """As many rows as before, drawn with replacement, every class equally often, anew for each epoch.
 
-    Class counts are equal to within one row, where scBalance's weighted draws make them so on average, so that a rare
-    class can't miss an epoch; the feed's shuffling gives balanced batches. Source: Cheng et al. 2023, scBalance,
-    Communications Biology 6, 545.
+    Class counts are equal to within one row, where the draws of `scbalance` make them so on average, so that a rare
+    class has its share of every epoch; the feed's shuffling gives balanced batches.
     """
     classes = classes_in(labels)
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(classes.available) - classes.available
     drawn = np.repeat(np.arange(len(classes)), apportion(np.ones(len(classes)), len(labels)))
+    return np.sort(order[starts[drawn] + (rng.random(len(drawn)) * classes.available[drawn]).astype(np.int64)])
+
+
+def scbalance(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many rows as before, each drawn by itself, a cell in proportion to 1 / cells of its type; anew for each epoch.
+
+    So a cell of a batch is of each of K types with probability 1 / K: rare types are over-, common ones undersampled. A
+    type that no draw has hit gets one from the type with the most. Source: Cheng et al. 2023, scBalance, Communications
+    Biology 6, 545, adaptive weight sampling; its code draws by torch's WeightedRandomSampler.
+    """
+    classes = classes_in(labels)
+    order = np.argsort(labels, kind="stable")
+    starts = np.cumsum(classes.available) - classes.available
+    drawn = rng.integers(len(classes), size=len(labels))
+    for missed in np.setdiff1d(np.arange(len(classes)), drawn):
+        drawn[np.flatnonzero(drawn == np.bincount(drawn).argmax())[0]] = missed
     return np.sort(order[starts[drawn] + (rng.random(len(drawn)) * classes.available[drawn]).astype(np.int64)])
 
 
@@ -126,7 +142,8 @@ def check_compared(cells: int) -> None:
         )
 
 
-class_balanced_batches.per_epoch = True
+class_balanced_batches.per_epoch = scbalance.per_epoch = True
+scbalance.balanced = True
 tomek.needs = "counts"
 
 STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
@@ -137,6 +154,7 @@ STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
     "threshold_oversample": threshold_oversample,
     "square_root": square_root,
     "class_balanced_batches": class_balanced_batches,
+    "scbalance": scbalance,
     "cap_and_repeat": cap_and_repeat,
     "tomek": tomek,
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.under_sampling import RandomUnderSampler, TomekLinks
-from scipy import sparse
+from scipy import sparse, stats
 
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import principal_components
@@ -72,6 +72,34 @@ def test_class_balanced_batches_are_drawn_anew_and_say_so():
     first, second = resampled("class_balanced_batches", seed=0), resampled("class_balanced_batches", seed=1)
     assert not np.array_equal(first, second)
     assert len(np.unique(first[LABELS[first] == 0])) < 194  # with replacement: 194 of 600 without a repeat is unlikely
+
+
+def test_scbalance_draws_each_cell_in_proportion_to_one_over_its_type():
+    """As WeightedRandomSampler with weights 1 / n_c draws: n (1 / n_c) / K times each, by chi-square on 200 epochs."""
+    labels = np.repeat(np.arange(3), [60, 12, 3])
+    times = sum(np.bincount(resampled("scbalance", labels, seed), minlength=75) for seed in range(200))
+    expected = 200 * 75 / 3 / np.array([60, 12, 3])[labels]
+    assert stats.chi2.sf(((times - expected) ** 2 / expected).sum(), 74) > 0.01  # seeds are fixed
+    alone = np.bincount(labels[resampled("scbalance", labels)], minlength=3)
+    assert alone.sum() == 75 and np.ptp(alone) > 1  # on average, not in each epoch
+
+
+def test_of_scbalance_rows_one_learns_the_posterior_of_equally_common_types():
+    """Of a feature of three values whose distribution by type is known, the best prediction is p(x|c) / sum p(x|c)."""
+    given = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])  # p(feature | type)
+    sizes = np.array([9_000, 300])
+    feature = np.concatenate(
+        [np.repeat(np.arange(3), np.rint(n * p).astype(int)) for n, p in zip(sizes, given, strict=True)]
+    )
+    labels = np.repeat([0, 1], sizes)
+    drawn = np.concatenate([resampled("scbalance", labels, seed) for seed in range(5)])
+    table = np.stack([np.bincount(feature[drawn][labels[drawn] == kind], minlength=3) for kind in (0, 1)])
+    assert np.abs(table / table.sum(axis=0) - given / given.sum(axis=0)).max() < 0.02  # 46,500 draws: 4 standard errors
+
+
+def test_no_type_misses_an_epoch_of_scbalance():
+    labels = np.arange(12)  # of 12 draws of 12 types some are missed nearly always
+    assert set(resampled("scbalance", labels)) == set(range(12))
 
 
 def two_clouds() -> tuple[sparse.csr_matrix, np.ndarray]:

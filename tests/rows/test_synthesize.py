@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import log_normalised, principal_components
 from data_pipeline.rows.distances import Measured, distance_report
-from data_pipeline.rows.synthesize import Made, scvi, smote
+from data_pipeline.rows.synthesize import Made, _between, mixup, scvi, smote
 
 
 def training(sizes: tuple[int, ...] = (150, 30, 4, 1), num_genes: int = 120) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -80,6 +80,30 @@ def test_another_seed_makes_other_cells_and_the_same_seed_the_same():
 def test_senseless_numbers_are_refused(params: dict, words: str):
     with pytest.raises(RequestError, match=words):
         made_by_smote(**params)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_mixed_up_cells_have_the_mean_and_the_variance_that_theory_says(alpha: float):
+    """Of pairs of different cells, of n: (E s^2 + E (1-s)^2) S - 2 E s(1-s) S / (n - 1), s from Beta(alpha, alpha)."""
+    rng, num_real, number = np.random.default_rng(0), 40, 60_000
+    real = rng.gamma(2.0, size=(num_real, 3))
+    mixed = _between(sparse.csr_matrix(real), rng.choice(num_real, number), alpha, rng).toarray()
+    kept = (alpha + 1) / (2 * alpha + 1)
+    expected = (kept - (1 - kept) / (num_real - 1)) * real.var(axis=0)
+    assert np.abs(mixed.mean(axis=0) / real.mean(axis=0) - 1).max() < 0.01  # 0.7 / sqrt(60,000) is 0.003
+    assert np.abs(mixed.var(axis=0) / expected - 1).max() < 0.03
+
+
+def test_mixed_up_cells_are_their_own_class_and_lie_between_any_two_of_it():
+    real, real_labels = training()
+    counts, labels, sources = mixup(real, real_labels, np.random.default_rng(0), cells=100)
+    whole, whole_labels = counts_like(800, 120, 4)
+    classifier = LogisticRegression(max_iter=1000).fit(log_normalised(whole), whole_labels)
+    assert (classifier.predict(log_normalised(counts)) == labels).mean() > 0.9
+    assert np.array_equal(real_labels[sources], labels) and (counts.data == np.round(counts.data)).all()
+    assert (counts[labels == 3].toarray() == real[real_labels == 3].toarray()).all()  # of one cell, copies
+    with pytest.raises(RequestError, match="alpha 0 must be more than 0"):
+        mixup(real, real_labels, np.random.default_rng(0), alpha=0.0)
 
 
 def test_without_scvi_tools_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch):

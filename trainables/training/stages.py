@@ -30,7 +30,7 @@ def stages_of(recipe: Recipe, material: Material, head: str) -> list[Stage]:
     """Return the stages that the recipe asks for, in their order."""
     rows = material.training_rows(0)
     budget = main_budget(recipe, len(material.natural), len(rows))
-    stages = [_stage("whole", material.training_rows, material.counts(rows), budget, recipe)]
+    stages = [_stage("whole", material.training_rows, material.counts_on_average(), budget, recipe)]
     if recipe.crt_epochs:
         budget = head_budget(recipe, len(material.natural), len(material.kept))
         steady = recipe.model_copy(update={"schedule": "constant"})
