@@ -143,9 +143,14 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
-def say(*sentences: str, form: str = "table") -> None:
-    """Print sentences below a table, each on lines of its own, as wide as a page; below LaTeX as comments."""
+def say(*sentences: str, form: str = "table", mark: str = "") -> None:
+    """Print sentences below a table, each on lines of its own, as wide as a page; below LaTeX as comments.
+
+    mark: drawn before each.
+    """
     first, next_ = ("% ", "%   ") if form == LATEX else ("", "  ")
+    if mark:
+        first, next_ = f"{mark}  ", " " * (len(mark) + 2)
     for sentence in sentences:
         said = shown(sentence, lines=True)
         print(textwrap.fill(said, 110, initial_indent=first, subsequent_indent=next_))

@@ -91,6 +91,7 @@ def _datasets(found: Comparison) -> list[str]:
 
 
 WIDTH = 25  # characters of a row's interval
+MANY = 20  # rows, up to which each has its sentence
 
 
 def forest(found: Comparison) -> list[str]:
@@ -149,9 +150,20 @@ def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Seq
         tables.say(*([f"{asked[place]}?"] if asked else ()), form=form)
         text = as_text(one)
         tables.draw(text, left=list(text.columns).index(title(one.metric)), form=form)
-        drawn = forest(one) if form != tables.LATEX else [""] * len(one.table)
-        said = (f"{line}  {words}".strip() for line, words in zip(drawn, sentences(one, tests), strict=True))
-        tables.say(*said, *explained(one, family), form=form)
+        _tell(one, tests, form)
+        tables.say(*explained(one, family), form=form)
+
+
+def _tell(found: Comparison, tests: int, form: str) -> None:
+    """Print each row's interval and sentence; of more than MANY rows only those that are sure, and how many are not."""
+    table = found.table
+    told = pd.Series(True, index=table.index) if len(table) <= MANY else table["p_holm"] < SURE
+    drawn = forest(found) if form != tables.LATEX else [""] * len(table)
+    for line, words, is_told in zip(drawn, sentences(found, tests), told, strict=True):
+        if is_told:
+            tables.say(words, form=form, mark=line)
+    if not told.all():
+        tables.say(f"none of the other {int((~told).sum())} differences is sure", form=form)
 
 
 def _about(one: Comparison, place: int, found: Sequence[Comparison], asked: Sequence[str]) -> dict[str, str]:

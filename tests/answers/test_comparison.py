@@ -291,3 +291,17 @@ def test_the_forest_has_one_scale_and_zero_in_its_middle(runs):
     wide, other = differences.forest(found)
     assert len(wide) == len(other) == 25 and wide[12] == "|" and wide[24] == "-" and wide[18] == "o"
     assert wide[:12].strip() == "" and other[9] == "o" and other[13:].strip() == ""
+
+
+def test_intervals_stand_below_each_other_and_a_long_table_has_sentences_of_what_is_sure(runs, capsys):
+    found = comparison.compare(runs, "strategy", ["model"], METRIC)
+    two = found.table.iloc[:2].assign(difference=[0.1, -0.05], low=[0.05, -0.1], high=[0.2, 0.0], p_holm=[0.01, 0.4])
+    found.table = two
+    differences.show([found], "table", None)
+    up, down = (line for line in capsys.readouterr().out.splitlines() if "o-" in line)
+    assert up[12] == down[12] == "|" and up.index("o") == 18 and down.index("o") == 9
+    found.table = pd.concat([two] * 12, ignore_index=True)
+    differences.show([found], "table", None)
+    said = capsys.readouterr().out
+    assert said.count(" raises ") == 12 and "can't be told:" not in said
+    assert "none of the other 12 differences is sure" in said
