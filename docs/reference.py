@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from sweeps.file import reading, reading_data
 from sweeps.file.plugins import parameters
-from sweeps.file.questions import Question
+from sweeps.file.questions import Question, Until
 from trainables import spec
 from trainables.posthoc import POSTHOC
 from trainables.protocol import DEFECTS, untagged
@@ -26,6 +26,7 @@ NESTED = {
     "datasets": reading_data.Dataset,
     "genes": reading.Genes,
     "splits": reading.Splits,
+    "until": Until,
     "tracking": reading.Tracking,
     "resources": reading.Share,
     "questions": Question,
@@ -105,6 +106,15 @@ cells choose nothing. `cellskew results NAME --all-settings` shows all, `plan` h
 
 ```yaml
 models: {geneformer: {weights: /w/Geneformer, tune: {learning_rate: [1e-5, 5e-5, 1e-4]}}}
+```
+
+`splits: until:` adds splits until differences are sure, in place of a list of seeds: 0, 1, 2, ... in that order, 5 at
+first, then 8, 12, 18, 27, ..., `at_most` at the end. After each round every difference that it asks about is looked at,
+on finished trials alone, so that a sweep that was killed goes on with the same splits. [What is sure, and what looking
+costs](answers.md#until-it-is-sure). Not with a test set of the dataset's own: all its splits share the test cells:
+
+```yaml
+splits: {until: {half_width: 0.02, metric: macro_f1, between: strategy, within: model}, at_most: 30}
 ```
 
 Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by

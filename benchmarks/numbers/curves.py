@@ -58,7 +58,7 @@ def sweep(
 
 def _reach(values: np.ndarray) -> float:
     """Return what sweeps.answers.deciding.needs takes: the design's, or what a split's test cells leave open."""
-    known = curves.reach(intervals.redrawn(values, RATIO))
+    known = intervals.reach(intervals.redrawn(values, RATIO))
     low, high = (float(end) for end in wilson(values.mean() * TESTED, TESTED))
     return known if np.isfinite(known) else max(values.mean() - low, high - values.mean())
 

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
-from sweeps.answers.designs import Designs, indexed, per_split
+from sweeps.answers.designs import Designs, Estimate, indexed, per_split
 from sweeps.answers.runs import choices
+from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.runs.results import check_alone, check_columns
 from sweeps.answers.summary import title
 from sweeps.file.plugins import unknown
@@ -25,7 +26,8 @@ from sweeps.statistics import families, intervals
 CHOICES = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc", "defects"]
 USUAL = {"none", "natural", "cross_entropy", "logistic_regression"}  # what others are compared with, unless told
 COLUMNS = ["level", "against", "n", "seeds", "pairs", "mean", "mean_against"]
-COLUMNS += ["difference", "low", "high", "wins", "ties", "losses", "p", "p_holm"]
+COLUMNS += ["difference", "low", "high", "wins", "ties", "losses", "p", "p_holm", "same"]
+OF_PREDICTIONS = ["test_accuracy", "test_mcc", "test_weighted_precision"]  # the same of the same predictions alone
 ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what is left out is named
 
 
@@ -33,8 +35,8 @@ ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what 
 class Comparison:
     """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
 
-    pairs: the runs that have a partner, once per pair. left_out: what was not compared, in words. designs: how sure the
-    differences are.
+    `same`: both have the same predictions in every pair. estimates: of the rows, in their order. pairs: the runs that
+    have a partner, once per pair. left_out: what was not compared, in words. designs: how sure the differences are.
     """
 
     table: pd.DataFrame
@@ -43,6 +45,7 @@ class Comparison:
     metric: str
     against: str
     designs: Designs
+    estimates: list[Estimate] = field(default_factory=list)
     pairs: list[pd.DataFrame] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -85,6 +88,7 @@ def compare(
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
         raise RequestError(f"{why}; `cellskew status` says what is missing", *found.left_out)
     several = any("dataset" in row for row in rows) and "dataset" not in within
+    found.estimates = [row["estimate"] for row in rows]
     found.table = pd.DataFrame(rows, columns=[*within, *(["dataset"] if several else []), *COLUMNS])
     found.table["p"] = found.table["p"].where(found.tested)
     found.table["p_holm"] = families.holm(found.table["p"].to_numpy(dtype=float))
@@ -150,17 +154,20 @@ def _rows(
         | {"dataset": name}
         for name in datasets
     ]
-    return [row | _over_datasets([one["difference"] for one in each], found.metric) | {"dataset": ALL}, *each]
+    return [
+        row | _over_datasets([one["difference"] for one in each], found.metric, looks_at(mine)) | {"dataset": ALL},
+        *each,
+    ]
 
 
-def _over_datasets(differences: list[float], metric: str) -> dict[str, float]:
+def _over_datasets(differences: list[float], metric: str, looks: int) -> dict[str, float]:
     """Return interval and p with datasets as units where there are enough of them, else nothing to change."""
     values = np.array(differences)
     if len(values) < families.DATASETS:
         return {}
-    error = intervals.Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
+    error = intervals.Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0, looks)
     low, high = intervals.of_difference(float(values.mean()), error, metric)
-    return {"low": low, "high": high, "p": families.signed_rank(values)}
+    return {"low": low, "high": high, "p": min(1.0, looks * families.signed_rank(values))}
 
 
 def _pairs(found: Comparison, group: pd.DataFrame, level: str, where: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -226,7 +233,16 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
         "ties": int((np.abs(difference) <= tie).sum()),
         "losses": int((better < -tie).sum()),
         "p": intervals.p_value(estimate.mean, estimate.error),
+        "same": _are_same(mine, theirs, found.metric),
+        "estimate": estimate,
     }
+
+
+def _are_same(mine: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> bool:
+    """Tell whether two choices have the same predictions in every pair, as a remedy that a model doesn't heed."""
+    columns = [metric, *OF_PREDICTIONS]
+    known = set(columns) <= set(mine) and set(columns) <= set(theirs)
+    return known and bool((mine[columns].to_numpy(float) == theirs[columns].to_numpy(float)).all())
 
 
 def _mean(runs: pd.DataFrame, metric: str) -> float:

@@ -4,12 +4,13 @@ Three designs: every split draws its test cells anew; the test set is fixed; who
 a split are averaged before anything else, and so are skews and whatever else a table pools.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from sweeps.answers import celltypes
+from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals, resampling
 from sweeps.statistics.intervals import Error
@@ -17,6 +18,10 @@ from sweeps.statistics.intervals import Error
 FEW_CELLS, FEW_SPLITS = 10, 10  # below both, test cells are drawn again: see benchmarks/numbers/coverage.py
 HOW_FEW = f"""{{dataset}}: {{metric}} rests on under {FEW_CELLS} test cells in a split, and under {FEW_SPLITS} splits: \
 test cells are drawn again within types (paired bootstrap), and retraining added"""
+LOOKED = (
+    "splits were added until differences were sure: intervals and p hold however often was looked ({looks} looks at "
+    "most; 5 % / {looks} for each, Jennison & Turnbull 1989)"
+)
 GRID = [
     "dataset",
     "split",
@@ -143,6 +148,8 @@ class Designs:
         runs, minus = runs[there], None if minus is None else minus[there]
         if runs.empty:
             return None
+        if (looks := looks_at(runs)) > 1:
+            self._note(LOOKED.format(looks=looks))
         by_split = of_splits(runs, values[there])
         parts = {name: part.to_numpy() for name, part in by_split.groupby(level="dataset", sort=False)}
         errors = [
@@ -197,7 +204,8 @@ class Designs:
     ) -> Error:
         if len(values) < intervals.LEAST:
             return intervals.NONE
-        kind, anew = self.kind(dataset), intervals.redrawn(values, self.ratio(dataset, metric, runs))
+        kind, looks = self.kind(dataset), looks_at(runs)
+        anew = intervals.redrawn(values, self.ratio(dataset, metric, runs), looks)
         few = kind == "splits" and self._is_few(dataset, metric, runs, len(values))
         if kind == "splits" and not few:
             return anew
@@ -209,7 +217,7 @@ class Designs:
             return intervals.NONE if kind == "fixed" else anew
         if few:
             self._note(HOW_FEW.format(dataset=dataset, metric=metric))
-        error = intervals.resampled(values, drawn)
+        error = intervals.resampled(values, replace(drawn, looks=looks))
         return intervals.wider(error, anew) if kind == "donors" else error
 
     def _note(self, said: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from sweeps import pace, tables
+from sweeps.answers.runs import looks
 from sweeps.tracking import outbox
 from sweeps.tracking.kept.runs import lacking_in
 from sweeps.tracking.locks import lock
@@ -27,7 +28,7 @@ class State:
     some of their files, which the next run makes. waiting_records: for MLflow, in the outbox; refused: runs
     whose news MLflow refused time and again, and why. unconverged: names of finished trials whose fit was stopped
     before it converged (metric `converged` is 0). barred: why nodes get no more trials of the
-    driver that runs.
+    driver that runs. until: of a sweep that adds splits until it is sure, how many it wants now and what it found.
     """
 
     name: str
@@ -42,6 +43,7 @@ class State:
     waiting_records: int
     refused: dict[str, str]
     barred: list[str]
+    until: list[str]
 
     @property
     def wanted(self) -> int:
@@ -54,13 +56,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     A run that MLflow calls RUNNING without a live driver is counted as interrupted.
     """
     folder = storage / "sweeps"
-    holder, alive = lock.read_lock(folder / f"{name}.lock"), lock.is_live(folder / f"{name}.lock")
-    driver = "no driver is running" if not alive else f"driver: pid {holder['pid']} on {holder['host']}"
-    if alive is None:
-        driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
-    lease = runs.attrs.get("driver")
-    if holder is None and lease is not None and abs(time.time() - lease["at"]) < FORGOTTEN:
-        alive, driver = None, f"driver: pid {lease['pid']} on {lease['host']}, with --storage {lease['storage']}"
+    driver, alive = _driver(folder / f"{name}.lock", runs.attrs.get("driver"))
     keys, is_wanted = runs.attrs.get("keys"), runs["wanted"]
     wanted, replaced = runs[is_wanted], runs["superseded"] != ""
     counts = Counter(_word(status, alive is not False) for status in wanted["status"])
@@ -81,7 +77,19 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         waiting_records=waiting,
         refused=refused,
         barred=_barred(folder / f"{name}.barred.json") if alive else [],
+        until=looks.sentences(runs.attrs.get("until")),
     )
+
+
+def _driver(path: Path, lease: dict[str, Any] | None) -> tuple[str, bool | None]:
+    """Return who drives a sweep, in words, and whether that lives; None: that can't be told from here."""
+    holder, alive = lock.read_lock(path), lock.is_live(path)
+    if holder is None and lease is not None and abs(time.time() - lease["at"]) < FORGOTTEN:
+        return f"driver: pid {lease['pid']} on {lease['host']}, with --storage {lease['storage']}", None
+    driver = "no driver is running" if not alive else f"driver: pid {holder['pid']} on {holder['host']}"
+    if alive is None:
+        driver = f"driver: pid {holder['pid']} on {holder['host']} (another machine; can't be asked from here)"
+    return driver, alive
 
 
 def _barred(path: Path) -> list[str]:
@@ -131,7 +139,7 @@ def show(found: State, as_json: bool) -> None:
             name: getattr(found, name) for name in ("name", "wanted", "counts", "removed", "driver", "unconverged")
         }
         fields |= {"seconds_left": found.seconds_left, "waiting_records": found.waiting_records}
-        fields |= {"refused": found.refused, "barred": found.barred}
+        fields |= {"refused": found.refused, "barred": found.barred, "until": found.until}
         fields |= {name: getattr(found, name).to_dict("records") for name in ("failed", "troubled")}
         fields["lacking"] = found.lacking
         tables.print_json(fields)
@@ -139,6 +147,7 @@ def show(found: State, as_json: bool) -> None:
     out = tables.console()
     counts = ", ".join(f"{number} {word}" for word, number in found.counts.items())
     tables.headed(found.name, f": {found.wanted} trials: {counts}; {found.driver}")
+    tables.say(*found.until)
     if found.seconds_left is not None:
         print(f"about {tables.hours(found.seconds_left)} left")
     if found.removed:

@@ -173,12 +173,13 @@ def _given(
 def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any], said: dict[str, str]) -> None:
     _check_storage(storage)
     said["CELLSKEW_SWEEP"] = spec.name
+    from sweeps.answers import sure
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
 
     request, screen = Request(storage=storage.absolute(), tracking_uri=uri, **given), Progress(console())
     try:
-        outcome = converge(spec, request, screen)
+        outcome = converge(spec, request, screen, look=sure.wanted)
     except KeyboardInterrupt:  # where converge heeds none; typer would end without a word
         print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None

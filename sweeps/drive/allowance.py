@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from data_pipeline.errors import RequestError
@@ -45,6 +45,10 @@ class Allowance:
         """Return a sentence once it is spent, None before."""
         so_far = self._of(used)
         return f"the budget of {self.amount:g} {self.unit} is spent ({so_far:.3g})" if so_far >= self.amount else None
+
+    def less(self, used: Used) -> "Allowance":
+        """Return what is left of it."""
+        return replace(self, amount=max(0.0, self.amount - self._of(used)))
 
     def _of(self, used: Used) -> float:
         of_kind = {"gpu-hours": used.given.gpu, "cpu-hours": used.given.cpu}

@@ -13,13 +13,13 @@ from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
 from sweeps.cluster import environment, head, joining, origin, resources
-from sweeps.drive import allowance, contents, lineage
+from sweeps.drive import allowance, contents, lineage, rounds
 from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
 from sweeps.drive.launching.job import Job
 from sweeps.drive.outcome import Outcome
-from sweeps.drive.request import Parts, Request, Screen, real_parts
+from sweeps.drive.request import Look, Parts, Request, Screen, all_splits, real_parts
 from sweeps.drive.stopping import Interrupted, Signals, Stop
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
@@ -34,33 +34,35 @@ assert environment.DEFAULTS  # imported first: Ray and MLflow, imported below, r
 TAKEN = "another driver took this sweep over"
 
 
-def converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None) -> Outcome:
+def converge(
+    spec: SweepSpec, request: Request, screen: Screen, parts: Parts | None = None, look: Look = all_splits
+) -> Outcome:
     """Bring the sweep to its end from whatever state it is in. Raises RequestError before anything expensive.
 
+    look: says how many splits are wanted, of a sweep that adds some until it is sure.
     A first Ctrl-C or SIGTERM brings what runs to a safe point: the outcome says so. A second one ends the process.
     """
     sameness.check_here()
     request = replace(request, address=joining.asked(request.address))
-    parts, trials = real_parts() if parts is None else parts, spec.trials()
+    parts = real_parts() if parts is None else parts
     stop = Stop(request.storage.absolute() / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
     with Signals(stop, screen.say):
         try:
-            return _converge(spec, trials, request, screen, parts, stop)
+            return _converge(spec, request, screen, parts, stop, look)
         except Interrupted:  # before anything of this launch was written down
-            return Outcome(len(trials), stopped=stop.why, has_begun=False)
+            return replace(_nothing_yet(spec), stopped=stop.why, has_begun=False)
 
 
-def _converge(
-    spec: SweepSpec, trials: list[Trial], request: Request, screen: Screen, parts: Parts, stop: Stop
-) -> Outcome:
-    storage = request.storage.absolute()
+def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, stop: Stop, look: Look) -> Outcome:
+    storage, trials = request.storage.absolute(), spec.trials()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     check_writable(storage)
     if request.address is not None:
         screen.say(f"Ray cluster: {joining.check(request.address)}")
-    screen.say(f"{spec.name}: {len(trials)} trials; checking the data")
+    screen.say(f"{spec.name}: {rounds.count(spec)}; checking the data")
     cells = parts.open_datasets(spec, storage)
+    rounds.check(spec, cells)
     spec = contents.known(spec, cells, storage)
     trials = spec.trials()
     contents.check_distinct(trials)
@@ -71,7 +73,11 @@ def _converge(
         on_wait=screen.say,
     )
     with lock, stop.unmarked():
-        return _Drive(spec, request, screen, parts, stop).run(trials, cells, costs)
+        return _Drive(spec, request, screen, parts, stop).run(look, cells, costs)
+
+
+def _nothing_yet(spec: SweepSpec) -> Outcome:
+    return Outcome(len(spec.first(spec.looks[0]).trials()))
 
 
 def _lacking(run: RunState) -> dict[str, str]:
@@ -85,6 +91,7 @@ class _Drive:
         from sweeps.tracking.store import Tracker
 
         self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
+        self.allowance = request.allowance
         self.storage, self.launch_id = request.storage.absolute(), uuid.uuid4().hex
         uri, why = choose(self.storage, request.tracking_uri, spec.name, request.move_tracking)
         screen.say(f"tracking: {shown_uri(uri)}" + (f" ({why})" if why else ""))
@@ -92,10 +99,11 @@ class _Drive:
             check_nothing_waits(self.storage, spec.name)
         self.tracker = Tracker(uri, spec.name, self.storage, on_loss=partial(self.stop.ask, TAKEN), on_wait=screen.say)
 
-    def run(self, trials: list[Trial], cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
-        begin, outcome, self.costs = time.monotonic(), Outcome(len(trials)), costs
+    def run(self, look: Look, cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
+        begin, outcome, self.costs = time.monotonic(), _nothing_yet(self.spec), costs
         try:
-            self._train(trials, cells, outcome)
+            for spec in rounds.rounds(self.spec, self.tracker, look, outcome, self.stop, self.screen.say):
+                self._train(spec.trials(), cells, outcome)
         except Interrupted:
             pass  # stop.why says it
         finally:
@@ -120,7 +128,8 @@ class _Drive:
         todo, given_up = self._split(trials, known)
         with self._ray(todo) as nodes:
             known = self._register(trials, known)
-            outcome.before = sum(known[trial.key].status == "FINISHED" for trial in trials)
+            finished = sum(known[trial.key].status == "FINISHED" for trial in trials)
+            outcome.wanted, outcome.before = len(trials), finished - outcome.finished
             outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
             outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
             if todo:
@@ -165,10 +174,10 @@ class _Drive:
 
     def _register(self, trials: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
         """Have a run for every trial, and the sweep's file and wishes kept."""
-        for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", trials):
+        for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", self.spec.trials()):
             self.screen.say(sentence)
         lineage.keep_file(self.spec, self.storage, self.tracker.uri)
-        self.tracker.want((trial.key for trial in trials), self.spec.questions)
+        rounds.want(self.spec, trials, self.tracker)
         return self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
 
     def _split(self, trials: list[Trial], known: dict[str, Any]) -> tuple[list[Trial], list[Trial]]:
@@ -228,8 +237,8 @@ class _Drive:
             jobs.append(self._job(trial, paths, known[trial.key], data[trial.dataset], share))
         jobs.sort(key=lambda job: -job.cost)
         costs = {trial.key: self.costs[trial.key] for trial in todo}
-        self.screen.begin(todo, outcome.before, costs, lambda: self.tracker.outbox)
-        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.request.allowance
+        self.screen.begin(todo, outcome.before + outcome.finished, costs, lambda: self.tracker.outbox)
+        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.allowance
         settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
         with self.stop.waiting():
             tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
@@ -250,7 +259,8 @@ class _Drive:
         return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
 
     def _note(self, tally: Any, outcome: Outcome, costs: dict[str, float]) -> None:
-        outcome.finished, outcome.interrupted = len(tally.finished), len(tally.interrupted)
+        outcome.finished, outcome.interrupted = outcome.finished + len(tally.finished), len(tally.interrupted)
+        self.allowance = self.allowance and self.allowance.less(tally)
         outcome.failed |= tally.failed
         outcome.lacking |= tally.lacking
         outcome.given, outcome.left = tally.utilisation(), allowance.left(costs, tally)

@@ -49,7 +49,9 @@ class Progress:
             self.say(f"{what}: {done} of {total}")
 
     def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable[[], Any]) -> None:
-        """Start showing `trials`; `costs`: seconds each is expected to take."""
+        """Start showing `trials` and no others; `costs`: seconds each is expected to take."""
+        self.end()  # an earlier round's
+        self.done, self.running, self.share = {}, {}, {}
         self.names = {trial.key: trial.name for trial in trials}
         self.kinds = {trial.key: trial.called for trial in trials}
         self.costs = {trial.key: costs[trial.key] for trial in trials}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from sweeps.drive.allowance import Allowance
@@ -35,6 +36,23 @@ class Parts:
     prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable], list[dict[str, Any]]]
     run_trial: Callable[..., dict[str, Any]]
     measure: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Wanted(Protocol):
+    """How many splits a sweep wants now, and what a look at these found, "" where they aren't finished."""
+
+    splits: int
+    said: str
+
+
+Look = Callable[[SweepSpec, str, int], Wanted]  # (sweep, its contents known; MLflow's URI; looks) -> how many splits
+
+
+def all_splits(spec: SweepSpec, uri: str, looks: int) -> Wanted:
+    """Want all the splits that a file lists; one that says `until` needs another look, see answers.sure.wanted."""
+    if spec.until is not None:
+        raise TypeError(f"sweep {spec.name} adds splits until it is sure: who looks?")
+    return SimpleNamespace(splits=len(spec.splits), said="")
 
 
 class Screen(Protocol):

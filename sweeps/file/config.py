@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_pipeline.errors import RequestError
 from sweeps.file import exclusions, reading, yaml_lines
 from sweeps.file.plugins import Entry
-from sweeps.file.questions import Question
+from sweeps.file.questions import Question, Until, looks, unanswerable
 from sweeps.file.trials import Contents, Resources, Trial
 
 __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
@@ -49,7 +49,8 @@ class SweepSpec(BaseModel):
     dataset_names: list[str]
     identities: dict[str, dict[str, Any]]  # dataset name -> what it is to a trial's key
     genes: dict[str, Any]
-    splits: list[dict[str, Any]]
+    splits: list[dict[str, Any]]  # with `until` those that it may come to
+    until: Until | None = None  # in no trial's key
     skews: list[Entry]
     strategies: list[Entry]
     losses: list[Entry]
@@ -73,6 +74,15 @@ class SweepSpec(BaseModel):
         """Return the cross product minus `exclude`, in the file's order, dataset first, seed last; then controls."""
         cells = [cell for cell in self._possible() if not self._left_out(cell)]
         return [self._trial(cell) for cell in cells] + [self._control(cell, one) for cell, one in self._to_check(cells)]
+
+    @property
+    def looks(self) -> list[int]:
+        """After how many splits it is looked whether more are wanted; [all] where the file lists them."""
+        return [len(self.splits)] if self.until is None else looks(len(self.splits))
+
+    def first(self, splits: int) -> "SweepSpec":
+        """Return the sweep with its first splits alone."""
+        return self.model_copy(update={"splits": self.splits[:splits]})
 
     def _to_check(self, cells: list[tuple]) -> Iterator[tuple[tuple, str]]:
         """Yield the first cell of each dataset, split and model with every control."""
@@ -191,7 +201,10 @@ def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
     if problems:
         raise RequestError(*(f"{path}:{line}: {said}" for line, said in sorted(problems, key=lambda one: one[0])))
     places = {label: f"{path}:{document.line(('skews', number))}" for label, number in fields.pop("numbers").items()}
-    return SweepSpec(**fields | {"given": _with_absolute_paths(fields), "places": places})
+    found = SweepSpec(**fields | {"given": _with_absolute_paths(fields), "places": places})
+    if found.until is not None and (said := unanswerable(found.until.question, found.first(1).trials())):
+        raise RequestError(f"{path}:{document.line(('splits', 'until'))}: splits.until: {said}")
+    return found
 
 
 def _with_absolute_paths(fields: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sweeps.file import exclusions
 from sweeps.file.plugins import Entry, Problem, read_entries, unknown
-from sweeps.file.questions import read_questions
+from sweeps.file.questions import Until, problems_of_until, read_questions
 from sweeps.file.reading_data import read_datasets
 from sweeps.file.reading_models import read_models
 from sweeps.file.strict import NAME, Strict, shaped
@@ -36,6 +36,12 @@ class Splits(Strict):
     seeds: list[Seed] = Field([0], min_length=1)
     test: Fraction = 0.2
     validation: Fraction = 0.1
+    until: Until | None = None
+    at_most: Annotated[int, Field(ge=3, le=1000)] = 30
+
+    @property
+    def listed(self) -> list[int]:
+        return self.seeds if self.until is None else list(range(self.at_most))
 
 
 class Tracking(Strict):
@@ -150,9 +156,9 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
         words = given if isinstance(given, list) else []
         problems += [((key, i), unknown(noun, word, known)) for i, word in enumerate(words) if word not in known]
     problems += [((key,), f"seed {seed} is given twice") for key, seed in _repeated_seeds(file)]
-    problems += _fractions(value.get("splits"))
+    problems += _fractions(value.get("splits")) + list(_until(value.get("splits"), file.splits.until))
     parts = {"test": file.splits.test, "validation": file.splits.validation}
-    found["splits"] = [{"seed": seed, **parts} for seed in file.splits.seeds]
+    found["splits"], found["until"] = [{"seed": seed, **parts} for seed in file.splits.listed], file.splits.until
     for key in ("name", "seeds", "protocol", "defects", "posthoc", "controls", "max_failures", "checkpoint_every"):
         found[key] = getattr(file, key)
     found["checkpoints"] = file.tracking.checkpoints
@@ -197,6 +203,17 @@ def _fractions(given: Any) -> list[Problem]:
         return []
     said = f"test {parts[0]} and validation {parts[1]} leave nothing to train on; together stay below 1"
     return [(("splits",), said)]
+
+
+def _until(given: Any, until: Until | None) -> Iterator[Problem]:
+    """Yield what is wrong with `until` and what must, or can't, stand beside it."""
+    keys = given if isinstance(given, dict) else {}
+    if until is None and "at_most" in keys and "until" not in keys:
+        yield ("splits", "at_most"), "goes with `until:`, which says what must become sure; else list `seeds:`"
+    if until is not None:
+        if "seeds" in keys:
+            yield ("splits", "seeds"), "can't be listed beside `until:`, which adds 0, 1, 2, ... itself; see at_most"
+        yield from ((("splits", "until", *where), said) for where, said in problems_of_until(until))
 
 
 def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:

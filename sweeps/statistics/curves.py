@@ -9,10 +9,9 @@ region") aren't fitted.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from data_pipeline.seeds import generator
-from sweeps.statistics import intervals, resampling
+from sweeps.statistics import resampling
 from trainables.metrics import Z95
 
 SIZES = 3  # different numbers of cells, below which there is no curve
@@ -86,8 +85,3 @@ def ends(values: np.ndarray, tests: int = 1) -> tuple[float, float]:
     ordered = np.sort(values)
     out = int(np.floor(len(ordered) * 0.025 / tests))
     return float(ordered[out]), float(ordered[-1 - out])
-
-
-def reach(error: intervals.Error) -> float:
-    """Return half of a mean's 95 % interval; NaN where there is none."""
-    return float(stdtrit(error.freedom, 0.975)) * error.size if error.size > 0 else np.nan

@@ -5,7 +5,7 @@ one dataset share cells, so that their spread alone makes a mean look surer than
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes a second to import
@@ -20,16 +20,23 @@ SPANS = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0)}
 
 @dataclass(frozen=True)
 class Error:
-    """Standard error of a mean and its degrees of freedom; NaN: there can be none."""
+    """Standard error of a mean and its degrees of freedom; NaN: there can be none.
+
+    looks: its splits were added until something was sure, which was looked at so many times, as fixed beforehand. Then
+    an interval has 1 / looks of the 5 %, so that it holds at all looks at once, however they hang together and whatever
+    made an end: repeated confidence intervals (Jennison & Turnbull 1989, J. R. Stat. Soc. B 51, 305-361) by equal
+    spending (Lan & DeMets 1983, Biometrika 70, 659-663) and Bonferroni's inequality.
+    """
 
     size: float
     freedom: float
+    looks: int = 1
 
 
 NONE = Error(np.nan, np.nan)
 
 
-def redrawn(values: np.ndarray, ratio: float) -> Error:
+def redrawn(values: np.ndarray, ratio: float, looks: int = 1) -> Error:
     """Return the error of the mean of `values`, float [n splits], each of which drew its test cells anew.
 
     ratio: test cells per training cell of a split, before any skew, of the types that the values are about (see
@@ -39,7 +46,7 @@ def redrawn(values: np.ndarray, ratio: float) -> Error:
     """
     if len(values) < LEAST or not np.isfinite(ratio) or (sd := values.std(ddof=1)) <= 1e-12:
         return NONE
-    return Error(float(sd * np.sqrt(1 / len(values) + ratio)), len(values) - 1.0)
+    return Error(float(sd * np.sqrt(1 / len(values) + ratio)), len(values) - 1.0, looks)
 
 
 def ratio_of_types(test: np.ndarray, train: np.ndarray) -> float:
@@ -60,7 +67,7 @@ def resampled(values: np.ndarray, drawn: Error) -> Error:
     """
     if len(values) < LEAST or not np.isfinite(drawn.size):
         return NONE
-    again = Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
+    again = Error(float(values.std(ddof=1) / np.sqrt(len(values))), len(values) - 1.0, drawn.looks)
     return _sum([drawn, again])
 
 
@@ -69,12 +76,12 @@ def pooled(errors: Sequence[Error]) -> Error:
 
     NONE if one of them is.
     """
-    return _sum([Error(error.size / len(errors), error.freedom) for error in errors])
+    return _sum([replace(error, size=error.size / len(errors)) for error in errors])
 
 
 def wider(one: Error, other: Error) -> Error:
     """Return the error that makes the wider interval; NONE if either is."""
-    reaches = [stdtrit(error.freedom, 0.975) * error.size for error in (one, other)]
+    reaches = [reach(error) for error in (one, other)]
     if np.isnan(reaches).any():
         return NONE
     return one if reaches[0] >= reaches[1] else other
@@ -86,7 +93,13 @@ def _sum(errors: Sequence[Error]) -> Error:
     total = parts.sum()
     if not total > 1e-24:
         return NONE
-    return Error(float(np.sqrt(total)), float(total**2 / (parts**2 / freedom).sum()))
+    looks = max(error.looks for error in errors)
+    return Error(float(np.sqrt(total)), float(total**2 / (parts**2 / freedom).sum()), looks)
+
+
+def reach(error: Error, tests: int = 1) -> float:
+    """Return half of a mean's 95 % interval, NaN where there is none; of `tests` such that hold all at once."""
+    return float(stdtrit(error.freedom, 1 - 0.025 / tests / error.looks)) * error.size if error.size > 0 else np.nan
 
 
 def has_best(metric: str) -> bool:
@@ -115,15 +128,15 @@ def interval(
     within: the ends of the metric's scale; the interval is then made on that scale's logit, so that it stays inside.
     tests: so many intervals hold all at once in 95 % (Bonferroni).
     """
-    reach = float(stdtrit(error.freedom, 1 - 0.025 / tests)) * error.size if error.size > 0 else np.nan
-    if within is None or np.isnan(reach):
-        return mean - reach, mean + reach
+    half = reach(error, tests)
+    if within is None or np.isnan(half):
+        return mean - half, mean + half
     low, high = within
     share = (mean - low) / (high - low)
     if not 0 < share < 1:
         return np.nan, np.nan
-    half = reach / (high - low) / (share * (1 - share))
-    ends = expit(logit(share) + np.array([-half, half]))
+    on_logit = half / (high - low) / (share * (1 - share))
+    ends = expit(logit(share) + np.array([-on_logit, on_logit]))
     return tuple(float(low + (high - low) * end) for end in ends)
 
 
@@ -135,5 +148,7 @@ def of_difference(mean: float, error: Error, metric: str, tests: int = 1) -> tup
 
 
 def p_value(mean: float, error: Error) -> float:
-    """Return the two-sided p of a mean of differences against 0, by Student's t; NaN where there is no error."""
-    return float(2 * stdtr(error.freedom, -abs(mean) / error.size)) if error.size > 0 else np.nan
+    """Return the two-sided p of a mean of differences against 0, by Student's t, times looks; NaN without an error."""
+    if not error.size > 0:
+        return np.nan
+    return float(min(1.0, error.looks * 2 * stdtr(error.freedom, -abs(mean) / error.size)))

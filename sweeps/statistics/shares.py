@@ -8,9 +8,9 @@ least 0: what chance gives so many levels is taken off. Source: Olejnik & Algina
 from itertools import combinations
 
 import numpy as np
-from scipy.special import stdtrit
 
-from sweeps.statistics.intervals import LEAST
+from sweeps.statistics import intervals
+from sweeps.statistics.intervals import LEAST, Error
 
 SPLIT, REST = "split", "rest"
 
@@ -42,14 +42,17 @@ def _effect(table: np.ndarray, of: tuple[int, ...]) -> np.ndarray:
     return over(of) - over(of[:1]) - over(of[1:]) + table.mean()
 
 
-def with_intervals(table: np.ndarray, names: list[str], ratio: float) -> dict[str, tuple[float, float, float]]:
+def with_intervals(
+    table: np.ndarray, names: list[str], ratio: float, looks: int = 1
+) -> dict[str, tuple[float, float, float]]:
     """Return each share with its 95 % interval: every split left out once (jackknife), NaN under three splits.
 
     And where a share is the same whatever split is left out: one kept at 0 has hidden how it varies.
 
     The share of splits themselves has none: a variance of few is hardly known (in simulations of 3 to 10 splits such an
     interval held in 70 to 87 %, the others in 89 to 100 %). ratio: test cells per training cell of a split, by which
-    variances are widened for the cells that splits share (as intervals.redrawn does). Ends are kept in 0..1.
+    variances are widened for the cells that splits share (as intervals.redrawn does); looks: see intervals.Error. Ends
+    are kept in 0..1.
     """
     shares, number = omega_squared(table, names), table.shape[-1]
     if number < LEAST:
@@ -59,7 +62,7 @@ def with_intervals(table: np.ndarray, names: list[str], ratio: float) -> dict[st
     for name, share in shares.items():
         values = np.array([part[name] for part in parts])
         error = np.sqrt((number - 1) / number * ((values - values.mean()) ** 2).sum() * (1 + number * ratio))
-        reach = float(stdtrit(number - 1, 0.975)) * error if error > 1e-12 else np.nan
+        reach = intervals.reach(Error(error, number - 1.0, looks)) if error > 1e-12 else np.nan
         found[name] = share, *np.clip([share - reach, share + reach], 0.0, 1.0).tolist()
     found[SPLIT] = shares[SPLIT], np.nan, np.nan
     return found

@@ -87,17 +87,27 @@ class Tracker:
 
     # registration
 
-    def want(self, keys: Iterable[str], questions: Iterable[Question] = ()) -> None:
-        """Keep with the experiment which trials the sweep's file wants now, and what it asks, for tables to go by."""
+    def want(
+        self, keys: Iterable[str], questions: Iterable[Question] = (), until: dict[str, Any] | None = None
+    ) -> None:
+        """Keep with the experiment which trials the sweep's file wants now, and what it asks, for tables to go by.
+
+        until: of a sweep that adds splits until it is sure, see wanted.until.
+        """
         listed, asked = list(keys), list(questions)
 
         def tell() -> None:
             tags = self.client.get_experiment(self.experiment_id).tags
             put = partial(self.client.set_experiment_tag, self.experiment_id)
+            wanted.write_until(until, tags, put)  # before any trial more is wanted: intervals allow for the look
             wanted.write(listed, tags, put)
             wanted.write_questions(asked, tags, put)
 
         self.patiently(tell)
+
+    def tags(self) -> dict[str, str]:
+        """Return what is kept with the experiment."""
+        return self.patiently(lambda: self.client.get_experiment(self.experiment_id).tags)
 
     def runs(self) -> dict[str, RunState]:
         """Return the run of every trial ever registered in this sweep, by key; see registration.Registration."""

@@ -22,7 +22,7 @@ def benchmark(name: str) -> ModuleType:
     return module
 
 
-coverage, recompute = benchmark("coverage"), benchmark("recompute")
+coverage, recompute, stopping = benchmark("coverage"), benchmark("recompute"), benchmark("stopping")
 STUDIES = 120  # a rate of 0.95 is right to 0.04 (95 %)
 
 
@@ -53,6 +53,16 @@ def test_whole_donors_are_drawn_again():
     found = coverage.by_donor(60, 8, 0.25, splits=5)
     assert found.coverage > 0.86 and found.false_positives < 0.14
     assert found.naive > 0.1, "the premise: donors that splits share"
+
+
+def test_looking_again_and_again_until_it_is_sure_is_no_sure_thing():
+    """Splits without cells in common, where the corrected t is exact: looks that aren't allowed for find what isn't."""
+    values = np.random.default_rng(0).normal(0, 0.1, (400, 18))
+    kept, naive = (stopping.ends(values, 0.0, 0.001, 0.0, allowed) for allowed in (True, False))
+    assert kept.coverage > 0.93 and kept.found < 0.07, "400 studies: 0.95 is right to 0.021"
+    assert naive.found > 0.09, "the premise"
+    strong = stopping.ends(values[:100], 0.0, 0.001, 0.2)
+    assert strong.found > 0.9 and strong.coverage > 0.89 and strong.splits < 12, "and what is there is found early"
 
 
 def test_the_made_up_studies_are_what_they_should_be():

@@ -14,7 +14,7 @@ from sweeps.answers.deciding import wording
 from sweeps.answers.deciding.cost import gpu_hours
 from sweeps.answers.deciding.ranking import Ranking, rankings
 from sweeps.answers.designs import Designs
-from sweeps.answers.runs import choices, controls, results
+from sweeps.answers.runs import choices, controls, looks, results
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def answer(
     ranked = rankings(affordable, full, designs)
     wrong = list(dict.fromkeys(choices.labels(affordable[affordable["defects"] != ""])))
     said = [*wording.sentences(affordable, full, ranked, designs, kind), *_left_out(dear, budget, others, wrong)]
-    said += controls.sentences(runs)
+    said += [f"splits: {one}" for one in looks.sentences(runs.attrs.get("until"))] + list(controls.sentences(runs))
     return Answer(full, ranked, said)
 
 

@@ -212,7 +212,7 @@ def _need(groups: list[pd.DataFrame], sizes: np.ndarray, kind: str, recall: floa
 
 def _reach(estimate: Estimate, tested: float) -> float:
     """Return half of a mean's 95 % interval; where splits agree, or are few, what a split's test cells leave open."""
-    if np.isfinite(known := curves.reach(estimate.error)):
+    if np.isfinite(known := intervals.reach(estimate.error)):
         return known
     low, high = (float(end) for end in wilson(estimate.mean * tested, tested))
     return max(estimate.mean - low, high - estimate.mean)

@@ -33,11 +33,11 @@ def needed(difference: Difference) -> Need:
     shrinking = min(sd**2 / datasets / n, error.size**2)
     lasting = error.size**2 - shrinking
     for splits in range(max(n + 1, LEAST), MOST + 1):
-        if difference.mean > _quantile(splits - 1.0, difference.tests) * np.sqrt(lasting + shrinking * n / splits):
+        if difference.mean > _quantile(splits - 1.0, difference) * np.sqrt(lasting + shrinking * n / splits):
             return Need(splits=splits)
-    times = (_quantile(error.freedom, difference.tests) * error.size / difference.mean) ** 2
+    times = (_quantile(error.freedom, difference) * error.size / difference.mean) ** 2
     return Need(cells=float(times)) if times <= FARTHEST else Need()
 
 
-def _quantile(freedom: float, tests: int) -> float:
-    return float(stdtrit(freedom, 1 - 0.025 / tests))
+def _quantile(freedom: float, difference: Difference) -> float:
+    return float(stdtrit(freedom, 1 - 0.025 / difference.tests / difference.estimate.error.looks))

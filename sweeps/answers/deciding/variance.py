@@ -12,6 +12,7 @@ from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE
+from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.summary import title
 from sweeps.statistics import shares
 from sweeps.statistics.intervals import LEAST
@@ -69,7 +70,7 @@ def _of_dataset(dataset: str, runs: pd.DataFrame, metric: str, designs: Designs)
         return None
     order = pd.MultiIndex.from_product([levels[name] for name in FACTORS], names=FACTORS)
     table = wide.reindex(order).to_numpy().reshape([len(levels[name]) for name in several] + [wide.shape[1]])
-    found = shares.with_intervals(table, several, designs.ratio(dataset, metric, kept))
+    found = shares.with_intervals(table, several, designs.ratio(dataset, metric, kept), looks_at(kept))
     ranked = dict(sorted(found.items(), key=lambda pair: (pair[0] in (shares.SPLIT, shares.REST), -pair[1][0])))
     lost = [f"remedy {name}" for name in remedies if name not in whole] + copies
     lost += [f"split {name}" for name in dict.fromkeys(runs["split"]) if name not in wide.columns]

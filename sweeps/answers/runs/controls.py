@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweeps.answers.runs.looks import looks_at
 from sweeps.statistics import intervals
 
-SHOWN = ("dataset", "model", "split", "seed", "control", "status", "key", "test_per_train")
+SHOWN = ("dataset", "model", "split", "seed", "control", "status", "key", "test_per_train", "looks")
 METRIC, CHANCE, BESIDE = "test_balanced_accuracy", "test_chance", "test_macro_f1"
 EQUAL = 1e-9  # further above chance than rounding
 
@@ -65,7 +66,7 @@ def controls(runs: pd.DataFrame) -> list[Control]:
 def _control(dataset: str, model: str, group: pd.DataFrame, tests: int) -> Control:
     by_split = group.groupby("split", sort=False)[[METRIC, CHANCE, BESIDE, "test_per_train"]].mean()
     values, mean = by_split[METRIC].to_numpy(), float(by_split[METRIC].mean())
-    error = intervals.redrawn(values, float(by_split["test_per_train"].mean()))
+    error = intervals.redrawn(values, float(by_split["test_per_train"].mean()), looks_at(group))
     low, high = intervals.interval(mean, error, intervals.span(METRIC), tests)
     chance, beside = float(by_split[CHANCE].mean()), float(by_split[BESIDE].mean())
     return Control(dataset, model, len(values), mean, low, high, chance, beside)

@@ -41,7 +41,7 @@ NOTES = [
 NOTES += ["machine", "gpu", "gpus", "digest", "code", "packages"]
 MADE_WITH = ("code", "packages", "digest", "machine", "cpu", "gpu", "precision")  # of NOTES: what a redo needs
 FIXED = ["run_id", "status", "key", "name", "started", "ended", "artifact_uri", *AXES, *NOTES]
-FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds"]
+FIXED += ["test_per_train", "wanted", "settings", "tuned_among", "tuned_seconds", "looks"]
 
 
 class _AsItIs:
@@ -64,9 +64,10 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
 
     Columns: FIXED (started and ended in ms; test_per_train: test cells per training cell of the split; superseded: when
     another run took its place, since the trial was trained anew; wanted: whether the sweep's file has the trial and no
-    other run took its place; settings: see `tell_apart`), then the last value of every metric. attrs: keys, those
-    wanted, None if MLflow was never told; questions, of the file; driver, see lease.holder_in; uri. RequestError if
-    there is no such sweep, naming the nearest. The embedded database is read directly, which takes a tenth of the time.
+    other run took its place; settings: see `tell_apart`; looks: see looks.looks_at), then the last value of every
+    metric. attrs: keys, those wanted, None if MLflow was never told; questions, of the file; until, see wanted.until;
+    driver, see lease.holder_in; uri. RequestError if there is no such sweep, naming the nearest. The embedded database
+    is read directly, which takes a tenth of the time.
     """
     try:
         rows = [_row(run) for run in runs_of(uri, sweep)]
@@ -76,9 +77,11 @@ def fetch(uri: str, sweep: str) -> pd.DataFrame:
     tags = tags_of(uri, sweep)
     keys = wanted.read(tags)
     is_wanted = frame["key"].isin(keys) if keys is not None else True
+    until = wanted.read_until(tags)
     frame = frame.assign(wanted=is_wanted & (frame["superseded"] == ""), settings="")
+    frame["looks"] = 1 if until is None else len(until["looks"])
     frame.attrs |= {"keys": None if keys is None else Keys(keys), "uri": uri, "questions": wanted.read_questions(tags)}
-    frame.attrs["driver"] = holder_in(tags)
+    frame.attrs["driver"], frame.attrs["until"] = holder_in(tags), until
     place = {key: at for at, key in enumerate(wanted.listed(tags) or ())}
     frame["place"] = frame["key"].map(place).fillna(len(place))
     return frame.sort_values(["place", "started", "run_id"], ignore_index=True).drop(columns="place")

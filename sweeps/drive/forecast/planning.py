@@ -14,7 +14,7 @@ from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.cluster.resources import is_auto, own_cpus
-from sweeps.drive import contents
+from sweeps.drive import contents, rounds
 from sweeps.drive.forecast import budgets, estimate
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
@@ -32,11 +32,13 @@ class Plan:
     """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials
     together; works: by trial.
 
-    budgets: see budgets.budgets.
+    budgets: see budgets.budgets. at_most: trials, of a sweep that adds splits until it is sure; all else is of those of
+    its first look.
     """
 
     name: str
     trials: list[Trial]
+    at_most: int
     models: dict[str, int]
     left_out: list[str]
     datasets: dict[str, str]
@@ -56,8 +58,10 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
     if not spec.trials():
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
     cells, origin = _look_at_all(spec, storage)
-    trials = contents.known(spec, cells, storage, keep=False).trials()
-    contents.check_distinct(trials)
+    rounds.check(spec, cells)
+    known = contents.known(spec, cells, storage, keep=False)
+    every, trials = known.trials(), known.first(spec.looks[0]).trials()
+    contents.check_distinct(every)
     found = shapes(trials, cells, spec.places)
     by_axes = {}
     for trial in trials:
@@ -66,6 +70,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
     return Plan(
         name=spec.name,
         trials=trials,
+        at_most=len(every),
         models=dict(Counter(trial.label for trial in trials)),
         left_out=spec.impossible() + spec.excluded(),
         datasets=origin,
@@ -73,7 +78,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         budgets=budgets.budgets(trials, found),
         works=estimate.works(trials, found, cells),
         disk_gb=_disk(trials, cells),
-        notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", trials)
+        notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", every)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
         + [*_tuning(trials), *_controls(trials), *_defects(trials), *_shares(trials)],
     )
@@ -221,7 +226,9 @@ def show(found: Plan, as_json: bool) -> None:
         return
     out = tables.console()
     models = ", ".join(f"{name} {count}" for name, count in found.models.items())
-    tables.headed(found.name, f": {len(found.trials)} trials ({models})")
+    number = len(found.trials)
+    least = "" if found.at_most == number else f"at least {number}, at most {found.at_most} trials; what follows is of "
+    tables.headed(found.name, f": {least}{number} trials ({models})")
     for dataset, origin in found.datasets.items():
         first = next(axes[1] for axes in found.shapes if axes[0] == dataset)
         inside = {axes[2:]: shape for axes, shape in found.shapes.items() if axes[:2] == (dataset, first)}
@@ -236,8 +243,13 @@ def show(found: Plan, as_json: bool) -> None:
     alone, here = tables.hours(found.seconds), tables.hours(found.seconds / cpus)
     print(
         f"\nabout {alone} of one CPU core ({here} on the {cpus} here; official sizes want GPUs), "
-        f"{found.disk_gb:.1f} GB of disk. Nothing has been touched."
+        f"{found.disk_gb:.1f} GB of disk{_at_most(found)}. Nothing has been touched."
     )
+
+
+def _at_most(found: Plan) -> str:
+    times = found.at_most / len(found.trials)
+    return f"; {times:.3g} times that if all splits are wanted" if times > 1 else ""
 
 
 def _by_class(inside: dict[tuple[str, str], Shape]) -> None:
@@ -275,6 +287,7 @@ def _as_json(found: Plan) -> dict[str, Any]:
     return {
         "name": found.name,
         "trials": [{"key": trial.key if trial.is_known else None, "name": trial.name} for trial in found.trials],
+        "at_most": found.at_most,
         "models": found.models,
         "datasets": found.datasets,
         "class_counts": shapes,

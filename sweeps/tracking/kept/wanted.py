@@ -6,11 +6,13 @@ the tag that names the slot comes last, so that a reader never sees half a list,
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from data_pipeline.errors import RequestError
+from sweeps.file.config import SweepSpec
 from sweeps.file.questions import Question
 
-TAG = "cellskew.wanted"
+TAG, UNTIL = "cellskew.wanted", "cellskew.until"
 QUESTIONS, LONGEST = "cellskew.questions", 5000  # characters of a tag
 PER_TAG = 250  # keys of 16 hex digits and a space
 
@@ -56,3 +58,30 @@ def write_questions(questions: list[Question], tags: Mapping[str, str], put: Cal
 def read_questions(tags: Mapping[str, str]) -> list[Question]:
     """Return the questions kept with an experiment that has these tags."""
     return [Question(**question) for question in json.loads(tags.get(QUESTIONS, "[]"))]
+
+
+def until(spec: SweepSpec, splits: int, tags: Mapping[str, str], said: str = "") -> dict[str, Any] | None:
+    """Return what is known of a sweep that adds splits until it is sure; None of one that never did.
+
+    asked: what must become sure, None where the file lists its splits now; splits, at_most: so many are wanted now, and
+    in the end; looks: the numbers of splits after which it is looked, those included that were `made` under an earlier
+    file, as they were looks all the same; said: what the last look found.
+    """
+    before = read_until(tags)
+    if spec.until is None and before is None:
+        return None
+    made = set() if before is None else {*before["made"], *(one for one in before["looks"] if one <= before["splits"])}
+    known = {"asked": None if spec.until is None else str(spec.until), "splits": splits, "at_most": len(spec.splits)}
+    return known | {"looks": sorted({*made, *spec.looks}), "made": sorted(made), "said": said}
+
+
+def write_until(known: dict[str, Any] | None, tags: Mapping[str, str], put: Callable[[str, str], None]) -> None:
+    """Keep what `until` returned with an experiment that has `tags`; nothing of a sweep that never added splits."""
+    text = "" if known is None else json.dumps(known, ensure_ascii=False)
+    if tags.get(UNTIL, "") != text:
+        put(UNTIL, text)
+
+
+def read_until(tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what `write_until` kept with an experiment that has these tags, None if nothing."""
+    return json.loads(tags[UNTIL]) if tags.get(UNTIL) else None
