@@ -98,10 +98,9 @@ def _one_skew(ranking: Ranking) -> str:
 
 
 def _all_skews(told: list[Ranking]) -> str:
-    robust = set.intersection(*({one.best["label"], *one.tied} for one in told))
     every = dict.fromkeys(label for one in told for label in one.candidates["label"])
-    means = {label: _over_skews(told, label) for label in every}
-    order = sorted(robust, key=lambda label: -sign(told[0].metric) * means[label])
+    robust = [label for label in every if all(label in (one.best["label"], *one.tied) for one in told)]
+    order = sorted(robust, key=lambda label: (-sign(told[0].metric) * _over_skews(told, label), _words(label)))
     worse = [label for label in every if label not in robust]
     if not robust:
         return f"no choice is best, or ties with the best, at all skews ({len(told)})"
@@ -110,6 +109,11 @@ def _all_skews(told: list[Ranking]) -> str:
     ties = f"; {named(order[1:], 3)} can't be told from it" if len(order) > 1 else ""
     always = f"{order[0]}, best or tied with the best at all skews ({len(told)})"
     return f"{always}{ties}; worse at some skew: {named(worse, 3)}"
+
+
+def _words(label: str) -> int:
+    """Return of how many words a choice is made: of equals the plainest comes first."""
+    return label.count(" · ")
 
 
 def _over_skews(told: list[Ranking], label: str) -> float:

@@ -53,6 +53,13 @@ def test_of_several_skews_what_holds_at_all_is_said():
     assert said(numbered(pd.concat([mild, other])))["answer"].startswith("no choice is best")
 
 
+def test_of_equals_the_plainest_is_named_first_every_time():
+    alike = runs({(LR, name): 0.7 for name in ("none", *"abcdef")} | {("scgpt", "none"): 0.5})
+    alike[METRIC] = alike[METRIC].where(alike["model"] == "scgpt", alike.groupby("split")[METRIC].transform("max"))
+    found = said(numbered(pd.concat([alike, alike.assign(skew="step-10")])))["answer"]
+    assert found.startswith(f"{LR} · none, best or tied") and f"; {LR} · a, {LR} · b, {LR} · c and 3 more" in found
+
+
 def test_dear_choices_are_left_out_and_named():
     frame = runs(CLEAR)
     on_gpu = frame["model"] == "scgpt"
