@@ -175,7 +175,7 @@ class Poisoned(nn.Module):
 
 def stops(scene: Scene) -> Record:
     """A loss that isn't a number ends the trial, with finite weights."""
-    from trainables.training.loop import NonFiniteLoss
+    from trainables.training.finite import NonFiniteLoss
 
     trainer = cells.trainer_of(scgpt(), scene, Poisoned(scgpt().build(), 2), precision="float32")
     try:

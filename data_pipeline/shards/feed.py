@@ -8,16 +8,26 @@ import numpy as np
 
 from data_pipeline.seeds import generator
 
+ALL = slice(None)
 POOL = 50  # batches per pool within which cells are sorted by length, as Hugging Face's group_by_length
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: what the network takes; labels int64 [b]; rows int64 [b]: which cells these are."""
+    """inputs: what the network takes; labels int64 [b]; rows int64 [b]: which cells these are.
+
+    shared: the rows of the batch that these are a part of; None: these are all.
+    """
 
     inputs: dict[str, Any]
     labels: np.ndarray
     rows: np.ndarray
+    shared: np.ndarray | None = None
+
+    @property
+    def whole(self) -> np.ndarray:
+        """The rows of the whole batch."""
+        return self.rows if self.shared is None else self.shared
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,8 @@ class Feed:
         for start in range(0, len(order), self.batch_size):
             yield self.batch(order[start : start + self.batch_size])
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Return the cells `rows` as one batch."""
-        encoded = self.shards.take(rows)
-        return Batch(self.collate(encoded, np.arange(len(rows))), self.labels[rows], rows)
+    def batch(self, rows: np.ndarray, part: slice = ALL) -> Batch:
+        """Return the cells `rows` as one batch, or a part of it, which may be empty and has no inputs then."""
+        mine = rows[part]
+        inputs = self.collate(self.shards.take(mine), np.arange(len(mine))) if len(mine) else {}
+        return Batch(inputs, self.labels[mine], mine, rows)

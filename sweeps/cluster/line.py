@@ -44,7 +44,8 @@ class Line:
     Each shape has a line of its own, longest trials first, so that one that fits nowhere holds up no other. Those that
     want a GPU come first; among them the one that holds least for the work it has left, so that all end at about the
     same time and small ones fill what large ones leave. Trials without a GPU go to nodes without one, and leave to
-    those with some the CPUs that trials on the GPUs can use. A trial too short for a worker's start to be worth its
+    those with some the CPUs that trials on the GPUs can use. For one that wants several whole GPUs a node is kept
+    until it has them. A trial too short for a worker's start to be worth its
     while takes the worker of one of its shape: one waits behind each of these.
     """
 
@@ -89,6 +90,8 @@ class Line:
             node = self.places.find(shape, self._dense(), without)
             if node is not None:
                 return self._hand(shape, node, self.places.take(shape, node))
+            if shape.gpu > 1:
+                without |= {self.places.nearest(shape, without)}
         for shape in shapes:
             node = self._worker_to_come(shape, without)
             if node is not None:
@@ -249,7 +252,7 @@ class Line:
     def _dense(self) -> float:
         """Return the most CPUs per GPU that trials which wait for one could use."""
         shapes = [shape for shape, jobs in self.waiting.items() if jobs and shape.gpu]
-        return max((shape.cpu * round(1 / shape.gpu) for shape in shapes), default=0.0)
+        return max((shape.cpu * shape.trials_per_gpu for shape in shapes), default=0.0)
 
     def _worker_to_come(self, shape: Shape, without: set[str]) -> str | None:
         """Return a node with a short trial of this shape behind which none waits yet."""

@@ -1,4 +1,4 @@
-"""What a trial asks of the cluster: CPUs and a share of a GPU."""
+"""What a trial asks of the cluster: CPUs and a share of a GPU, or several whole ones of one node."""
 
 import math
 import os
@@ -13,7 +13,7 @@ MOST = 20  # trials on one GPU
 
 
 class Shape(NamedTuple):
-    """What a trial asks for: a share of a GPU (0: none) and CPUs."""
+    """What a trial asks for: a share of a GPU (0: none; above 1: so many whole ones of one node) and CPUs."""
 
     gpu: float
     cpu: float
@@ -23,8 +23,23 @@ class Shape(NamedTuple):
         """Return the shape of {"cpu": ..., "gpu": ...}."""
         return cls(resources["gpu"], resources["cpu"])
 
+    @property
+    def workers(self) -> int:
+        """Processes that train together, one on each GPU."""
+        return workers(self.gpu)
+
+    @property
+    def trials_per_gpu(self) -> float:
+        """How many trials fill a GPU; 0 for one without."""
+        return 0 if not self.gpu else round(1 / self.gpu) if self.gpu <= 1 else 1 / self.gpu
+
     def __str__(self) -> str:
-        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
+        return f"{self.cpu:g} CPU and {self.gpu:g} GPU" + (" of one node" if self.gpu > 1 else "")
+
+
+def workers(gpu: float) -> int:
+    """Return how many processes train together with so much of GPUs: one on each, if they are several."""
+    return max(1, int(gpu))
 
 
 def own_cpus() -> int:
@@ -36,13 +51,14 @@ def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0)
     """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else a CPU per thread, and for a network `gpu: auto`.
 
     `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU. Every share is
-    an n-th of a GPU (`nth`).
+    an n-th of a GPU (`nth`), or whole ones; each of several has CPUs of its own, if the sweep file says nothing.
     """
     asked = trial.resources
     given = 0.0 if asked.gpu in (None, "auto") else float(asked.gpu)
     gpu = measured * has_gpus(nodes) if is_auto(trial) else given
     threads = trial.described["recipe"]["threads"] if trial.has_checkpoint else 1
-    return {"cpu": float(threads if asked.cpu is None else asked.cpu), "gpu": nth(gpu)}
+    cpu = threads * workers(gpu) if asked.cpu is None else asked.cpu
+    return {"cpu": float(cpu), "gpu": gpu if gpu > 1 else nth(gpu)}
 
 
 def is_auto(trial: Trial) -> bool:
@@ -108,7 +124,7 @@ def too_large(trials: list[Trial], nodes: list[dict[str, float]]) -> list[str]:
         if not any(_fits(wanted, node) for node in nodes):
             most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
             problems[trial.label] = (
-                f"resources.{trial.label}: a trial asks for {wanted['cpu']:g} CPU and {wanted['gpu']:g} GPU, but the "
+                f"resources.{trial.label}: a trial asks for {Shape.of(wanted)}, but the "
                 f"largest node has {most['CPU']:g} CPU and {most['GPU']:g} GPU; ask for less, or join a cluster with "
                 "--address"
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sweeps.cluster.resources import Shape
+from sweeps.cluster.resources import Shape, workers
 
 CRUMB = 1e-6  # of a GPU, or of a CPU: shares are decimals
 
@@ -22,15 +22,20 @@ class Node:
     def __post_init__(self) -> None:
         self.free_cpu, self.gpus = self.cpu, [1.0] * int(self.gpu)
 
-    def gpu_for(self, share: float) -> int | None:
-        """Return the GPU with the least room that is enough, as Ray chooses; None: there is none."""
-        enough = [number for number, free in enumerate(self.gpus) if free >= share - CRUMB]
-        return min(enough, key=lambda number: self.gpus[number], default=None)
+    def gpus_for(self, gpu: float) -> tuple[int, ...]:
+        """Return the GPU with the least room that is enough, as Ray chooses, or so many whole ones; (): there are none.
+
+        gpu: a share of one, or a number of whole ones.
+        """
+        number = workers(gpu)
+        enough = [place for place, free in enumerate(self.gpus) if free >= gpu / number - CRUMB]
+        chosen = sorted(enough, key=lambda place: self.gpus[place])[:number]
+        return tuple(chosen) if len(chosen) == number else ()
 
     def has_room(self, shape: Shape, kept: float = 0.0) -> bool:
         """Tell whether a trial fits, `kept` CPUs being kept for trials on this node's GPUs if it wants none."""
         if shape.gpu:
-            return self.free_cpu >= shape.cpu - CRUMB and self.gpu_for(shape.gpu) is not None
+            return self.free_cpu >= shape.cpu - CRUMB and bool(self.gpus_for(shape.gpu))
         kept = min(self.cpu, kept * len(self.gpus))
         return self.free_cpu - max(kept - self.fed, 0.0) >= shape.cpu - CRUMB
 
@@ -38,31 +43,31 @@ class Node:
         """Return how much would be left idle here, least first in order of preference; has_room must be true."""
         if not shape.gpu:
             return (len(self.gpus), self.free_cpu)
-        return (self.gpus[self.gpu_for(shape.gpu)], self.free_cpu)
+        if shape.gpu > 1:
+            return (sum(free >= 1 - CRUMB for free in self.gpus), self.free_cpu)
+        return (self.gpus[self.gpus_for(shape.gpu)[0]], self.free_cpu)
 
-    def take(self, shape: Shape) -> int | None:
-        """Take a trial's part; returns its GPU."""
-        self.free_cpu -= shape.cpu
-        number = self.gpu_for(shape.gpu) if shape.gpu else None
-        if number is not None:
-            self.gpus[number] -= shape.gpu
-            self.fed += shape.cpu
-        return number
+    def take(self, shape: Shape) -> tuple[int, ...]:
+        """Take a trial's part; returns its GPUs."""
+        chosen = self.gpus_for(shape.gpu) if shape.gpu else ()
+        self.give(shape, chosen, times=-1)
+        return chosen
 
-    def give(self, shape: Shape, number: int | None) -> None:
-        """Give a trial's part back."""
-        self.free_cpu += shape.cpu
-        if number is not None:
-            self.gpus[number] += shape.gpu
-            self.fed -= shape.cpu
+    def give(self, shape: Shape, chosen: tuple[int, ...], times: int = 1) -> None:
+        """Give a trial's part back, or take it; of GPUs that a node had no more it is nobody's."""
+        self.free_cpu += times * shape.cpu
+        there = [number for number in chosen if number < len(self.gpus)]
+        self.fed -= times * shape.cpu if there else 0.0
+        for number in there:
+            self.gpus[number] += times * shape.gpu / len(chosen)
 
 
 class Held(NamedTuple):
-    """A trial's part of a node: which, of what shape, on which GPU."""
+    """A trial's part of a node: which, of what shape, on which GPUs."""
 
     node: str
     shape: Shape
-    gpu: int | None
+    gpus: tuple[int, ...]
 
 
 class Places:
@@ -78,11 +83,7 @@ class Places:
         self.nodes = {name: Node(shape.cpu, shape.gpu) for name, shape in capacities.items()}
         for part in held:
             if part.node in self.nodes:
-                node = self.nodes[part.node]
-                node.free_cpu -= part.shape.cpu
-                if part.gpu is not None and part.gpu < len(node.gpus):
-                    node.gpus[part.gpu] -= part.shape.gpu
-                    node.fed += part.shape.cpu
+                self.nodes[part.node].give(part.shape, part.gpus, times=-1)
 
     def find(self, shape: Shape, dense: float = 0.0, without: Iterable[str] = ()) -> str | None:
         """Return the node that such a trial fills best, None if it fits on none now.
@@ -97,6 +98,15 @@ class Places:
         ]
         return min(fitting, default=(None, None))[1]
 
+    def nearest(self, shape: Shape, without: Iterable[str] = ()) -> str | None:
+        """Return the node that will first have several whole GPUs free, as far as can be told; None: none has so many.
+
+        Kept free by the line until then: smaller trials would take each GPU that falls free.
+        """
+        able = [(name, node) for name, node in self.nodes.items() if name not in without]
+        able = [(-sum(node.gpus), name) for name, node in able if len(node.gpus) >= shape.gpu and node.cpu >= shape.cpu]
+        return min(able, default=(None, None))[1]
+
     def take(self, shape: Shape, node: str) -> Held:
         """Note that a trial has its part of a node."""
         return Held(node, shape, self.nodes[node].take(shape))
@@ -104,4 +114,4 @@ class Places:
     def give(self, part: Held) -> None:
         """Note that it has it no more."""
         if part.node in self.nodes:
-            self.nodes[part.node].give(part.shape, part.gpu)
+            self.nodes[part.node].give(part.shape, part.gpus)

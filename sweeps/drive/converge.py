@@ -270,7 +270,7 @@ class _Drive:
     ) -> Job:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
         config |= {"device": resources.device_of(share)}
-        config["gpu_share"] = share["gpu"]
+        config["gpu_share"] = min(1.0, share["gpu"])
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if share["gpu"]:

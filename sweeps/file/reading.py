@@ -50,7 +50,7 @@ class Tracking(Strict):
 
 class Share(Strict):
     cpu: float | None = Field(None, gt=0)
-    gpu: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
+    gpu: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
 
 
 class File(Strict):
@@ -93,7 +93,7 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     problems += wrong + _rules(value.get("exclude"), found)
     found["questions"], wrong = read_questions(value.get("questions"))
     problems += wrong
-    problems += _resources(value.get("resources"), list(dict.fromkeys(model["label"] for model in models)))
+    problems += _resources(value.get("resources"), file.resources, {model["label"]: model for model in models})
     return found, _once(problems)
 
 
@@ -277,6 +277,23 @@ def _kinds(values: dict[str, list[Any]], index: int, found: dict[str, Any]) -> l
     return problems
 
 
-def _resources(given: Any, models: list[str]) -> list[Problem]:
-    names = given if isinstance(given, dict) else {}
-    return [(("resources", name), unknown("model in this sweep", name, models)) for name in names if name not in models]
+def _resources(given: Any, shares: dict[str, Share], models: dict[str, dict[str, Any]]) -> list[Problem]:
+    names, known = given if isinstance(given, dict) else {}, list(models)
+    problems: list[Problem] = [
+        (("resources", name), unknown("model in this sweep", name, known)) for name in names if name not in models
+    ]
+    for name, share in shares.items():
+        wrong = _several_gpus(share.gpu, models[name]) if name in models else None
+        problems += [(("resources", name, "gpu"), wrong)] if wrong else []
+    return problems
+
+
+def _several_gpus(gpu: float | str | None, model: dict[str, Any]) -> str | None:
+    """Return what is wrong with a trial of this model on more than one GPU, None if nothing is."""
+    if not isinstance(gpu, float) or gpu <= 1:
+        return None
+    if gpu != int(gpu):
+        return f"{gpu:g} GPUs can't be shared by trials: give a share of one, as 0.5, or whole ones, as {int(gpu + 1)}"
+    if model.get("kind", "network") != "network" or model.get("on") is not None:
+        return f"a trial on {gpu:g} GPUs is one that trains a network; this one takes a CPU"
+    return None

@@ -1,6 +1,7 @@
 """Sweeps on clusters: what trials ask for, and trials that share GPUs on two nodes of a simulated one."""
 
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster import resources
+from sweeps.drive.launching.order import on_node
 from sweeps.drive.launching.worker import cause
 from sweeps.file import config
 from trainables.training.device import NoGpuError, choose_device
@@ -69,9 +71,31 @@ def test_as_many_shares_fit_on_a_gpu_as_it_has_places(places):
     assert resources.nth(share) == share and share >= 1 / places - 1e-4
 
 
-def test_more_than_one_gpu_for_a_trial_is_refused():
-    with pytest.raises(RequestError, match=r"gpu.*less than or equal to 1"):
-        trials("resources: {geneformer: {gpu: 2}}")
+def test_several_gpus_are_whole_ones_for_one_network_each_with_cpus_of_its_own():
+    asked = trials("resources: {geneformer: {gpu: 2}}")["geneformer"]
+    assert resources.of_trial(asked, [GPU_NODE]) == {"cpu": 2, "gpu": 2}
+    assert resources.too_large([asked], [GPU_NODE]) == []
+    (said,) = resources.too_large([asked], [{"CPU": 96.0, "GPU": 1.0}, {"CPU": 96.0, "GPU": 1.0}])
+    assert "asks for 2 CPU and 2 GPU of one node, but the largest node has 96 CPU and 1 GPU" in said
+    bundles = on_node("a", {"CPU": 3.0, "GPU": 2.0})
+    assert bundles.bundles == [{"CPU": 1.5, "GPU": 1.0}] * 2 and bundles.strategy == "STRICT_PACK"
+    assert on_node(None, {"CPU": 1.0, "GPU": 0.25}).bundles == [{"CPU": 1.0, "GPU": 0.25}]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (
+            "{geneformer: {gpu: 1.5}}",
+            "1.5 GPUs can't be shared by trials: give a share of one, as 0.5, or whole ones, as 2",
+        ),
+        ("{logistic_regression: {gpu: 2}}", "a trial on 2 GPUs is one that trains a network"),
+        ("{geneformer: {gpu: -1}}", "greater than or equal to 0"),
+    ],
+)
+def test_parts_of_several_gpus_and_those_of_baselines_are_refused(share, said):
+    with pytest.raises(RequestError, match=re.escape(said)):
+        trials(f"resources: {share}")
 
 
 def test_a_share_of_a_gpu_means_cuda_unless_gpus_are_simulated(monkeypatch):

@@ -86,7 +86,7 @@ def test_gpus_are_places_of_their_own_not_one_bag():
     places.take(Shape(0.5, 1.0), "a"), places.take(Shape(0.5, 1.0), "b")
     assert places.find(Shape(1.0, 1.0)) is None
     one_node = Places()
-    one_node.look({"a": Shape(2.0, 8.0)}, [Held("a", Shape(0.5, 1.0), 0), Held("a", Shape(0.5, 1.0), 1)])
+    one_node.look({"a": Shape(2.0, 8.0)}, [Held("a", Shape(0.5, 1.0), (0,)), Held("a", Shape(0.5, 1.0), (1,))])
     assert one_node.find(Shape(1.0, 1.0)) is None and one_node.find(Shape(0.5, 1.0)) == "a"
 
 
@@ -94,9 +94,9 @@ def test_small_trials_fill_what_is_left_of_a_gpu_before_they_break_into_another(
     places = Places()
     places.look({"a": Shape(2.0, 8.0)}, [])
     parts = [places.take(Shape(0.25, 1.0), "a") for _ in range(4)]
-    assert {part.gpu for part in parts} == {0} and places.find(Shape(1.0, 1.0)) == "a"
+    assert {part.gpus for part in parts} == {(0,)} and places.find(Shape(1.0, 1.0)) == "a"
     places.give(parts[0])
-    assert places.take(Shape(0.25, 1.0), "a").gpu == 0
+    assert places.take(Shape(0.25, 1.0), "a").gpus == (0,)
 
 
 def test_behind_a_short_trial_another_waits_for_its_worker(monkeypatch):
@@ -258,6 +258,20 @@ def test_a_trial_whose_node_is_drained_goes_back_in_line_once_it_is_saved():
     made.brief = 0.0
     made.over("t1")
     assert drawn(made) == [("t0", on["t1"])]
+
+
+def test_for_a_trial_of_several_gpus_a_node_is_kept_until_it_has_them():
+    jobs = [job("two", gpu=2.0, cost=5.0), *(job(f"one{n}", gpu=1.0) for n in range(6))]
+    made = line(*jobs, nodes={"a": Shape(2.0, 8.0), "b": Shape(1.0, 8.0), "c": Shape(1.0, 8.0)})
+    made.brief = 0.0
+    made.places.look(made.capacities(), [])
+    held = made._hand(Shape(1.0, 1.0), "a", made.places.take(Shape(1.0, 1.0), "a"))
+    assert drawn(made) == [("one1", "b"), ("one2", "c")], "the other GPU of a waits for its neighbour"
+    made.over(held.job.key)
+    assert drawn(made) == [("two", "a")]
+    assert made.handed["two"].part.gpus == (0, 1)
+    made.over("two")
+    assert [node for _, node in drawn(made)] == ["a", "a"]
 
 
 def test_mixed_shapes_on_four_nodes_have_every_gpu_until_the_last_wave():

@@ -11,7 +11,8 @@ from data_pipeline.shards.feed import Feed
 from trainables.budget import Budget
 from trainables.spec import Recipe
 from trainables.training.device import MicroBatch, choose_device, precision_of
-from trainables.training.loop import NonFiniteLoss, Trainer
+from trainables.training.finite import NonFiniteLoss
+from trainables.training.loop import Trainer
 from trainables.training.optimizer import MIN_COSINE, learning_rate
 from trainables.training.passes import Passes
 

@@ -15,7 +15,8 @@ from trainables.losses import LOSSES
 from trainables.networks import attention
 from trainables.spec import Recipe, get
 from trainables.training import loop
-from trainables.training.loop import NonFiniteLoss, Trainer
+from trainables.training.finite import NonFiniteLoss
+from trainables.training.loop import Trainer
 from trainables.training.prefetch import ahead
 
 META = torch.device("meta")  # holds no numbers: whoever asks for one, which on a GPU means waiting for it, raises

@@ -22,18 +22,14 @@ from trainables.spec import Recipe
 from trainables.training import checkpoint
 from trainables.training import device as devices
 from trainables.training.device import MicroBatch, precision_of
+from trainables.training.finite import CHECK_EVERY, Watch
 from trainables.training.optimizer import learning_rate, make_optimizer
 from trainables.training.passes import Passes
 from trainables.training.prefetch import ahead
+from trainables.training.team import Team
 from trainables.training.trained import wake
 
 LABELS = "labels"  # travel to the device with a batch's inputs
-LEAST_SCALE = 2.0**-10  # of a float16 loss: it starts at 2 ** 16 and is halved where a gradient isn't finite
-CHECK_EVERY = 64  # steps between looks at the device's not-a-number flag on CUDA, where each look waits for the GPU
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient is NaN or infinite; raised before the weights are touched."""
 
 
 def seed_torch(seed: int, *stage: str | int) -> None:
@@ -56,6 +52,7 @@ class Trainer:
     """A network being trained. `loss(logits_BC, labels_B, progress)`; `carry`: rows whose step is still owed.
 
     On a GPU batches of one cell are fused where cells don't depend on their neighbours: the same sum of gradients.
+    team: see there; all its workers call the same methods in the same order.
     """
 
     network: nn.Module
@@ -68,10 +65,12 @@ class Trainer:
     steps: int = 0
     carry: list[np.ndarray] = field(default_factory=list)
     at_once: MicroBatch | None = None
+    team: Team = field(default_factory=Team.here)
 
     def __post_init__(self) -> None:
         self.network.to(self.device)
-        self._non_finite = torch.zeros((), device=self.device)
+        self.team.check(self.network)
+        self.watch = Watch(self.device, self.on_gpu)
         self.start(self.recipe)
         self.at_once = MicroBatch(self.feed.batch_size) if self.at_once is None else self.at_once
 
@@ -119,21 +118,24 @@ class Trainer:
 
     def train(self, rows: np.ndarray, epoch: int) -> Progress:
         """Train on `rows` once; `epoch` counts from 0."""
-        batches = self.feed.batches(self.order(rows, epoch))
+        order, size = self.order(rows, epoch), self.feed.batch_size
+        batches = (order[start : start + size] for start in range(0, len(order), size))
         return self._round(batches, epoch, steps_per_pass(self.recipe, len(rows)))
 
     def train_steps(self, passes: Passes, budget: Budget, number: int) -> Progress:
         """Take the steps of a round (counted from 0) on the rows that come next."""
         size, num_batches = self.feed.batch_size, budget.steps_in(number) * self._batches_per_step
-        batches = (self.feed.batch(passes.take(size)) for _ in range(num_batches))
+        batches = (passes.take(size) for _ in range(num_batches))
         return self._round(batches, number, budget.per_round)
 
     @property
     def _batches_per_step(self) -> int:
         return self.recipe.accumulate // self.fused
 
-    def _round(self, batches: Iterable[Batch], number: int, steps_per_round: float) -> Progress:
-        seed_torch(self.seed, "round", number)
+    def _round(self, batches: Iterable[np.ndarray], number: int, steps_per_round: float) -> Progress:
+        """batches: their rows."""
+        seed_torch(self.seed, "round", number, *self.team.stream)
+        self.team.share(self._trainable())
         wake(self.network)
         total = torch.zeros((), device=self.device)
         cells, start, loading = 0, time.perf_counter(), 0.0
@@ -141,22 +143,24 @@ class Trainer:
             loading += window.load_seconds
             rate = learning_rate(self.recipe, number, self.steps, steps_per_round)
             total += self._step(window.batches, rate, number)
-            cells += sum(len(batch.rows) for batch in window.batches)
+            cells += sum(len(batch.whole) for batch in window.batches)
         loss = float(total) / max(1, cells)  # waits for the device
-        self._raise_if_flagged(number)
+        self._stop_if_flagged(number)
         return Progress(loss, cells, time.perf_counter() - start - loading, loading)
 
     @torch.no_grad()
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, float32 [n, C], in that order."""
         self.network.eval()
-        places = self.feed.longest_first(rows)
+        team = self.team if len(rows) >= self.team.size else Team()  # each has a cell, or all have all of them
+        places = self.feed.longest_first(rows)[team.part(0)]
         parts = [self._logits(batch) for batch in self._ready(self.feed.batches(rows[places]))]
         if not parts:
             return np.zeros((0, 0), np.float32)
-        logits = np.empty((len(rows), parts[0].shape[1]), np.float32)
-        logits[places] = torch.cat(parts).cpu().numpy()
-        return logits
+        logits = torch.zeros(len(rows), parts[0].shape[1])
+        logits[torch.from_numpy(places)] = torch.cat(parts).cpu()
+        team.add(logits)
+        return logits.numpy()
 
     def _logits(self, batch: Batch) -> Tensor:
         def work() -> Tensor:
@@ -168,15 +172,15 @@ class Trainer:
         with devices.autocast(self.device, self._dtype()):
             return self.network(**self._move(inputs)).float()
 
-    def _windows(self, batches: Iterable[Batch]) -> Iterator["_Window"]:
+    def _windows(self, batches: Iterable[np.ndarray]) -> Iterator["_Window"]:
         """Yield the batches of each optimiser step. An epoch's last partial one is stepped or, as scBERT has it, owed.
 
         What is owed adds to the first step of the next epoch, which still waits for as many batches of its own.
         """
-        window, num_carried = _Window([self.feed.batch(owed) for owed in self.carry]), len(self.carry)
+        window, num_carried = _Window(list(self._mine(self.carry))), len(self.carry)
         self.carry = []
         clock = time.perf_counter()
-        for batch in self._ready(batches):
+        for batch in self._ready(self._mine(batches)):
             window.batches.append(batch)
             window.load_seconds += time.perf_counter() - clock
             if len(window.batches) == self._batches_per_step + num_carried:
@@ -184,9 +188,16 @@ class Trainer:
                 window, num_carried = _Window([]), 0
             clock = time.perf_counter()
         if self.recipe.carry_accumulation:
-            self.carry = [batch.rows for batch in window.batches]
+            self.carry = [batch.whole for batch in window.batches]
         elif window.batches:
             yield window
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def _mine(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Yield of each batch of rows what this worker takes of it."""
+        return (self.feed.batch(rows, self.team.part(number)) for number, rows in enumerate(batches))
 
     def _step(self, batches: list[Batch], rate: float, number: int) -> Tensor:
         """One optimiser step; returns the sum of the cells' losses. Fewer cells at once where memory runs out."""
@@ -195,26 +206,30 @@ class Trainer:
 
         def work() -> Tensor:
             total = self._backward(batches, number)
-            self._apply(batches, number)
+            if self.team.size == 1:
+                self._apply(batches, number)
             return total
 
         most = max(len(batch.rows) for batch in batches)
         total = self.at_once.attempt(work, most, self._let_go, lambda: self._about(batches))
+        if self.team.size > 1:  # outside of what is tried again, as the others don't
+            total = self.team.add_up(self._trainable(), list(self.network.buffers()), total)
+            self._apply(batches, number)
         self.steps += 1
         if self.steps % CHECK_EVERY == 0:
-            self._raise_if_flagged(number)
+            self._stop_if_flagged(number)
         return total
 
     def _backward(self, batches: list[Batch], number: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for batch in batches:
-            per_cell = 1 / min(len(batch.rows), self.recipe.batch_size)
+            per_cell = 1 / min(len(batch.whole), self.recipe.batch_size)
             for piece in self._pieces(batch):
                 labels = self._move({LABELS: torch.from_numpy(piece.labels)})[LABELS]
                 loss = self.loss(self._forward(piece.inputs), labels, min(1.0, number / self.recipe.epochs))
-                if not self.scaler.is_enabled():  # which else skips the step
-                    self._check(loss, number, batch)
+                if not self.scaler.is_enabled() and self.team.size == 1:  # which else skips the step
+                    self.watch.look(loss, number, self.steps + 1, batch.rows)
                 self.scaler.scale(loss * (len(piece.rows) * per_cell)).backward()
                 total += loss.detach() * len(piece.rows)
         return total.nan_to_num() if self.scaler.is_enabled() else total
@@ -233,11 +248,11 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return
-        self._check(self._clipped_norm(), number, batches[-1])
+        self.watch.look(self._clipped_norm(), number, self.steps + 1, batches[-1].whole)
         if self.on_gpu and self.optimizer.defaults.get("fused"):
-            self.optimizer.found_inf = self._non_finite  # fused Adam leaves the weights alone where this isn't 0
+            self.optimizer.found_inf = self.watch.flag  # fused Adam leaves the weights alone where this isn't 0
         else:
-            self._raise_if_flagged(number)
+            self._stop_if_flagged(number)
         self.optimizer.step()
 
     def _clipped_norm(self) -> Tensor:
@@ -256,30 +271,10 @@ class Trainer:
         self.scaler = scaler
 
     def _about(self, batches: list[Batch]) -> str:
-        return f"cells of at most {max(int(self.feed.shards.lengths[batch.rows].max()) for batch in batches)} tokens"
+        return f"cells of at most {max(int(self.feed.shards.lengths[batch.whole].max()) for batch in batches)} tokens"
 
-    def _check(self, value: Tensor, number: int, batch: Batch) -> None:
-        """Stop before the weights are touched. On CUDA the flag stays on the device and is looked at now and then."""
-        if self.on_gpu:
-            self._non_finite = torch.maximum(self._non_finite, (~torch.isfinite(value.detach())).float())
-        elif not torch.isfinite(value.detach()):
-            rows = ", ".join(map(str, batch.rows[:8])) + (", ..." if len(batch.rows) > 8 else "")
-            raise NonFiniteLoss(
-                f"the loss or its gradient is {float(value.detach())} in round {number + 1}, step {self.steps + 1}, "
-                f"cells in rows {rows}; lower learning_rate, or look at these cells"
-            )
-
-    def _raise_if_flagged(self, number: int) -> None:
-        if self.on_gpu and float(self._non_finite):
-            raise NonFiniteLoss(
-                f"the loss or its gradient became NaN or infinite in round {number + 1}, "
-                f"within the {CHECK_EVERY} steps before step {self.steps + 1}; lower learning_rate"
-            )
-        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
-            raise NonFiniteLoss(
-                f"in float16 no step up to round {number + 1}, step {self.steps} has had a finite gradient for long; "
-                "lower learning_rate, or say precision: float32"
-            )
+    def _stop_if_flagged(self, number: int) -> None:
+        self.watch.stop_if_flagged(number, self.steps + 1, self.scaler)
 
     def _dtype(self) -> torch.dtype:
         return precision_of(self.recipe, self.device)

@@ -133,7 +133,7 @@ class _Run:
         self._remember(numbers)
         self.at.history.append(numbers)
         is_due = self.spacing.is_due(numbers["epoch"], progress.seconds)
-        if not (is_due or self._must_stop()):
+        if not (self.trainer.team.leads and (is_due or self._must_stop())):
             return numbers, None
         path = self._save()
         numbers |= checkpoints.load(path)["cost"]

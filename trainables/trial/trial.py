@@ -43,6 +43,22 @@ def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -
     return _run(told, report, checkpoint)
 
 
+def assist(config: dict[str, Any], checkpoint: Path | None) -> None:
+    """Train beside the worker that runs a trial, in one team (training.team): the same steps, nothing written.
+
+    config, checkpoint: as that worker's run_trial has them.
+    """
+    from trainables.training.training import train_network
+
+    told = read(config)
+    with _on_threads(told.threads):
+        train_network(registry.get(told.model), told, open_material(told), _hear, checkpoint, cost.Cost(False))
+
+
+def _hear(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+    """Pass nothing on: the worker that runs the trial does."""
+
+
 @dataclass(frozen=True)
 class _Learnt:
     """What a model has learnt: logits float [n, C] of validation and test cells under `loss`, numbers, tags."""

@@ -32,4 +32,5 @@ def in_words(row: pd.Series) -> str:
     time = f"{row['seconds']:.2g} s" if row["seconds"] < 99 else tables.hours(row["seconds"])
     if not row["gpus"]:
         return f"{row['label']} {time} on CPUs"
-    return f"{row['label']} {time} on {row['gpus']:.2g} of a GPU ({row['seconds'] / 3600 * row['gpus']:.2g} GPU-hours)"
+    where = f"{row['gpus']:.2g} of a GPU" if row["gpus"] <= 1 else f"{row['gpus']:.3g} GPUs"
+    return f"{row['label']} {time} on {where} ({row['seconds'] / 3600 * row['gpus']:.2g} GPU-hours)"

@@ -106,11 +106,11 @@ def forecast(
 def _rows(todo: list[Trial], planned: list[Planned], origins: dict[str, str]) -> Iterator[dict[str, object]]:
     for model in dict.fromkeys(trial.label for trial in todo):
         jobs = [job for trial, job in zip(todo, planned, strict=True) if trial.label == model]
-        share = max(job.resources["gpu"] for job in jobs)
+        shape = max(Shape.of(job.resources) for job in jobs)
         yield {
             "model": model,
             "trials": len(jobs),
-            "trials per GPU": round(1 / share) if share else 0,
+            "trials per GPU": shape.trials_per_gpu,
             "hours each": round(statistics.median(job.cost for job in jobs) / 3600, 3),
             "GPU-hours": round(sum(job.cost * job.resources["gpu"] for job in jobs) / 3600, 2),
             "seconds from": origins[model],
@@ -140,7 +140,7 @@ def _constant(trial: Trial, work: Work, fleet: Fleet) -> float:
     """Return the seconds of a trial by constants.
 
     Networks of official size fill a GPU (94 % busy), so that n of them on one take n times as long; small ones keep a
-    core busy instead, and eight of them did 8.6 times what one does.
+    core busy instead, and eight of them did 8.6 times what one does. On several GPUs the work is taken to be divided.
     """
     share = _gpu(trial, work, fleet)
     if not share:

@@ -193,10 +193,14 @@ def _defects(trials: list[Trial]) -> list[str]:
 
 
 def _shares(trials: list[Trial]) -> list[str]:
-    """Return that what trials need of a GPU is not known yet, where the sweep file leaves it open."""
+    """Return which models' share of a GPU isn't known yet, and which are to have several GPUs."""
     models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})
     wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
-    return [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
+    said = [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
+    several = {trial.label: trial.resources.gpu for trial in trials if isinstance(trial.resources.gpu, float)}
+    return said + [
+        f"{label}: each trial trains on {gpu:g} GPUs of one node" for label, gpu in sorted(several.items()) if gpu > 1
+    ]
 
 
 def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:

@@ -21,6 +21,7 @@ from sweeps.cluster.demand import Demand, capacities
 from sweeps.cluster.line import Line
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
+from sweeps.drive.launching.helpers import together
 from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch, first_line
 from sweeps.drive.launching.order import InOrder, NotKept, Queue, job_of, key_of, news_of, on_node
@@ -183,7 +184,8 @@ def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Setti
 def _on_worker(trainable: Trainable) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
         end_with_raylet()
-        work(Job.from_text(config["job"]), lambda news: tune.report({"news": json.dumps(news)}), trainable)
+        job = Job.from_text(config["job"])
+        work(job, lambda news: tune.report({"news": json.dumps(news)}), together(trainable, job.resources))
 
     def refuse(said: str) -> None:  # imports nothing of ours
         news = {"failed": said, "cause": "node", "traceback": "", "where": {}}

@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from sweeps.cluster.demand import Demand
 from sweeps.cluster.line import Line
+from sweeps.cluster.resources import workers
 from sweeps.drive.launching.job import Job
 from sweeps.drive.stopping import Stop
 
@@ -126,6 +127,8 @@ def news_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def on_node(node: str | None, resources: dict[str, float]) -> tune.PlacementGroupFactory:
-    """Return a request for resources on a node, in Tune's words."""
-    where = {} if node is None else {"bundle_label_selector": [{"ray.io/node-id": node}]}
-    return tune.PlacementGroupFactory([resources], **where)
+    """Return a request for resources on a node, in Tune's words: a bundle for each worker, all on one node."""
+    number = workers(resources.get("GPU", 0.0))
+    bundle = {name: amount / number for name, amount in resources.items()}
+    where = {} if node is None else {"bundle_label_selector": [{"ray.io/node-id": node}] * number}
+    return tune.PlacementGroupFactory([bundle] * number, strategy="STRICT_PACK" if number > 1 else "PACK", **where)

@@ -75,6 +75,15 @@ def test_more_gpus_take_less_time_and_as_many_gpu_hours():
     assert four.paid_hours == pytest.approx(4, rel=0.02) and four.money == pytest.approx(8, rel=0.02)
 
 
+def test_a_trial_on_two_gpus_takes_half_as_long_and_a_node_that_has_them():
+    two = SWEEP + "resources: {scgpt: {gpu: 2}, geneformer: {gpu: 0}}"
+    row = row_of(planned(two, gpus=4))
+    assert row["trials per GPU"] == 0.5 and row["hours each"] == pytest.approx(0.5, rel=0.01)
+    assert row["GPU-hours"] == pytest.approx(4, rel=0.01) and planned(two, gpus=4).hours == pytest.approx(1, rel=0.01)
+    with pytest.raises(RequestError, match="asks for 2 CPU and 2 GPU of one node, which no node of this plan has"):
+        planned(two, nodes=2, gpus=1)
+
+
 def test_what_is_finished_is_not_counted_and_says_how_long_the_others_take():
     found = planned(done={"majority": (20.0, ""), "geneformer": (30.0, "")})
     assert (found.trials, found.finished, found.disk_gb) == (4, 8, pytest.approx(1 / 3))
