@@ -193,14 +193,12 @@ def _defects(trials: list[Trial]) -> list[str]:
 
 
 def _shares(trials: list[Trial]) -> list[str]:
-    """Return which models' share of a GPU isn't known yet, and which are to have several GPUs."""
+    """Return which models' share of a GPU isn't known yet, and which have several GPUs."""
     models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})
     wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
     said = [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
-    several = {trial.label: trial.resources.gpu for trial in trials if isinstance(trial.resources.gpu, float)}
-    return said + [
-        f"{label}: each trial trains on {gpu:g} GPUs of one node" for label, gpu in sorted(several.items()) if gpu > 1
-    ]
+    several = sorted({(one.label, gpu) for one in trials if isinstance(gpu := one.resources.gpu, float) and gpu > 1})
+    return said + [f"{label}: each trial trains on {gpu:g} GPUs of one node" for label, gpu in several]
 
 
 def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
