@@ -69,6 +69,15 @@ def is_auto(trial: Trial) -> bool:
     return trial.has_checkpoint and "on" not in trial.described and trial.resources.gpu in (None, "auto")
 
 
+def notes(trials: list[Trial]) -> list[str]:
+    """Return which models' share of a GPU isn't known yet, and which have several GPUs."""
+    models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})
+    wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
+    said = [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
+    several = sorted({(one.label, gpu) for one in trials if isinstance(gpu := one.resources.gpu, float) and gpu > 1})
+    return said + [f"{label}: each trial trains on {gpu:g} GPUs of one node" for label, gpu in several]
+
+
 def nth(share: float) -> float:
     """Return the smallest 1/n of a GPU, n whole, that is at least `share` (0: none), to Ray's four decimals.
 

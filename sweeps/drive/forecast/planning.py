@@ -13,7 +13,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
 from sweeps import tables
-from sweeps.cluster.resources import is_auto, own_cpus
+from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
 from sweeps.drive.forecast import budgets, estimate
 from sweeps.drive.forecast.shapes import Shape, shapes
@@ -80,7 +80,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         disk_gb=_disk(trials, cells),
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", every)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
-        + [*_tuning(trials), *_controls(trials), *_defects(trials), *_shares(trials)],
+        + [*_tuning(trials), *_controls(trials), *_defects(trials), *notes(trials)],
     )
 
 
@@ -190,15 +190,6 @@ def _defects(trials: list[Trial]) -> list[str]:
         for name, defect in DEFECTS.items()
         if name in used
     ]
-
-
-def _shares(trials: list[Trial]) -> list[str]:
-    """Return which models' share of a GPU isn't known yet, and which have several GPUs."""
-    models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})
-    wanted = "measured where there is a GPU, before their first trial; none is used where there is none"
-    said = [f"gpu: auto of {', '.join(models)}: the share that a trial needs is {wanted}"] if models else []
-    several = sorted({(one.label, gpu) for one in trials if isinstance(gpu := one.resources.gpu, float) and gpu > 1})
-    return said + [f"{label}: each trial trains on {gpu:g} GPUs of one node" for label, gpu in several]
 
 
 def _disk(trials: list[Trial], cells: dict[str, Any]) -> float:
