@@ -134,9 +134,11 @@ def test_a_sweep_that_was_interrupted_wants_the_same_splits_in_the_same_order(ra
             if len([one for one in self.events if one[0] == "finished"]) == 23:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    sweep, folders = growing(12), [tmp_path / "undisturbed", tmp_path / "interrupted"]
+    sweep = growing(12, UNTIL.model_copy(update={"half_width": 0.5}))
+    folders = [tmp_path / "undisturbed", tmp_path / "interrupted"]
     whole = converge(sweep, Request(folders[0]), Silent(), parts(), look=sure.wanted)
     broken = converge(sweep, Request(folders[1]), Impatient(), parts(), look=sure.wanted)
+    assert whole.wanted > 20, "the premise: several rounds"
     assert whole.is_complete and not broken.is_complete and "Ctrl-C" in broken.stopped
     again = converge(sweep, Request(folders[1]), Silent(), parts(), look=sure.wanted)
     assert again.is_complete and again.wanted == whole.wanted == whole.finished

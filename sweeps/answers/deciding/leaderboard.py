@@ -1,6 +1,6 @@
 """`cellskew leaderboard`: ranks of choices with what can't be excluded of them, who beats whom, score against cost.
 
-A board per dataset and skew: nothing is averaged over either.
+A board per dataset and skew: nothing is averaged over either. Over enough datasets their ranks are, see critical.
 """
 
 import json
@@ -13,11 +13,13 @@ import pandas as pd
 
 from sweeps import tables
 from sweeps.answers import celltypes
+from sweeps.answers.deciding import critical
 from sweeps.answers.deciding.ranking import Ranking, rankings
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE
+from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.summary import explained_intervals, title
 from sweeps.statistics.intervals import LEAST, sign
 
@@ -103,8 +105,10 @@ def _pareto(table: pd.DataFrame, metric: str) -> list[bool]:
 
 def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str, warning: str | None) -> None:
     """Print boards as tables, or as JSON."""
+    over = critical.over_datasets(found, looks_at(runs))
     if form == "json":
-        tables.print_json({"warning": warning, "boards": list(map(_for_programs, found))})
+        ranks = list(map(critical.for_programs, over))
+        tables.print_json({"warning": warning, "boards": list(map(_for_programs, found)), "over_datasets": ranks})
         return
     tables.warn(warning)
     if not found:
@@ -117,6 +121,7 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
             who = matrix(board) if tables.fits(matrix(board)) else matrix(board, names=False)
             tables.draw(who, title="share of splits won, row against column, ties half", left=1)
     tables.say(*explained(found, runs, designs))
+    critical.show(over)
 
 
 def as_text(board: Board) -> pd.DataFrame:
@@ -166,6 +171,7 @@ def explained(found: Sequence[Board], runs: pd.DataFrame, designs: Designs) -> I
     yield from celltypes.tested(runs[runs["status"] == "FINISHED"], metrics)
     if lacking := dict.fromkeys(label for board in found for label in board.ranking.unranked):
         yield f"left out, under half of the splits being finished: {named(list(lacking))}"
+    yield from critical.refusals(found)
     yield from designs.notes
 
 

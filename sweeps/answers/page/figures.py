@@ -8,6 +8,7 @@ import pandas as pd
 from data_pipeline.names import short
 from sweeps.answers import celltypes, summary
 from sweeps.answers.comparison import ALL, Comparison
+from sweeps.answers.deciding.critical import Ranks
 from sweeps.answers.deciding.wording import many
 from sweeps.answers.designs import Designs
 from sweeps.answers.page.svg import Axis, Panel, bar, colour, decades, dot, line, ticks
@@ -133,6 +134,19 @@ def _interval(panel: Panel, row: pd.Series, place: int, reach: float) -> list[st
     inside = lambda value: panel.at(float(np.clip(value, -reach, reach)), place)  # noqa: E731
     bars = [] if pd.isna(row["low"]) else [bar(inside(row["low"]), inside(row["high"]), "c0")]
     return [*bars, dot(inside(row["difference"]), css, tip, 4)]
+
+
+def ranks(found: Ranks) -> str:
+    """Return a row per choice: its mean rank over datasets, and half of the critical difference to each side."""
+    rows, left = len(found.labels), 340
+    x = Axis(0.5, rows + 0.5, [(float(rank), str(rank)) for rank in range(1, rows + 1)], "mean rank, 1 the best")
+    y = Axis(-0.5, rows - 0.5, [(rows - 1 - at, short(label, 60)) for at, label in enumerate(found.labels)], "")
+    panel, marks = Panel(f"ranks at {found.skew}", x, y, 810, 26 + 46 + 20 * rows, left), []
+    half = found.apart / 2 if found.differs else 0.0
+    for at, (label, rank) in enumerate(zip(found.labels, found.ranks, strict=True)):
+        ends = (panel.at(float(np.clip(rank + side * half, 0.5, rows + 0.5)), rows - 1 - at) for side in (-1, 1))
+        marks += [bar(*ends, "c0"), dot(panel.at(rank, rows - 1 - at), "c0", f"{label}: mean rank {rank:.2f}", 4)]
+    return panel.draw(marks, str(found))
 
 
 @dataclass(frozen=True)

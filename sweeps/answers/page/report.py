@@ -14,12 +14,14 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from sweeps import tables
 from sweeps.answers import celltypes, comparison, differences, frames, summary
-from sweeps.answers.deciding import answer, table, wording
+from sweeps.answers.deciding import answer, critical, leaderboard, table, wording
 from sweeps.answers.designs import Designs
 from sweeps.answers.page import conditions, figures
 from sweeps.answers.page.svg import text
 from sweeps.answers.runs import results
+from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.summary import title
+from sweeps.statistics.families import DATASETS
 
 COSTS = {
     "trial_seconds": "seconds per trial",
@@ -99,6 +101,7 @@ def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, d
         "recall": figures.recall_by_cells(types, colours) if len(types) else [],
         "skews": figures.by_skew(trials, metric, designs, colours),
         "forests": [(one.between, figures.forest(one), differences.explained(one)) for one in found],
+        "ranks": [(figures.ranks(one), critical.explained(one)) for one in _over_datasets(finished, metric, designs)],
         "conditions": conditions.conditions(finished, types, designs, colours, metric),
         "headings": HEADINGS,
         "costs": _costs(finished),
@@ -150,6 +153,13 @@ def _comparisons(finished: pd.DataFrame, metric: str, designs: Designs) -> Itera
             yield comparison.compare(finished, between, within, metric, tie=0.005, designs=designs)
         except RequestError:  # one level only, or no pairs
             continue
+
+
+def _over_datasets(finished: pd.DataFrame, metric: str, designs: Designs) -> list[critical.Ranks]:
+    """Return the ranks of choices over datasets, none where there are too few of these."""
+    if finished["dataset"].nunique() < DATASETS:
+        return []
+    return critical.over_datasets(leaderboard.boards(finished, metric, designs), looks_at(finished))
 
 
 def _costs(finished: pd.DataFrame) -> list[list[str]]:
