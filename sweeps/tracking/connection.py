@@ -35,6 +35,11 @@ SYSTEM = re.compile(r"\[Errno -?\d+\] ([A-Z][\w ]+)")  # what a system says, ami
 UNWANTED = "Invalid Host header"  # how MLflow's server refuses a name that it wasn't told of
 
 
+def at_once(uri: str) -> int:
+    """Return how many threads write to a store: a file one, a server as many as MLflow's client has connections."""
+    return 1 if uri.startswith("sqlite:") else 10
+
+
 class Shut(Undeliverable):
     """MLflow answers, and won't let us in: waiting alone is of no use, save that credentials may be renewed."""
 

@@ -4,13 +4,14 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from sweeps.tracking.connection import reaching
-from sweeps.tracking.joint import begin, one_transaction
+from sweeps.tracking.connection import at_once, reaching
+from sweeps.tracking.joint import begin, one_transaction, set_status
 from sweeps.tracking.outbox import Record, Refused, Undeliverable
 from sweeps.tracking.uris import harmless
 
@@ -48,8 +49,7 @@ class Delivery:
             by_run.setdefault(record["run"], []).append(record)
         if self.is_joint and len(by_run) > 1 and self._deliver_together(by_run):
             return {}
-        refused = {run_id: self._deliver_alone(run_id, listed) for run_id, listed in by_run.items()}
-        return {run_id: why for run_id, why in refused.items() if why}
+        return {run_id: why for run_id, why in self._deliver_each(by_run).items() if why}
 
     def _check_ours(self) -> None:
         try:
@@ -69,6 +69,14 @@ class Delivery:
                 self.known.pop(run_id, None)  # what MLflow has must be asked anew
             return False
         return True
+
+    def _deliver_each(self, by_run: dict[str, list[Record]]) -> Refused:
+        """Send the news of runs, of several at once; returns why each was refused, "" where it wasn't."""
+        pool = ThreadPoolExecutor(at_once(self.uri))
+        try:
+            return dict(zip(by_run, pool.map(self._deliver_alone, by_run, by_run.values()), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _deliver_alone(self, run_id: str, records: list[Record]) -> str:
         """Send the news of one run; returns why it was refused, "" if it wasn't or if nobody misses the run."""
@@ -129,7 +137,7 @@ class Delivery:
                 self.client.set_terminated(run_id, record["status"], record["time"])
                 del self.known[run_id]
             else:
-                self.client.update_run(run_id, status=record["status"])
+                set_status(self.client, run_id, record["status"])
 
     def _new_points(self, run_id: str, records: list[Record]) -> dict[tuple[str, int], tuple[float, int]]:
         if run_id not in self.known:

@@ -85,16 +85,26 @@ class Outbox:
             self.trouble, self._torn = f"{self.path}: {error}", True
 
     def drain(self, seconds: float) -> bool:
-        """Wait until everything is delivered or set aside; returns whether it was, within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._queue, timeout=seconds)
+        """Wait until everything is delivered or set aside; False once nothing was for so many seconds."""
+        return self._while_it_moves(lambda: not self._queue, seconds)
 
     def settle(self, seconds: float) -> bool:
-        """Wait until everything has been tried and the rest refused at least once; returns whether it came to that."""
+        """Wait until everything has been tried and the rest refused at least once; False as `drain`."""
+        return self._while_it_moves(
+            lambda: all(record.get("run") in self._strikes for record in self._queue.values()), seconds
+        )
+
+    def _while_it_moves(self, is_done: Callable[[], bool], seconds: float) -> bool:
+        """Wait until is_done; returns whether it is, and gives up once no record has left the queue for `seconds`."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: all(record.get("run") in self._strikes for record in self._queue.values()), timeout=seconds
-            )
+            gone = -1
+            while not is_done() and self._gone() > gone:
+                gone = self._gone()
+                self._changed.wait_for(lambda before=gone: is_done() or self._gone() > before, timeout=seconds)
+            return is_done()
+
+    def _gone(self) -> int:
+        return self._next_number - len(self._queue)
 
     def close(self, seconds: float) -> bool:
         """Deliver what is left, then stop; what can't be delivered in time stays on disk. Returns whether all was."""

@@ -17,13 +17,11 @@ from mlflow.entities import Param, Run, RunTag
 from sweeps.file.changes import CONTENTS
 from sweeps.file.trials import TUNING, Trial
 from sweeps.tracking import joint
-from sweeps.tracking.connection import Patience
+from sweeps.tracking.connection import Patience, at_once
 from sweeps.tracking.kept.database import read_runs
 from sweeps.tracking.kept.runs import RENAMED, SUPERSEDED, RunState, pages, state_of, stored
 from sweeps.tracking.outbox import clean
 from sweeps.tracking.places import placed
-
-AT_ONCE = 10  # questions to a server, as many as MLflow's client keeps connections for
 
 
 class Registration:
@@ -73,7 +71,10 @@ class Registration:
         self.patiently(delete)
 
     def make(self, trials: list[Trial], progress: Callable[[int, int], None]) -> dict[str, RunState]:
-        """Return a new run, SCHEDULED, of each trial, by key. progress(done, all): called now and then."""
+        """Return a new run of each trial, by key, without parameters unless `is_joint`.
+
+        progress(done, all): called now and then.
+        """
         size = joint.MOST if self.is_joint else 1
         begin, made = int(time.time() * 1000), {}
         batches = [
@@ -88,9 +89,9 @@ class Registration:
         return made
 
     def _in_threads(self, batches: list[dict[int, Trial]]) -> Iterator[list[RunState]]:
-        """Yield the runs made of each batch, see _create; a file is written by one thread, a server asked by some."""
+        """Yield the runs made of each batch, see _create."""
         common = {"mlflow.source.name": "cellskew", "mlflow.user": _user(), "cellskew.sweep": self.sweep}
-        pool = ThreadPoolExecutor(1 if self.uri.startswith("sqlite:") else AT_ONCE)
+        pool = ThreadPoolExecutor(at_once(self.uri))
         try:
             for done in as_completed([pool.submit(self._create, batch, common) for batch in batches]):
                 yield done.result()
@@ -114,10 +115,11 @@ class Registration:
         found = [] if is_first else self._same(trial)
         run = found[0] if found else self.client.create_run(self.experiment_id, started, tags, clean(trial.name))
         run_id = run.info.run_id
-        self.client.log_batch(run_id, params=[Param(*pair) for pair in params_of(trial).items()])
-        self.client.update_run(run_id, status="SCHEDULED")
+        if self.is_joint:  # a server takes longer for each question than for what is asked: its runs are told later
+            self.client.log_batch(run_id, params=[Param(*pair) for pair in params_of(trial).items()])
+            joint.set_status(self.client, run_id, "SCHEDULED")
         place = placed(run.info.artifact_uri, self.uri, self.storage)
-        return RunState(run_id, trial.key, trial.name, "SCHEDULED", place, True, False, tags)
+        return RunState(run_id, trial.key, trial.name, "SCHEDULED", place, self.is_joint, False, tags)
 
     def _same(self, trial: Trial) -> list[Run]:
         found = self.client.search_runs([self.experiment_id], f"tags.`cellskew.trial` = '{trial.key}'")

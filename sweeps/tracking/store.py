@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,16 @@ class Tracker:
     ) -> dict[str, RunState]:
         """Return the run of every trial, by key; those not `known` (see `runs`) are made, as SCHEDULED.
 
-        progress(done, all): called now and then.
+        A server hears of their parameters from the outbox, before anything else about them. progress(done, all): called
+        now and then.
         """
         made = self.registration.make([trial for trial in trials if trial.key not in known], progress)
         self.delivery.known |= {run.run_id: set() for run in made.values()}
-        both = known | made
-        return {trial.key: both[trial.key] for trial in trials}
+        for trial in trials:
+            if trial.key in made and not made[trial.key].has_params:
+                self.reschedule(made[trial.key], trial)
+                made[trial.key] = replace(made[trial.key], has_params=True)
+        return {trial.key: (known | made)[trial.key] for trial in trials}
 
     def supersede(self, runs: list[RunState]) -> None:
         """Mark runs whose trials are trained anew, each in a new run: tables and drivers leave them out from now on."""

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sweeps.tracking.places import sqlite_file
@@ -24,6 +24,14 @@ class StoredRun:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+def as_told(run: StoredRun) -> StoredRun:
+    """Return a run with the status that its driver gave it, or will.
+
+    MLflow makes every run RUNNING; what it hears first of one, its parameters with it, is that it is SCHEDULED.
+    """
+    return replace(run, status="SCHEDULED") if run.status == "RUNNING" and not run.params else run
 
 
 class NoSuchSweep(LookupError):
@@ -98,4 +106,4 @@ def _read(database: sqlite3.Connection, sweep: str) -> list[StoredRun]:
     last = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {inside}"
     for run_id, key, value, is_nan in database.execute(last):
         found[run_id].metrics[key] = float("nan") if is_nan else value
-    return [run for run in found.values() if "cellskew.trial" in run.tags]
+    return [as_told(run) for run in found.values() if "cellskew.trial" in run.tags]

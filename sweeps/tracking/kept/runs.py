@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from data_pipeline.errors import RequestError
 from sweeps.tracking.ailments import deleted
 from sweeps.tracking.kept import settled, wanted
-from sweeps.tracking.kept.database import DeletedSweep, NoSuchSweep, StoredRun, read_params, read_runs, read_tags
+from sweeps.tracking.kept.database import (
+    DeletedSweep,
+    NoSuchSweep,
+    StoredRun,
+    as_told,
+    read_params,
+    read_runs,
+    read_tags,
+)
 from sweeps.tracking.places import placed
 from sweeps.tracking.uris import bare, take_credentials
 
@@ -168,7 +176,7 @@ def stored(run: "Run") -> StoredRun:
     """Return a run as MLflow gives it in the form that the database file is read in."""
     info, data = run.info, run.data
     about = (info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.artifact_uri)
-    return StoredRun(*about, data.tags, data.params, data.metrics)
+    return as_told(StoredRun(*about, data.tags, data.params, data.metrics))
 
 
 def state_of(run: StoredRun, uri: str, storage: Path | None = None) -> RunState:
