@@ -94,6 +94,14 @@ models:
   scgpt-lora: {model: scgpt, weights: /w/scGPT_human, train: {lora: {rank: 8, alpha: 16, dropout: 0, targets: [Wqkv]}}}
 ```
 
+With weights, scGPT's and Geneformer's heads are trained on stored vectors: what the network at rest makes of every cell
+is computed once, before the first trial, in parts that a killed run goes on from, and with `genes: all` is shared by
+all splits, skews, strategies, losses and seeds (genes that are chosen for each split make a set for each; `plan` says
+how many, their time and disk). Such a trial is a matter of seconds on a core, and has a GPU only where `resources:`
+asks for one; it leaves a network like any other. scBERT's head reads a vector of every gene, 13.5 MB a cell at the
+published size, so its network is run in every trial (`cache_gigabytes` keeps vectors in memory); nor has it one vector
+per cell for `on:`.
+
 The recipe stays what it is for all of the network; `tune:` finds whether a head wants a larger learning rate.
 An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them
 into the weights that they were trained beside, and `promote` registers both as one. Without weights what is frozen

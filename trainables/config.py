@@ -19,6 +19,8 @@ class TrialConfig(BaseModel):
 
     encoding, generated, distances, rows: files and folders made by the preparation, None where there is nothing to
     make. redrawn: the same cells with other draws of what is random in their encoding, for the final evaluation.
+    rests: what stands for the frozen network whose vectors the head is trained on, None: it is trained as a whole.
+    features: the folder of these vectors, of each folder of encoded cells.
     gpu_share: of one GPU's memory, which the trial keeps to. checkpoint_every: rounds between checkpoints, see
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
@@ -49,6 +51,8 @@ class TrialConfig(BaseModel):
     distances: Path | None = None
     rows: Path | None = None
     redrawn: tuple[Path, ...] = ()
+    rests: str | None = None
+    features: dict[str, Path] = Field({})
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_share: float = Field(1.0, ge=0, le=1)
     checkpoint_every: int | Literal["auto"] = 1

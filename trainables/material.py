@@ -11,8 +11,9 @@ from data_pipeline.rows import choice
 from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
-from data_pipeline.shards.shards import Joined, Shards
+from data_pipeline.shards.shards import Joined, Shards, Stored
 from trainables.config import TrialConfig
+from trainables.fitting.features import collate
 from trainables.spec import ModelSpec
 
 PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch
@@ -34,6 +35,7 @@ class Material:
     seeds: tuple[int, int]  # split seed, trial seed
     bootstrap: bool = False  # defect scbert_bootstrap_items
     relabelled: np.ndarray | None = None  # labels of all cells in place of the shards' own, see `_controlled`
+    features: Shards | Joined | None = None  # of the same cells, what a head is trained on
 
     @property
     def labels(self) -> np.ndarray:
@@ -74,8 +76,10 @@ class Material:
         return self.balanced_counts if is_balanced else self.counts(self.training_rows(0))
 
     def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
-        """Return the batches of this material for a network."""
-        return Feed(self.shards, self.labels, spec.collate, batch_size)
+        """Return the batches of this material for a network, or for a head that is trained on features."""
+        if self.features is None:
+            return Feed(self.shards, self.labels, spec.collate, batch_size)
+        return Feed(Stored(self.features), self.labels, collate, batch_size)
 
     def _resampled(self, epoch: int) -> np.ndarray:
         if self.fixed_rows is not None:
@@ -111,7 +115,16 @@ def open_material(config: TrialConfig) -> Material:
         bootstrap="scbert_bootstrap_items" in config.defects,
     )
     material = _controlled(_with_made_rows(material, config), config.control)
+    if config.features:
+        material = dataclasses.replace(material, features=_features(config))
     return _with_defects(material, config.defects, config.split["validation"])
+
+
+def _features(config: TrialConfig) -> Shards | Joined:
+    """Return the vectors of the cells of `shards`, and of those made for the trial."""
+    real = Shards(config.features[str(config.shards)])
+    made = None if config.generated is None else config.features[str(config.generated)]
+    return real if made is None else Joined(real, Shards(made))
 
 
 def _controlled(material: Material, control: str | None) -> Material:

@@ -234,3 +234,17 @@ def areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     false = last + 1 - hits
     auroc = np.trapezoid(np.append(0.0, hits), np.append(0.0, false)) / (hits[-1] * false[-1])
     return auroc, float(np.sum(np.diff(hits, prepend=0.0) * hits / (last + 1)) / hits[-1])
+
+
+def validation_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return loss (mean cross-entropy), accuracy and macro F1 over the classes that have cells here."""
+    from scipy.special import log_softmax
+    from sklearn.metrics import f1_score
+
+    predicted = logits.argmax(1)
+    present = np.unique(labels)
+    return {
+        "val_loss": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()),
+        "val_accuracy": float((predicted == labels).mean()),
+        "val_macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+    }

@@ -180,6 +180,9 @@ class ModelSpec:
     on: takes `on:`, vectors of cells in place of genes; these options have another default there. None: genes alone
     scaled: on vectors, each number is brought to mean 0 and variance 1 of the training cells
     rests: the module that is handed one vector per cell, of pretrained parts alone, which others can be trained on
+    build_head(num_classes, weights, **options) -> nn.Module: what comes behind, vectors [b, E] -> logits, parameters
+    named and filled as in the whole network; with `train: head` it alone is trained, on stored vectors
+    of_head: options that change no vector
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
@@ -208,6 +211,8 @@ class ModelSpec:
     on: Mapping[str, Any] | None = None
     scaled: bool = False
     rests: str = ""
+    build_head: Callable[..., Any] | None = None
+    of_head: tuple[str, ...] = ("train",)
 
 
 def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
@@ -221,6 +226,11 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
         return {"lora": settings | {"targets": list(targets)}}
     how = ("published" if pretrained else "all") if train is None else train
     return "all" if how == "published" and spec.published is None else how
+
+
+def is_on_features(spec: ModelSpec, train: Any, pretrained: bool) -> bool:
+    """Tell whether a head is trained alone on stored vectors of its network, which is the same for every trial then."""
+    return spec.build_head is not None and pretrained and what_is_trained(spec, train, pretrained) == "head"
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""The door to Ray Data: blocks of raw counts, read and worked on in parallel wherever Ray has CPUs."""
+"""The door to Ray Data: blocks of raw counts by tasks, parts of encoded cells by actors, wherever Ray has room."""
 
 import logging
 import uuid
@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.data import DataContext, Datasource
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import comparison
+
+ACTORS_PER_GPU = 2
 
 
 def for_each_block(
@@ -34,8 +36,7 @@ def for_each_block(
     """
     if not tasks:
         return
-    DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _hush()
     shared, launch, compare = ray.put(work), uuid.uuid4().hex, comparison()
 
     def run(batch: pa.Table) -> pa.Table:
@@ -44,10 +45,61 @@ def for_each_block(
 
     blocks = ray.data.read_datasource(CountBlocks(readers, num_cells, tasks, block))
     done = blocks.map_batches(run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    _wait(done, len(tasks), count)
+
+
+def for_each_part(
+    tasks: list[tuple[int, int]], work: Callable[[int, int], None], count: Callable[[int, int], None]
+) -> None:
+    """Call work(index, start) for every task, in actors that keep what `work` has loaded; Ray must be running.
+
+    An actor has a share of a GPU where the cluster has some, else a CPU. A lost actor's part is worked on again by
+    another; the first error of `work` is raised here as it was there. count(done, of all) is called after each part.
+    """
+    if not tasks:
+        return
+    _hush()
+    shared, compare = ray.put(work), comparison()
+
+    class Holding:
+        def __init__(self) -> None:
+            self.said = compare()
+            self.work = None if self.said is not None else _fetch(shared)
+
+        def do(self, index: int, start: int) -> None:
+            if self.work is None:
+                raise RequestError(self.said)
+            self.work(index, start)
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            errors = [_attempt(self.do, row["index"], row["start"]) for row in batch.to_pylist()]
+            return pa.table({"error": pa.array(errors, pa.binary())})
+
+    blocks = ray.data.from_arrow([pa.table({"index": [index], "start": [start]}) for index, start in tasks])
+    done = blocks.map_batches(Holding, batch_size=None, batch_format="pyarrow", **_pool(len(tasks)))
+    _wait(done, len(tasks), count)
+
+
+def _pool(num_tasks: int) -> dict[str, Any]:
+    """Return how many actors there may be, and what each has: half a GPU, so that one reads while another computes."""
+    has = ray.cluster_resources()
+    gpus = int(has.get("GPU", 0))
+    most = ACTORS_PER_GPU * gpus if gpus else int(has.get("CPU", 1))
+    each = {"num_gpus": 1 / ACTORS_PER_GPU} if gpus else {}
+    return {"compute": ActorPoolStrategy(min_size=1, max_size=max(1, min(most, num_tasks))), "num_cpus": 1, **each}
+
+
+def _hush() -> None:
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _wait(done: Dataset, total: int, count: Callable[[int, int], None]) -> None:
+    """Count what is done; raise its first error."""
     errors = []
     for number, row in enumerate(done.iter_rows(), start=1):
         errors += [] if row["error"] is None else [row["error"]]
-        count(number, len(tasks))
+        count(number, total)
     if errors:
         raise cloudpickle.loads(errors[0])
 
@@ -64,10 +116,10 @@ def _checked(ref: ray.ObjectRef, launch: str, compare: Callable[[], str | None],
     _fetch(ref)(*block)
 
 
-def _attempt(work: Callable[[int, int, sparse.csr_matrix], None], index: int, start: int, counts: Any) -> bytes | None:
+def _attempt(work: Callable[..., None], *given: Any) -> bytes | None:
     """Return the error of `work`, pickled by this very program: raised in a task, Ray keeps only its text."""
     try:
-        work(index, start, counts)
+        work(*given)
     except Exception as error:
         return cloudpickle.dumps(error)
     return None

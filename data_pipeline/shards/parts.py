@@ -1,7 +1,7 @@
 """One part of the encoded cells: an Arrow file whose numbers are read where they lie, some runs of bytes at a time.
 
-A part is open only while it is read and never mapped, so a trial holds one file and no page of it, however many parts
-there are; the kernel's page cache is shared by all trials of a node.
+A part of tokens is open only while it is read and never mapped, so a trial holds one file and no page of it, however
+many parts there are; vectors, all of one width, are mapped. The page cache is shared by all trials of a node.
 """
 
 import os
@@ -63,6 +63,14 @@ class Part:
     start: int
     stop: int
     columns: dict[str, tuple[str, int]]
+
+    def mapped(self, width: int) -> np.ndarray:
+        """Return the values of cells that have `width` each, [cells, width], mapped and not read."""
+        kind, place = self.columns["values"]
+        try:
+            return np.memmap(self.path, np.dtype(kind), "r", place, (self.stop - self.start, width))
+        except (OSError, ValueError):
+            raise ShardError(f"{self.path}: missing or cut off; run the sweep again to make this part anew") from None
 
     def copy(self, lengths: np.ndarray, rows: np.ndarray, places: np.ndarray, offsets: np.ndarray, into: dict) -> None:
         """Copy the tokens of cells `rows` (ascending) to `into[column]`, that of cell i at offsets[places[i]].

@@ -17,6 +17,7 @@ from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.parts import Part, ShardError
 
 AT_ONCE = 2048  # cells that `iterate` yields at a time
+HELD = 1 << 26  # bytes of vectors that are read at once
 CELLS, LENGTHS, CHECKED = "../cells.arrow", "lengths.npy", "checked.json"
 
 
@@ -54,7 +55,8 @@ class Shards(_Rows):
     """A complete set of shards: `take` copies out just the cells asked for.
 
     Attributes: num_cells, classes (list[str]), labels int64 [n] and cell_ids (mapped), lengths int32 [n] (tokens per
-    cell, mapped), network_options (what the model's `build` needs to know of the encoding).
+    cell, mapped), network_options (what the model's `build` needs to know of the encoding), origin (of vectors: the
+    hash `frozen` of the weights that made them, and on which devices).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,6 +69,7 @@ class Shards(_Rows):
         self.num_cells = manifest["num_cells"]
         self.classes = manifest["classes"]
         self.network_options = manifest["network_options"]
+        self.origin = manifest.get("origin", {})
         self._parts = [Part(self.folder / p["file"], p["start"], p["stop"], p["columns"]) for p in manifest["parts"]]
         self._starts = np.array([part.start for part in self._parts])
         self.lengths = np.load(self.folder / LENGTHS, mmap_mode="r", allow_pickle=False)
@@ -109,7 +112,31 @@ class Joined(_Rows):
         self.lengths = np.concatenate([real.lengths, generated.lengths])
         self.labels = np.concatenate([real.labels, generated.labels])
         self.cell_ids = pa.chunked_array([*real.cell_ids.chunks, *generated.cell_ids.chunks])
-        self.network_options = real.network_options
+        self.network_options, self.origin = real.network_options, real.origin
+
+
+class Stored:
+    """Vectors of cells, all of one width: take(rows) -> float32 [b, width]. lengths: the width, for every cell.
+
+    They are mapped, so that all trials of a node share them in the page cache; a few megabytes are read at once.
+    """
+
+    def __init__(self, shards: Shards | Joined) -> None:
+        self.lengths = shards.lengths
+        parts = [part.mapped(int(self.lengths[0])) for part in shards._parts]
+        self._starts = shards._starts
+        self._parts = [np.concatenate(parts)] if sum(part.nbytes for part in parts) <= HELD else parts
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of the cells `rows` (int64 [b])."""
+        if len(self._parts) == 1:
+            return self._parts[0][rows].astype(np.float32, copy=False)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        found = np.empty((len(rows), int(self.lengths[0])), np.float32)
+        for owner in np.unique(owners):
+            mine = owners == owner
+            found[mine] = self._parts[owner][rows[mine] - self._starts[owner]]
+        return found
 
 
 def iterate(shards: Shards | Joined, rows: np.ndarray, size: int = AT_ONCE) -> Iterator[Encoded]:

@@ -66,7 +66,8 @@ def is_auto(trial: Trial) -> bool:
 
     What is on vectors of cells is so small that a core does.
     """
-    return trial.has_checkpoint and "on" not in trial.described and trial.resources.gpu in (None, "auto")
+    on_vectors = "on" in trial.described or trial.rests is not None
+    return trial.has_checkpoint and not on_vectors and trial.resources.gpu in (None, "auto")
 
 
 def notes(trials: list[Trial]) -> list[str]:

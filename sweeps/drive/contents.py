@@ -11,7 +11,8 @@ from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.outbox import clean
-from trainables.spec import code_of, get
+from trainables.contents import contents_of, files_of, network_of
+from trainables.spec import code_of
 
 if TYPE_CHECKING:
     from sweeps.tracking.store import Tracker
@@ -50,9 +51,9 @@ def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
     "" where the files aren't here.
     """
     if "model" in on:
-        files = files_of(on["model"], on["weights"]) if Path(on["weights"]).is_dir() else {}
-        held, code = _hash_of(files, hashes) if files else "", code_of(on["model"])
-        return held if code is None or not held else identity_hash(held, code)
+        model, folder = on["model"], Path(on["weights"])
+        is_here = folder.is_dir() and bool(files_of(model, folder))
+        return network_of(model, contents_of(model, folder, hashes.of), code_of(model)) if is_here else ""
     source = getattr(cells, "source", None)
     paths = [on["embeddings"]] if "embeddings" in on else [] if source is None else source.all_paths
     found = [hashes.of(Path(path)) for path in paths if Path(path).is_file()]
@@ -61,24 +62,7 @@ def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
 
 def weights_hash(model: Model, hashes: Hashes) -> str:
     """Return what stands for the files of a weights folder that the model reads, whatever else lies beside them."""
-    return _hash_of(weights_files(model), hashes)
-
-
-def _hash_of(files: dict[str, Path], hashes: Hashes) -> str:
-    return identity_hash(sorted((role, hashes.of(path)) for role, path in files.items()))
-
-
-def weights_files(model: Model) -> dict[str, Path]:
-    """Return the files of a model's weights folder that it reads, by what they are to it."""
-    return files_of(model.model, model.weights)
-
-
-def files_of(model: str, folder: str) -> dict[str, Path]:
-    """Return the files of a weights folder that a model of the registry reads, by what they are to it."""
-    from trainables.weights import find
-
-    found = {role: find(Path(folder), role) for role in get(model).files}
-    return {role: path for role, path in found.items() if path is not None}
+    return contents_of(model.model, Path(model.weights), hashes.of)
 
 
 def check_distinct(trials: list[Trial]) -> None:
@@ -174,7 +158,8 @@ def check_weights_are_old(spec: SweepSpec, adopted: dict[str, Trial], runs: dict
     started = {run.run_id: run.started for run in runs.values() if run.status in STARTED}
     problems = []
     for model in (model for model in spec.models if model.weights is not None):
-        newest = max((path.stat().st_mtime for path in weights_files(model).values()), default=0.0)
+        files = files_of(model.model, Path(model.weights))
+        newest = max((path.stat().st_mtime for path in files.values()), default=0.0)
         times = [
             started[run_id] for run_id, trial in adopted.items() if trial.label == model.label and run_id in started
         ]

@@ -7,7 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainables.contents import network_of
+from trainables.spec import get, is_on_features
+
 IDENTITY = 3  # raise it when the same description comes to mean another computation
+FEATURES = 1  # likewise, of heads that are trained on stored vectors of their network
 NAMED = ("model", "strategy", "loss", "skew", "dataset", "split", "seed")  # in the order of a name: pages cut its end
 SEPARATOR = "·"
 PLACES = ("path", "test_path")  # of a dataset's declaration: where its files lie
@@ -58,7 +62,8 @@ class Trial:
         if not self.is_known:
             return self.declared
         weights = {"sha256": self.weights_hash} if self.weights_hash else None
-        return _hash(self.described | {"dataset": {"digest": self.digest}, "weights": weights} | self._vectors)
+        held = {"dataset": {"digest": self.digest}, "weights": weights} | self._vectors
+        return _hash(self.described | held | ({} if self.rests is None else {"features": FEATURES}))
 
     @property
     def _vectors(self) -> dict[str, Any]:
@@ -68,6 +73,17 @@ class Trial:
             return {}
         plain = {key: value for key, value in on.items() if key not in ("embeddings", "weights")}
         return {"on": plain | {"sha256": self.vectors_hash}}
+
+    @property
+    def rests(self) -> str | None:
+        """What stands for the frozen network whose stored vectors the trial's head is trained on; None: there is none.
+
+        "" where it isn't known yet.
+        """
+        described = self.described
+        if not is_on_features(get(self.model), described["options"].get("train"), described["weights"] is not None):
+            return None
+        return network_of(self.model, self.weights_hash, described.get("code"))
 
     @cached_property
     def declared(self) -> str:
@@ -157,6 +173,8 @@ class Trial:
         here = {"key": self.key, "name": self.name, "dataset": self.dataset, "protocol": self.protocol}
         if "on" in self.described:
             here["on"] = self.described["on"] | {"sha256": self.vectors_hash}
+        if self.rests is not None:
+            here["rests"] = self.rests
         return self.described | {"recipe": {} if recipe is None else recipe} | here
 
 

@@ -122,6 +122,7 @@ def test_trials_on_obsm_on_a_file_and_on_a_resting_network(places):
     ):
         encoders, config = Encoders({"my": cells}, folder), trial.config()
         job = Job(encoders.seen(config), encoders.encoder(config)[0], folder / "shards")
+        job = encoders.at_rest(job, config) or job
         write_here(job)
         config |= {"shards": str(job.folder), "directory": str(folder / trial.label), "device": "cpu"}
         found[trial.label] = run_trial(config, lambda *said: None, None)

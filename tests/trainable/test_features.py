@@ -14,23 +14,29 @@ from scipy import sparse
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import Shards
 from data_pipeline.shards.writing import Job, write_here
-from trainables.fitting import features
-from trainables.fitting.features import Given, Resting, Scaled
+from trainables.contents import contents_of
+from trainables.fitting import features, resting
+from trainables.fitting.features import Given, Scaled
+from trainables.fitting.resting import Resting
 from trainables.spec import get
 from trainables.trial import run_trial
 
 GENES = [f"G{number}" for number in range(40)]
 
 
+def at_rest(encoder, model: str, folder) -> Resting:
+    options = get(model).options().model_dump()
+    return Resting(encoder, model, folder, options, contents_of(model, folder))
+
+
 def test_a_resting_networks_vectors_are_what_its_head_is_given(tmp_path):
     folder, spec = write_folder(tmp_path, GENES), get("scgpt")
     options, counts = spec.options().model_dump(), counts_like(70, len(GENES), 3)[0]
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    resting = Resting(spec.encoder(GENES, folder, **options), "scgpt", folder, options, "hash")
-    found = pickle.loads(pickle.dumps(resting))(counts, np.random.default_rng(0), totals=totals)
-    width = resting.network_options["num_genes"]
-    vectors = torch.from_numpy(found.values.reshape(70, width))
-    network, encoded = resting._network(), resting.base(counts, np.random.default_rng(0), totals=totals)
+    encoder = spec.encoder(GENES, folder, **options)
+    encoded, rests = encoder(counts, np.random.default_rng(0), totals=totals), at_rest(encoder, "scgpt", folder)
+    found = pickle.loads(pickle.dumps(rests))(encoded)
+    vectors, network = torch.from_numpy(found.values.reshape(70, -1)), rests._network()
     with torch.no_grad():
         whole = network(**spec.collate(encoded, np.arange(70)))
         ours = network.get_submodule(spec.rests)(vectors)
@@ -49,10 +55,11 @@ def test_nothing_that_no_published_file_has_is_in_a_vector(model, tmp_path):
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        features._NETWORKS.clear()
-        resting = Resting(spec.encoder(genes, folder, **options), model, folder, options, "hash")
+        resting._LOADED.clear()
+        encoder = spec.encoder(genes, folder, **options)
         totals = np.asarray(counts.sum(axis=1)).ravel()
-        found.append(resting(counts, np.random.default_rng(0), totals=totals).values.reshape(20, -1))
+        encoded = encoder(counts, np.random.default_rng(0), totals=totals)
+        found.append(at_rest(encoder, model, folder)(encoded).values.reshape(20, -1))
     assert np.array_equal(*found) and found[0].std() > 0 and len(np.unique(found[0], axis=0)) > 10
 
 

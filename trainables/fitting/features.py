@@ -1,7 +1,5 @@
 """Vectors of cells as a model's input: what somebody else's network, or one of ours at rest, has made of them."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +7,9 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import iterate
-from trainables.spec import Encoded, Encoder, ModelSpec, get
+from trainables.spec import Encoded
 
 ROUNDING = 1e-6  # of a feature's mean: a spread below this is none
-AT_ONCE = 32  # cells that go through a resting network together
-_NETWORKS: dict[str, Any] = {}  # resting networks of this process, by what they are
 
 
 class Given:
@@ -27,51 +23,6 @@ class Given:
     def __call__(self, counts: sparse.csr_matrix, rng: Any, totals: np.ndarray | None = None) -> Encoded:
         """Return every number of every vector; RequestError if one isn't finite. counts: the vectors [n, width]."""
         return packed(counts.toarray(), self.identity["where"])
-
-
-class Resting:
-    """What a pretrained network makes of a cell before parts that no published file has, in eval mode: float32 [width].
-
-    Holds paths alone when pickled; each process loads the network once.
-    """
-
-    def __init__(self, base: Encoder, model: str, weights: Path, options: Mapping[str, Any], digest: str) -> None:
-        self.base, self.model, self.weights, self.options = base, model, weights, dict(options)
-        own = {"encoder": "resting", "version": 2, "model": model, "sha256": digest, "options": self.options}
-        self.identity: dict[str, Any] = own | {"base": base.identity}
-        self.coverage = base.coverage
-        self.network_options: dict[str, Any] = {"num_genes": self._width()}
-
-    def __call__(self, counts: sparse.csr_matrix, rng: Any, totals: np.ndarray | None = None) -> Encoded:
-        import torch
-
-        encoded, spec, network = self.base(counts, rng, totals=totals), get(self.model), self._network()
-        parts: list[Any] = []
-        hook = _end(spec, network).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float()))
-        try:
-            with torch.no_grad():
-                for start in range(0, len(encoded), AT_ONCE):
-                    rows = np.arange(start, min(start + AT_ONCE, len(encoded)))
-                    network(**spec.collate(encoded, rows))
-        finally:
-            hook.remove()
-        return packed(torch.cat(parts).numpy(), f"{self.model} at rest")
-
-    def _network(self) -> Any:
-        key = repr(self.identity)
-        if key not in _NETWORKS:
-            options = self.options | self.base.network_options
-            _NETWORKS[key] = get(self.model).build(2, weights=self.weights, **options).eval()
-        return _NETWORKS[key]
-
-    def _width(self) -> int:
-        weights = dict(_end(get(self.model), self._network()).named_parameters())
-        return next(tensor.shape[1] for tensor in weights.values() if tensor.ndim == 2)
-
-
-def _end(spec: ModelSpec, network: Any) -> Any:
-    """Return the module before which a network rests."""
-    return network.get_submodule(spec.rests)
 
 
 def packed(vectors: np.ndarray, where: str) -> Encoded:
@@ -114,3 +65,10 @@ class Scaled:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shards, name)
+
+
+def collate(vectors_BE: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Return the vectors `rows` as a head takes them."""
+    import torch
+
+    return {"vectors": torch.from_numpy(vectors_BE[rows])}

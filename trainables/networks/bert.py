@@ -61,6 +61,25 @@ class Bert(nn.Module):
         return exactly(self.classifier, functional.dropout(pooled_BE, self.dropout, self.training))
 
 
+class Head(nn.Module):
+    """Pooler and classifier alone, named as in the network: network(vectors [B, E]) -> logits [B, C]."""
+
+    def __init__(self, config: dict[str, Any], num_classes: int) -> None:
+        super().__init__()
+        config = DEFAULTS | config
+        self.bert = nn.Module()
+        self.bert.pooler = nn.Module()
+        self.bert.pooler.dense = nn.Linear(config["hidden_size"], config["hidden_size"])
+        self.classifier = nn.Linear(config["hidden_size"], num_classes)
+        rate = config["classifier_dropout"]
+        self.dropout = config["hidden_dropout_prob"] if rate is None else rate
+        self.apply(lambda module: _initialise(module, config["initializer_range"]))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        pooled_BE = torch.tanh(exactly(self.bert.pooler.dense, vectors))
+        return exactly(self.classifier, functional.dropout(pooled_BE, self.dropout, self.training))
+
+
 def pack(input_ids_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor, int]:
     """Return (ids [T], positions [T], offsets [B + 1], room per cell) of right-padded cells."""
     real_BL = torch.ones_like(input_ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()

@@ -170,3 +170,14 @@ class Classifier(nn.Module):
 
     def forward(self, x_BE: Tensor) -> Tensor:
         return self.out_layer(self._decoder(x_BE))
+
+
+class Head(nn.Module):
+    """The classifier alone, named as in the network: network(vectors [B, E]) -> logits [B, C]."""
+
+    def __init__(self, width: int, num_classes: int, num_layers: int) -> None:
+        super().__init__()
+        self.cls_decoder = Classifier(width, num_classes, num_layers)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return exactly(self.cls_decoder, vectors)

@@ -27,6 +27,11 @@ def choose(network: nn.Module, spec: ModelSpec, train: Any, pretrained: bool) ->
         lora.adapt(network, spec.adaptable.within, **how["lora"])
 
 
+def of_head(network: nn.Module, spec: ModelSpec) -> set[str]:
+    """Return the names of the parameters that `train: head` trains."""
+    return {name for name, _ in network.named_parameters() if name.startswith((spec.head, *spec.fresh))}
+
+
 def _holds(name: str, head: tuple[str, ...]) -> bool:
     """Tell whether the module called `name` is part of the head, or has some of it."""
     return not name or any(f"{name}.".startswith(part) or part.startswith(f"{name}.") for part in head)

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
-from sklearn.metrics import f1_score
 
-from data_pipeline.shards.shards import Shards
+from data_pipeline.shards.shards import Shards, Stored
 from trainables import protocol
 from trainables.config import LEAVE, TrialConfig
 from trainables.cost import Cost
 from trainables.losses import Loss, loss_of
 from trainables.material import Material
+from trainables.metrics import validation_numbers
 from trainables.posthoc import averaged
 from trainables.spec import ModelSpec, Recipe
 from trainables.training import checkpoint as checkpoints
@@ -98,7 +97,8 @@ class _Run:
         recipe, network = build(spec, config, material)
         self.stages = stages_of(recipe, material, spec.head)
         self.trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        self.base = checkpoints.frozen_hash(network, self.trained)
+        features = material.features  # whose network isn't here, but hashed
+        self.base = checkpoints.frozen_hash(network, self.trained) if features is None else features.origin["frozen"]
         size = sum(parameter.nbytes for name, parameter in network.named_parameters() if name in self.trained)
         self.spacing = checkpoints.Spacing(config.checkpoint_every, num_bytes=4 * size)  # weights, best, two moments
         device, feed = choose_device(config.device), material.feed(spec, recipe.batch_size)
@@ -223,7 +223,9 @@ class _Run:
         """Return the logits of the cells `rows`, their probabilities averaged over the draws of their encoding."""
         own, found = self.trainer.feed, [self._predict(rows)]
         for folder in self.config.redrawn:
-            self.trainer.feed = dataclasses.replace(own, shards=Shards(folder))
+            features = self.config.features
+            shards = Stored(Shards(features[str(folder)])) if features else Shards(folder)
+            self.trainer.feed = dataclasses.replace(own, shards=shards)
             found.append(self._predict(rows))
         self.trainer.feed = own
         return averaged(found)
@@ -277,22 +279,15 @@ class _Run:
 
 
 def build(spec: ModelSpec, config: TrialConfig, material: Material) -> tuple[Recipe, torch.nn.Module]:
-    """Return the resolved recipe and the network, its fresh weights drawn from the seeds of split and trial."""
+    """Return the resolved recipe and the network, or the head that is trained on features.
+
+    Fresh weights are drawn from the seeds of split and trial.
+    """
     options, _ = protocol.apply(config.defects, config.options, {})
     options, recipe = spec.options(**options).model_dump(), protocol.recipe_of(spec, config)
     seed_torch(config.stage_seed("init"))
     network_options = options | material.shards.network_options
-    network = spec.build(len(material.classes), weights=config.weights, **network_options)
+    make = spec.build if material.features is None else spec.build_head
+    network = make(len(material.classes), weights=config.weights, **network_options)
     choose(network, spec, options.get("train"), config.weights is not None)
     return recipe, network
-
-
-def validation_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return loss (mean cross-entropy), accuracy and macro F1 over the classes that have cells here."""
-    predicted = logits.argmax(1)
-    present = np.unique(labels)
-    return {
-        "val_loss": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()),
-        "val_accuracy": float((predicted == labels).mean()),
-        "val_macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-    }

@@ -58,10 +58,8 @@ def conclude(
 
 def _validated(material: Material, logits: np.ndarray) -> dict[str, float]:
     """Return what settings are chosen by, of the weights that the test cells were given: none without validation."""
-    from trainables.training.training import validation_numbers
-
     labels = material.labels[material.validation]
-    return {"validation_macro_f1": validation_numbers(logits, labels)["val_macro_f1"]} if len(labels) else {}
+    return {"validation_macro_f1": metrics.validation_numbers(logits, labels)["val_macro_f1"]} if len(labels) else {}
 
 
 def _tested_on(material: Material) -> dict[str, int]:

@@ -21,6 +21,7 @@ BASELINE_SECONDS = {
     "gradient_boosting": 7.8,
 }  # per 1,000 rows, of 11 types
 OTHER_BASELINE = 0.15
+HEAD_STEPS = {"scgpt": 2.7e-3, "geneformer": 0.8e-3}  # seconds per step on stored vectors, of published sizes
 PREDICTION = 1 / 3  # of a training step's time: the forward pass alone
 FIXED_SECONDS = 0.3  # opening, files
 PARAMETERS = {"tiny": 2e4, "small": 4e4, "official": 2e7}  # trained ones that don't depend on the genes
@@ -66,10 +67,13 @@ def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
     rounds = recipe.epochs + recipe.crt_epochs
     evaluated = rounds * shape.validation.sum() + shape.test.sum()
     step = PREDICTION if _train(trial) == "head" else 1.0  # nothing goes back through what is frozen
+    tokens_per_cell = tokens_per_cell if trial.rests is None else 1.0
     tokens = float(step * number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
     size = trial.described["options"].get("size", "small")
-    seconds = FIXED_SECONDS + seconds_of(trial.model)[size] * tokens / 1e6
-    return Work(number, rounds, tokens, recipe.batch_size * tokens_per_cell, seconds)
+    seconds = seconds_of(trial.model)[size] * tokens / 1e6
+    if trial.rests is not None:
+        seconds = HEAD_STEPS.get(trial.model, max(HEAD_STEPS.values())) * number
+    return Work(number, rounds, tokens, recipe.batch_size * tokens_per_cell, FIXED_SECONDS + seconds)
 
 
 def seconds_of(model: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from data_pipeline.reading.known import catalog
 from sweeps import tables
 from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
-from sweeps.drive.forecast import budgets, estimate
+from sweeps.drive.forecast import budgets, estimate, vectors
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
@@ -30,7 +30,7 @@ BYTES_PER_TOKEN = 3  # a gene's number in two, its bin in one
 @dataclass(frozen=True)
 class Plan:
     """What `plan` found. shapes: by (dataset, split, skew, strategy); seconds: on one CPU core, all trials
-    together; works: by trial.
+    together, and vectors; works: by trial; vectors: what networks at rest make beforehand.
 
     budgets: see budgets.budgets. at_most: trials, of a sweep that adds splits until it is sure; all else is of those of
     its first look.
@@ -47,10 +47,11 @@ class Plan:
     works: dict[str, estimate.Work]
     disk_gb: float
     notes: list[str]
+    vectors: list[vectors.Vectors]
 
     @property
     def seconds(self) -> float:
-        return sum(work.cpu_seconds for work in self.works.values())
+        return sum(one.cpu_seconds for one in self.works.values()) + sum(one.seconds for one in self.vectors)
 
 
 def plan(spec: SweepSpec, storage: Path) -> Plan:
@@ -62,7 +63,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
     known = contents.known(spec, cells, storage, keep=False)
     every, trials = known.trials(), known.first(spec.looks[0]).trials()
     contents.check_distinct(every)
-    found = shapes(trials, cells, spec.places)
+    found, made = shapes(trials, cells, spec.places), vectors.vectors(trials, cells, _fitted_on)
     by_axes = {}
     for trial in trials:
         axes = tuple(trial.labels[axis] for axis in ("dataset", "split", "skew", "strategy"))
@@ -77,10 +78,11 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         shapes=by_axes,
         budgets=budgets.budgets(trials, found),
         works=estimate.works(trials, found, cells),
-        disk_gb=_disk(trials, cells),
+        disk_gb=_disk(trials, cells) + sum(one.gb for one in made),
+        vectors=made,
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", every)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
-        + [*_tuning(trials), *_controls(trials), *_defects(trials), *notes(trials)],
+        + [*vectors.sentences(made), *_tuning(trials), *_controls(trials), *_defects(trials), *notes(trials)],
     )
 
 
@@ -287,5 +289,6 @@ def _as_json(found: Plan) -> dict[str, Any]:
         "budgets": found.budgets,
         "cpu_seconds": found.seconds,
         "disk_gb": found.disk_gb,
+        "vectors": [asdict(one) for one in found.vectors],
         "notes": [*found.notes, *found.left_out],
     }

@@ -21,7 +21,8 @@ from sweeps.drive.preparing import making
 from sweeps.drive.preparing.tasks import Task
 from trainables import protocol
 from trainables import spec as registry
-from trainables.fitting.features import Given, Resting
+from trainables.fitting.features import Given
+from trainables.fitting.resting import Resting
 
 Config = dict[str, Any]
 
@@ -153,10 +154,19 @@ class Encoders:
             vectors = self.vectors(config)
             return Given(vectors.width, vectors.digest, _where(config["on"])), {"genes": [], "learned": {}}
         if on := config.get("on"):
-            encoder = _resting(genes, on)
+            encoder = registry.get(on["model"]).encoder(genes, Path(on["weights"]), **on["options"])
         else:
             encoder = registry.get(config["model"]).encoder(genes, weights, **options_of(config), **known)
         return encoder if chosen is None else OnColumns(encoder, chosen), {"genes": genes, "learned": known}
+
+    def at_rest(self, encoding: Job, config: Config) -> Job | None:
+        """Return the vectors that a network at rest makes of encoded cells for a trial; None where it has no such."""
+        if given(config) or not (config.get("on") or config.get("rests")):
+            return None
+        own = {"model": config["model"], "weights": config["weights"], "sha256": config.get("rests")}
+        on = config.get("on") or own | {"options": options_of(config)}
+        network = Resting(encoding.encoder, on["model"], Path(on["weights"]), on["options"], on["sha256"])
+        return Job(encoding.cells, network, encoding.root, source=encoding)
 
     def vectors(self, config: Config) -> Vectors:
         """Return the vectors that stand for a dataset's cells, where the trial is on given ones."""
@@ -190,13 +200,6 @@ def given(config: Config) -> bool:
 
 def _where(on: dict[str, Any]) -> str:
     return f"obsm {on['obsm']}" if "obsm" in on else "embeddings"
-
-
-def _resting(genes: list[str], on: dict[str, Any]) -> Resting:
-    """Return the encoder by a pretrained network at rest."""
-    weights = Path(on["weights"])
-    base = registry.get(on["model"]).encoder(genes, weights, **on["options"])
-    return Resting(base, on["model"], weights, on["options"], on["sha256"])
 
 
 def options_of(config: Config) -> dict[str, Any]:

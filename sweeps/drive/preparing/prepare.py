@@ -61,14 +61,15 @@ class Preparation:
         """Load every weights folder once before anything is made; RequestError lists what is wrong with all of them."""
         tried: dict[str, Config] = {}
         for config in configs:
-            if config["weights"] is not None:
-                tried.setdefault(identity_hash(config["model"], config["weights"], config["options"]), config)
+            if (own := _network(config)) is not None:
+                tried.setdefault(identity_hash(own), config)
         problems: list[str] = []
         for config in tried.values():
             try:
-                options = options_of(config) | self.encoders.encoder(config)[0].network_options
-                classes, spec = self.cells[config["dataset"]].classes, registry.get(config["model"])
-                _as_trained(spec, spec.build(len(classes), weights=Path(config["weights"]), **options), options)
+                model, weights, options = _network(config)
+                options = options | self.encoders.encoder(config)[0].network_options
+                classes, spec = self.cells[config["dataset"]].classes, registry.get(model)
+                _as_trained(spec, spec.build(len(classes), weights=Path(weights), **options), options)
             except RequestError as error:
                 problems += [problem for problem in error.problems if problem not in problems]
         if problems:
@@ -87,14 +88,15 @@ class Preparation:
         """Return the task that makes a strategy's cells, or its rows where it looks at counts."""
         from data_pipeline.rows.synthesize import SYNTHESIZERS
 
-        path, strategy, split = self._made_file(config), config["strategy"], config["split"]["seed"]
+        strategy, split = config["strategy"], config["split"]["seed"]
+        if strategy["kind"] in STRATEGIES and not making.looks_at_counts(strategy):
+            return None
+        path = self._made_file(config)
         args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept)
         if making.looks_at_counts(strategy):
             check_compared(len(args[1]))
             args = (*args, strategy, (split, "strategy", config["seed"]))
             return path, Task("rows chosen by counts", making.rows_by_counts, args)
-        if strategy["kind"] in STRATEGIES:
-            return None
         self._check_counts(config)
         strategy = strategy | ({"unscaled": True} if _as_published(config) else {})
         synthesizer = SYNTHESIZERS[strategy["kind"]]
@@ -122,20 +124,30 @@ class Preparation:
 
     def _jobs(self, config: Config) -> tuple[Job, Job | None]:
         """Return the encodings of a trial: of the dataset, and of the cells made for it, if any."""
-        root, encoder = self.storage / "shards", self.encoders.encoder(config)[0]
-        made, code = self._generated(config), None if config.get("on") else config.get("code")
+        root, encoder, made = self.storage / "shards", self.encoders.encoder(config)[0], self._generated(config)
+        code = config.get("code")
+        if on := config.get("on"):
+            code = None if given(config) else registry.code_of(on["model"])
         own = Job(made, encoder, root, code) if made is not None and made.num_cells else None
         return Job(self.encoders.seen(config), encoder, root, code), own
 
     def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
-        """Return a trial's paths, its encodings added to `jobs`."""
+        """Return a trial's paths, its encodings, and what networks at rest make of them, added to `jobs`."""
         real, made = self._jobs(config)
         more = range(1, options_of(config).get("draws", 1))
         again = [replace(real, encoder=real.encoder.redrawn(draw)) for draw in more]
-        jobs |= {job.folder: job for job in (real, made, *again) if job is not None and job.folder not in jobs}
+        encodings = [job for job in (real, made, *again) if job is not None]
+        rested = {job.folder: self.encoders.at_rest(job, config) for job in encodings}
+        vectors = {str(folder): job for folder, job in rested.items() if job is not None}
+        for job in (*encodings, *vectors.values()):
+            jobs.setdefault(job.folder, job)
         paths = {"shards": str(real.folder), "encoding": str(self.encoders.encoding(config, real))}
         paths |= {"generated": None if made is None else str(made.folder), "distances": None, "rows": None}
         paths["redrawn"] = [str(job.folder) for job in again]
+        if config.get("rests"):
+            paths["features"] = {folder: str(job.folder) for folder, job in vectors.items()}
+        elif vectors:
+            paths["shards"] = str(vectors[str(real.folder)].folder)
         if made is not None:
             paths["distances"] = str(self._distances_file(config, real, made))
         if making.looks_at_counts(config["strategy"]):
@@ -153,6 +165,13 @@ class Preparation:
         args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept, self._made_file(config))
         args += ((real.folder, made.folder), config["model"], (config["split"]["seed"], "distances", config["seed"]))
         return self._distances_file(config, real, made), Task("distances of made cells", making.distances, args)
+
+
+def _network(config: Config) -> tuple[str, str, dict[str, Any]] | None:
+    """Return model, weights and options of the pretrained network that a trial trains, or is on; None without one."""
+    if (on := config.get("on")) and not given(config):
+        return on["model"], on["weights"], on["options"]
+    return None if config["weights"] is None else (config["model"], config["weights"], options_of(config))
 
 
 def _as_published(config: Config) -> bool:

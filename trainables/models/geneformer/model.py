@@ -162,6 +162,19 @@ def build(
     return Bert(_config(config, chosen), num_classes)
 
 
+def build_head(num_classes: int, weights: Path | str, **options: Any) -> Any:
+    """Return pooler and classifier alone, filled as in the network where the checkpoint has them."""
+    from trainables import weights as files
+    from trainables.networks.bert import Head
+
+    chosen = {name: value for name, value in options.items() if name in GeneformerOptions.model_fields}
+    head = Head(_config(read_config(Path(weights)), GeneformerOptions(**chosen)), num_classes)
+    path = files.require(Path(weights), "geneformer", NETWORK_FILES)[STATE]
+    own = {name: tensor for name, tensor in _state(path, num_classes).items() if name.startswith(FRESH)}
+    head.fresh = files.fill(head, own, FRESH, f"weights {weights}: {path.name}: ")
+    return head
+
+
 def convert(state: dict[str, Any]) -> dict[str, Any]:
     """Return an official state dict in our names, which are Hugging Face's, without the head of pre-training."""
     named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -186,15 +199,23 @@ def _pretrained(num_classes: int, folder: Path, num_tokens: int | None, chosen: 
     if problems:
         raise RequestError(*(f"{where}config.json: {problem}" for problem in problems))
     network = Bert(config, num_classes)
-    state = convert(weights.load_state(path))
-    if HEAD + "weight" in state and len(state[HEAD + "weight"]) != num_classes:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+    state = _state(path, num_classes)
     network.fresh = weights.fill(network, state, FRESH, f"{where}{path.name}: ")
     strangers = sorted(state.keys() - network.state_dict().keys())
     if strangers:
         shown = ", ".join(strangers[:5])
         raise RequestError(f"{where}{path.name} holds weights that config.json's network doesn't have: {shown}")
     return network
+
+
+def _state(path: Path, num_classes: int) -> dict[str, Any]:
+    """Return what a checkpoint holds, in our names; a classifier of other types is none."""
+    from trainables import weights
+
+    state = convert(weights.load_state(path))
+    if HEAD + "weight" in state and len(state[HEAD + "weight"]) != num_classes:
+        return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+    return state
 
 
 def _config_problems(config: dict[str, Any], num_tokens: int | None) -> list[str]:
@@ -265,6 +286,8 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     rests="bert.pooler.dense",
+    build_head=build_head,
+    of_head=("train", "dropout"),
     head=HEAD,
     fresh=FRESH[1:],
     adaptable=Adaptable("bert.encoder.", ("query", "key", "value", "dense"), ("query", "value")),

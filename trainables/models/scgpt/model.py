@@ -121,6 +121,16 @@ def build(num_classes: int, weights: Path | str | None = None, *, num_tokens: in
     return network
 
 
+def build_head(num_classes: int, weights: Path | str, **options: Any) -> Any:
+    """Return the classifier alone, newly initialised, of the size that the folder's args.json says."""
+    from trainables.networks.scgpt import Head
+
+    chosen = ScgptOptions(**{name: value for name, value in options.items() if name in ScgptOptions.model_fields})
+    args = _read_json(Path(weights) / "args.json")
+    width = _sizes(args, Path(weights), chosen)["width"]
+    return Head(width, num_classes, _details(chosen, args, str(weights))["num_layers_cls"])
+
+
 def convert(state: dict[str, Any]) -> dict[str, Any]:
     """Return an official state dict in our names: all three attention layouts, without the pre-training heads."""
     named = {ours(name): tensor for name, tensor in state.items()}
@@ -271,6 +281,8 @@ SPEC = ModelSpec(
     build=build,
     convert=convert,
     rests="cls_decoder",
+    build_head=build_head,
+    of_head=("train", "dropout", "n_layers_cls", "draws"),
     head=HEAD,
     adaptable=Adaptable("transformer_encoder.", ("Wqkv", "out_proj", "linear1", "linear2"), ("Wqkv",)),
     recipe=recipe,

@@ -1,0 +1,164 @@
+"""What a trial costs by what of its network is trained: all, adapters, the head on stored features, a probe.
+
+    python benchmarks/economy.py --data zheng11.h5ad --splits 5
+
+One grid of splits x 4 skews x 3 strategies x 2 losses, on all genes, for scGPT of 128 dimensions and 4 layers and for
+Geneformer of 6 layers, through the real driver and the embedded MLflow, on as many cores as Ray is given. Heads and
+probes are run whole, features included; of full fine-tuning and LoRA two trials take `--steps` steps each, beside each
+other, and the recipe's number is extrapolated to: steps, an evaluation per round, the test. The weights have the
+official files' layout, but are random: macro F1 says that heads learn, not what pretraining is worth.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+
+import pandas as pd  # noqa: E402
+from installed import cells_of  # noqa: E402
+from official_folders import write_geneformer  # noqa: E402
+from scgpt_folder import folder_args, write_folder  # noqa: E402
+
+import sweeps  # noqa: E402
+from data_pipeline.reading.cells import Cells  # noqa: E402
+from sweeps.drive.forecast import estimate  # noqa: E402
+from sweeps.drive.forecast.shapes import shapes  # noqa: E402
+from sweeps.file.config import load  # noqa: E402
+
+GRID: dict[str, Any] = {
+    "genes": {"select": "all"},
+    "skews": [
+        "natural",
+        *({"kind": "exponential", "ratio": ratio} for ratio in (10, 50)),
+        {"kind": "step", "ratio": 20},
+    ],
+    "strategies": ["none", "oversample", "undersample"],
+    "losses": ["cross_entropy", "weighted"],
+    "resources": {"m": {"cpu": 1, "gpu": 0}},
+}
+ONE = {"splits": {"seeds": [0]}, "skews": ["natural"], "strategies": ["none"]}  # two trials, one of each loss
+SAMPLED = {"full": "all", "LoRA": {"lora": {"rank": 8}}}
+SIZES = {
+    "scgpt": folder_args(embsize=128, nheads=4, d_hid=128, nlayers=4),
+    "geneformer": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512},
+}
+
+
+class Run(NamedTuple):
+    """A sweep that has been run: seconds from the call to its return, its trials, where they lie."""
+
+    seconds: float
+    trials: pd.DataFrame
+    storage: Path
+
+
+class Bench:
+    """Sweeps over the same cells, each in a storage folder of its own: nothing is shared that another has paid for."""
+
+    def __init__(self, folder: Path, data: Path, label: str, splits: int) -> None:
+        self.folder, self.data, self.label, self.splits = folder, data, label, splits
+
+    def file(self, name: str, model: dict[str, Any], **other: Any) -> Path:
+        """Write a sweep's file, in the part of YAML that is JSON."""
+        path = self.folder / f"{name}.yaml"
+        datasets = [{"path": str(self.data), "label": self.label, "name": "cells"}]
+        grid = GRID | {"splits": {"seeds": list(range(self.splits))}} | other
+        path.write_text(json.dumps(grid | {"name": name, "datasets": datasets, "models": {"m": model}}))
+        return path
+
+    def run(self, name: str, file: Path) -> Run:
+        storage, begin = self.folder / name, time.monotonic()
+        outcome = sweeps.run(file, storage)
+        assert outcome.is_complete, outcome.failed
+        seconds = time.monotonic() - begin
+        return Run(seconds, sweeps.load(name, storage)[0], storage)
+
+    def whole(self, name: str, model: dict[str, Any]) -> dict[str, Any]:
+        """Run the whole grid; features and driver are in its seconds."""
+        run = self.run(name, self.file(name, model))
+        rate, f1 = 3600 * len(run.trials) / run.seconds, run.trials["test_macro_f1"].mean()
+        return {"trials": len(run.trials), "seconds": run.seconds, "trials per hour": rate, "macro F1": f1} | _kept(run)
+
+    def sampled(self, name: str, model: dict[str, Any], steps: int) -> dict[str, Any]:
+        """Run two trials of `steps` steps beside each other, and say what the grid's would take on average."""
+        run = self.run(name, self.file(name, model | {"steps": steps, "epochs": 1}, **ONE))
+        seconds = self.extrapolated(run, self.file(f"{name}-grid", model), steps)
+        rate = len(run.trials) * 3600 / seconds
+        return {"trials": len(run.trials), "seconds": run.seconds, "trials per hour": rate, "macro F1": None} | _kept(
+            run
+        )
+
+    def extrapolated(self, run: Run, grid: Path, steps: int) -> float:
+        """Return the mean seconds of the grid's trials, at the sampled trials' seconds per step and per cell."""
+        spec, cells = load(grid), {"cells": cells_of(str(self.data), self.label)}
+        trials, per = spec.trials(), run.trials[["seconds_per_epoch", "predict_seconds"]].mean()
+        found = shapes(trials, cells, spec.places)
+        shape = found[trials[0].key]
+        evaluated, tested = int(shape.validation.sum()), int(shape.test.sum())
+        per_cell = per["predict_seconds"] / (evaluated + tested)
+        number = pd.Series([estimate.steps(trial, found[trial.key]) for trial in trials]).mean()
+        rounds = trials[0].described["recipe"]["epochs"]
+        return per["seconds_per_epoch"] / steps * number + per_cell * ((rounds + 1) * evaluated + tested)
+
+
+def _kept(run: Run) -> dict[str, Any]:
+    """Return what a trial holds and leaves, and its own seconds."""
+    files = list(run.storage.glob("trials/*/checkpoint/model.safetensors"))
+    size = sum(path.stat().st_size for path in files) / max(1, len(files))
+    own = run.trials["trial_seconds"].median()
+    return {"own seconds": own, "peak memory, GB": run.trials["peak_memory_gb"].max(), "checkpoint, KB": size / 1e3}
+
+
+def weights(folder: Path, cells: Cells, model: str) -> Path:
+    """Return a folder of random weights in the official layout."""
+    if model == "scgpt":
+        return write_folder(folder, cells.genes, args=SIZES[model])
+    return write_geneformer(folder, cells.genes, "V1", max_position_embeddings=2048, **SIZES[model])
+
+
+def rows_of(bench: Bench, model: str, place: Path, steps: int) -> list[dict[str, Any]]:
+    own = {"model": model, "weights": str(place)}
+    found = {how: bench.sampled(f"{model}-{how}", own | {"train": what}, steps) for how, what in SAMPLED.items()}
+    found["head"] = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001})
+    found["probe"] = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own})
+    full = found["full"]["trials per hour"]
+    return [
+        {"model": model, "trained": how} | row | {"times full": row["trials per hour"] / full}
+        for how, row in found.items()
+    ]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_shown(cell) for cell in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(cell: Any) -> str:
+    return "" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--data", help="an h5ad file of counts; default: the catalog's baron_pancreas")
+    asked.add_argument("--label", default="celltype")
+    asked.add_argument("--splits", type=int, default=5)
+    asked.add_argument("--steps", type=int, default=20, help="optimiser steps of a sampled trial")
+    asked.add_argument("--models", nargs="+", default=list(SIZES), choices=list(SIZES))
+    given = asked.parse_args()
+    cells = cells_of(given.data, given.label)
+    with tempfile.TemporaryDirectory(prefix="cellskew-economy-") as place:
+        bench = Bench(Path(place), Path(cells.source.paths[0]), cells.source.label, given.splits)
+        rows = []
+        for model in given.models:
+            rows += rows_of(bench, model, weights(Path(place), cells, model), given.steps)
+            print(f"{cells.num_cells:,} cells, {cells.num_genes:,} genes\n{markdown(rows)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
