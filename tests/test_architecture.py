@@ -42,7 +42,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "data_pipeline.rows": {"reading"},
     "data_pipeline.shards": {},
     "trainables.networks": {},
-    "trainables.fitting": {},
+    "trainables.fitting": {"training"},
     "trainables.models": {"fitting", "networks"},
     "trainables.models.geneformer": {},
     "trainables.models.logistic_regression": {},

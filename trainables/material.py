@@ -13,7 +13,6 @@ from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from data_pipeline.shards.shards import Joined, Shards, Stored
 from trainables.config import TrialConfig
-from trainables.fitting.features import collate
 from trainables.spec import ModelSpec
 
 PER_EPOCH = "per_epoch"  # attribute of a strategy whose rows are drawn anew in every epoch
@@ -79,7 +78,7 @@ class Material:
         """Return the batches of this material for a network, or for a head that is trained on features."""
         if self.features is None:
             return Feed(self.shards, self.labels, spec.collate, batch_size)
-        return Feed(Stored(self.features), self.labels, collate, batch_size)
+        return Feed(Stored(self.features), self.labels, _as_input, batch_size)
 
     def _resampled(self, epoch: int) -> np.ndarray:
         if self.fixed_rows is not None:
@@ -118,6 +117,13 @@ def open_material(config: TrialConfig) -> Material:
     if config.features:
         material = dataclasses.replace(material, features=_features(config))
     return _with_defects(material, config.defects, config.split["validation"])
+
+
+def _as_input(vectors_BE: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Return the vectors `rows` as a head takes them."""
+    import torch
+
+    return {"vectors": torch.from_numpy(vectors_BE[rows])}
 
 
 def _features(config: TrialConfig) -> Shards | Joined:

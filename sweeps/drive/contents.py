@@ -11,7 +11,7 @@ from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.outbox import clean
-from trainables.contents import contents_of, files_of, network_of
+from trainables.fitting.contents import contents_of, files_of, network_of
 from trainables.spec import code_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainables.contents import network_of
+from trainables.fitting.contents import network_of
 from trainables.spec import get, is_on_features
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation

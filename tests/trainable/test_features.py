@@ -14,8 +14,8 @@ from scipy import sparse
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.shards import Shards
 from data_pipeline.shards.writing import Job, write_here
-from trainables.contents import contents_of
 from trainables.fitting import features, resting
+from trainables.fitting.contents import contents_of
 from trainables.fitting.features import Given, Scaled
 from trainables.fitting.resting import Resting
 from trainables.spec import get

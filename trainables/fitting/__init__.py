@@ -1,1 +1,1 @@
-"""What baselines have in common: types with training cells, settings chosen on validation cells."""
+"""What baselines and heads have in common: settings chosen on validation cells, vectors in place of genes."""

@@ -65,10 +65,3 @@ class Scaled:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shards, name)
-
-
-def collate(vectors_BE: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Return the vectors `rows` as a head takes them."""
-    import torch
-
-    return {"vectors": torch.from_numpy(vectors_BE[rows])}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import RequestError
-from trainables.contents import contents_of, network_of
+from trainables.fitting.contents import contents_of, network_of
 from trainables.fitting.features import packed
 from trainables.spec import Encoded, Encoder, ModelSpec, code_of, get
 
