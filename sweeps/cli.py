@@ -32,6 +32,7 @@ COMMANDS = {  # in the order of use
     "predict": networks.predict,
     "promote": networks.promote,
     "datasets": data.datasets,
+    "weights": networks.weights,
 }
 app = typer.Typer(
     no_args_is_help=True,

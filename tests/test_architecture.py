@@ -34,6 +34,7 @@ DOORS = {  # outside system -> the only files that may import it
     },
     "flash_attn": {"trainables/networks/attention.py"},
     "scvi": {"data_pipeline/rows/synthesize.py"},
+    "huggingface_hub": {"trainables/official/hub.py"},
 }
 ROOMS = {  # a folder -> those beside it that its files may import; files beside the folders are open to all of them
     "data_pipeline.reading": {},
@@ -48,6 +49,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "trainables.models.logistic_regression": {},
     "trainables.models.scbert": {},
     "trainables.models.scgpt": {},
+    "trainables.official": {},
     "trainables.training": {"networks"},
     "trainables.trial": {"fitting", "networks", "training"},
     "sweeps.file": {},

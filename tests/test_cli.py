@@ -58,7 +58,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     said = inside("--help")
     listed = [line.split()[1] for line in said.splitlines() if re.match("│ [a-z]", line)]
     order = "init check plan run resume submit status trial answer leaderboard needs shares results compare report "
-    order += "export predict promote datasets"
+    order += "export predict promote datasets weights"
     assert listed == order.split() == list(cli.COMMANDS), "in the order of use"
     assert "Exit codes" in said and said == inside("-h")
 

@@ -142,7 +142,10 @@ class Encoder(Protocol):
 
 
 class Fitted(Protocol):
-    """A baseline after its fit. numbers: what the fit says of itself (converged, iterations), metrics of the trial."""
+    """A baseline after its fit. numbers: what the fit says of itself (converged, iterations), metrics of the trial.
+
+    One that learns another class mix than its rows and weights have says it as `prior`, float64 [C].
+    """
 
     @property
     def numbers(self) -> dict[str, float]: ...

@@ -86,7 +86,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         problems.append(f"the checkpoint lacks {len(missing)} of {len(wanted)} weights of this model: {shown}")
-    broken = [name for name in wanted if name in state and not _is_finite(state[name])]
+    broken = [name for name in wanted if name in state and not is_finite(state[name])]
     if broken:
         problems.append(f"not all numbers in {', '.join(broken[:5])} are finite: damaged; download it again")
     if problems:
@@ -98,7 +98,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], w
     return [name for name in wanted if name not in fitting]
 
 
-def _is_finite(values: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
     """Tell whether all numbers are finite, by the extremes: no copy of a large table is made."""
     return values.numel() == 0 or all(math.isfinite(float(extreme)) for extreme in values.aminmax())
 

@@ -1,4 +1,4 @@
-"""`cellskew predict`, `promote`: what a trained network is used for."""
+"""`cellskew predict`, `promote`, `weights`: networks used, registered, fetched."""
 
 from functools import partial
 from inspect import signature
@@ -9,6 +9,7 @@ import typer
 
 from sweeps.commands.options import (
     STORAGE,
+    AsJson,
     Base,
     Duplicates,
     Empty,
@@ -85,3 +86,31 @@ def promote(
     from sweeps.answers.networks import promote
 
     promote.show(promote.promote(run_id, name, storage, tracking_uri))
+
+
+def weights(
+    name: Annotated[str | None, typer.Argument(help="An official checkpoint to fetch.", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder it goes to; default weights/NAME.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Look at a folder of weights instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Official checkpoints: which there are; fetch one (HF_ENDPOINT names another hub); look at a folder of them.
+    Exit code 2 if a folder that is looked at can't be used as it is.
+
+    Example: `cellskew weights Geneformer-V1-10M`
+    """
+    from sweeps.answers.networks import shelf as shown
+
+    if check is not None:
+        from trainables.official.folder import check as looked_at
+
+        raise typer.Exit(0 if shown.show_checked(looked_at(check), as_json) else 2)
+    if name is None:
+        shown.show_all(as_json)
+        return
+    from trainables.official import checkpoints, hub
+
+    wanted = checkpoints.named(name)
+    folder = Path("weights") / wanted.name if to is None else to
+    hub.fetch(wanted, folder)
+    shown.show_fetched(wanted, folder)

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from trainables.losses import LOSSES
-from trainables.models import gradient_boosting, knn, linear_svm
+from trainables.models import celltypist, gradient_boosting, knn, linear_svm
 from trainables.models.logistic_regression.model import matrix
 from trainables.posthoc import POSTHOC
 from trainables.spec import Encoded, get
@@ -20,7 +21,7 @@ from trainables.training.checkpoint import newest
 from trainables.trial import run_trial
 
 NUM_GENES = 60
-FITTED = ("knn", "linear_svm", "gradient_boosting")
+FITTED = ("knn", "linear_svm", "gradient_boosting", "celltypist")
 FEW = {"gradient_boosting": {"rounds": 12, "learning_rate": 0.5}}  # enough for made-up types
 EVERY = pytest.mark.parametrize("model", FITTED)
 
@@ -96,10 +97,9 @@ def test_class_weights_raise_the_rare_type_and_only_their_proportions_matter(mod
     kept = np.setdiff1d(np.arange(len(labels)), rare)
     train = encoded.take(kept), labels[kept]
     weights = LOSSES["weighted"](np.bincount(train[1])).weights
-    given = {"neighbours": (10,)} if model == "knn" else {}
+    given = {"knn": {"neighbours": (10,)}, "celltypist": {"alpha": 0.1}}.get(model, {})
     plain, weighted, scaled = (
-        fitted(model, train, validation=(held, truth), class_weight=one, **given).predict_proba(held)
-        for one in (None, weights, 10 * weights)
+        fitted(model, train, class_weight=one, **given).predict_proba(held) for one in (None, weights, 10 * weights)
     )
     mass = [found[truth == 3, 3].mean() for found in (plain, weighted)]
     assert mass[1] > mass[0] + 0.02
@@ -196,6 +196,29 @@ def test_trees_look_at_the_most_variable_genes(cells):
     assert found.genes.tolist() == sorted(varied.tolist())
 
 
+def test_scores_are_those_of_celltypists_scaling_and_genes_those_of_its_choice(cells):
+    """StandardScaler, values above 10 cut to 10, the linear combination; genes by argpartition of |coefficients|."""
+    train, held = parts(cells)
+    found = fitted("celltypist", train, top_genes=9, validation=held)
+    everything = StandardScaler().fit(matrix(train[0], NUM_GENES).toarray().astype(float))
+    scaled = np.minimum(everything.transform(matrix(held[0], NUM_GENES).toarray().astype(float)), 10)[:, found.genes]
+    assert found.scores(held[0]) == pytest.approx(scaled @ found.coefficients + found.intercepts, abs=1e-3)
+    some = rng().normal(size=(4, NUM_GENES))
+    theirs = np.unique(np.argpartition(np.abs(some), -9, axis=1)[:, -9:])
+    assert np.array_equal(celltypist.strongest(some, 9), theirs) and len(found.genes) <= 36
+
+
+def test_batches_of_the_second_fit_are_balanced_and_the_mix_it_has_learnt_is_said(cells, tmp_path):
+    learnt = celltypist._balanced(np.repeat([0, 1, 3], [900, 90, 10]), 4, None)
+    rows = np.concatenate(list(celltypist._drawn(learnt, celltypist.CellTypistOptions(), rng())))
+    shares = np.bincount(learnt.codes[rows]) / len(rows)
+    assert len(rows) == 10_000 and np.abs(shares - 1 / 3).max() < 0.02  # 4 standard errors
+    assert learnt.mix.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
+    skewed = {"skew": {"kind": "exponential", "ratio": 10}, "posthoc": ["logit_adjust"]}
+    final = run_trial(trial_config(tmp_path, "celltypist", **skewed), lambda *said: None, None)
+    assert final["test_brier.logit_adjust"] == pytest.approx(final["test_brier"]), "nothing is left to divide out"
+
+
 @pytest.mark.parametrize(
     ("model", "wrong"),
     [
@@ -204,6 +227,7 @@ def test_trees_look_at_the_most_variable_genes(cells):
         ("knn", {"components": -1}),
         ("linear_svm", {"strengths": (0.0,)}),
         ("gradient_boosting", {"learning_rate": 2.0}),
+        ("celltypist", {"top_genes": 0}),
         ("mlp", {"size": "official"}),
         ("mlp", {"hidden": ()}),
         ("mlp", {"dropout": 1.0}),

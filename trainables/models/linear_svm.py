@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from trainables.spec import Encoded, ModelSpec, Options
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MAX_ITERATIONS = 1000  # per C
+Margins = TypeVar("Margins")  # a fit with `scores`, `learnt` and a `temperature`
 INTERCEPT = 10.0  # the solver's constant gene: so large that the penalty hardly holds intercepts back
 
 
@@ -107,16 +108,17 @@ def _fitted(cells: sparse.csr_matrix, learnt: Targets, strength: float, max_iter
     return Fitted(coefficients, intercepts, learnt, strength, converged, int(np.max(machine.n_iter_)))
 
 
-def calibrated(fitted: Fitted, held: Held) -> Fitted:
+def calibrated(fitted: Margins, held: Held) -> Margins:
     """Return the fit with the temperature that makes validation cells' types likeliest (Guo 2017, arXiv 1706.04599).
 
     The cells are weighted to the mix that was trained on, as it is this that probabilities stand for before posthoc.
-    One number is fitted, so few validation cells will do; those of types without training cells don't count.
+    One number is fitted, so few validation cells will do; those of types without training cells don't count. It is
+    sought within a factor of 100 of the fit's own.
     """
     encoded, labels = held
     rows, codes, weights = fitted.learnt.known(labels)
-    scores = fitted.scores(encoded.take(rows))[:, fitted.learnt.present]
-    return replace(fitted, temperature=fit_temperature(scores, codes, weights))
+    scores = fitted.scores(encoded.take(rows))[:, fitted.learnt.present] / fitted.temperature
+    return replace(fitted, temperature=fitted.temperature * fit_temperature(scores, codes, weights))
 
 
 SPEC = ModelSpec(

@@ -17,7 +17,7 @@ from trainables import cost, protocol
 from trainables import spec as registry
 from trainables.config import TrialConfig, read
 from trainables.fitting.features import Scaled
-from trainables.losses import Loss, loss_of
+from trainables.losses import loss_of
 from trainables.material import Material, open_material
 from trainables.spec import ModelSpec
 from trainables.trial import outcome
@@ -61,9 +61,9 @@ def _hear(metrics: dict[str, Any], checkpoint: Path | None) -> None:
 
 @dataclass(frozen=True)
 class _Learnt:
-    """What a model has learnt: logits float [n, C] of validation and test cells under `loss`, numbers, tags."""
+    """What a model has learnt: logits float [n, C] of validation and test cells, the class mix that they stand for."""
 
-    loss: Loss
+    prior: np.ndarray
     history: list[dict[str, Any]]
     numbers: dict[str, float]
     validation_logits: np.ndarray
@@ -114,7 +114,7 @@ def _on_threads(number: int) -> Iterator[None]:
 
 def _evaluated(config: TrialConfig, material: Material, learnt: _Learnt) -> dict[str, float]:
     logits = (learnt.validation_logits, learnt.test_logits)
-    numbers = outcome.conclude(config, material, learnt.loss.prior, *logits)
+    numbers = outcome.conclude(config, material, learnt.prior, *logits)
     return numbers | {"train_cells": len(material.kept), "train_rows": len(material.training_rows(0))}
 
 
@@ -131,7 +131,7 @@ def _train_network(
         publish_model(spec, config, material, trained)
     logits = (trained.validation_logits, trained.test_logits)
     return _Learnt(
-        trained.loss, trained.history, trained.numbers, *logits, trained.tags | {"attention": attention.used()}
+        trained.loss.prior, trained.history, trained.numbers, *logits, trained.tags | {"attention": attention.used()}
     )
 
 
@@ -155,7 +155,8 @@ def _fit_baseline(
     seconds = time.perf_counter() - begin
     logits = [_baseline_logits(model, material, part) for part in (validation, material.test)]
     numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
-    return _Learnt(loss, [], numbers | model.numbers, *logits, {"device": "cpu"})
+    prior = getattr(model, "prior", loss.prior)
+    return _Learnt(prior, [], numbers | model.numbers, *logits, {"device": "cpu"})
 
 
 def _baseline_logits(model: Any, material: Material, rows: np.ndarray) -> np.ndarray:
