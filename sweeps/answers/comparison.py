@@ -36,7 +36,8 @@ class Comparison:
     """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
 
     `same`: both have the same predictions in every pair. estimates: of the rows, in their order. pairs: the runs that
-    have a partner, once per pair. left_out: what was not compared, in words. designs: how sure the differences are.
+    have a partner, once per pair. left_out: why some wasn't compared, and of which rows. designs: how sure the
+    differences are.
     """
 
     table: pd.DataFrame
@@ -47,12 +48,23 @@ class Comparison:
     designs: Designs
     estimates: list[Estimate] = field(default_factory=list)
     pairs: list[pd.DataFrame] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def compared(self) -> pd.DataFrame:
         """The runs that have a partner."""
         return pd.concat(self.pairs, ignore_index=True)
+
+    def lose(self, what: str, where: str) -> None:
+        self.left_out.setdefault(what, []).append(where)
+
+    def lost(self) -> list[str]:
+        """Return what was not compared, in words: what is so of many rows once."""
+        return [f"{row}: {what}" for what, rows in self.left_out.items() if len(rows) <= NAMED for row in rows] + [
+            f"{what}, at each of {len(rows)} rows: {', '.join(rows[:2])} ... {rows[-1]}"
+            for what, rows in self.left_out.items()
+            if len(rows) > NAMED
+        ]
 
     @property
     def tested(self) -> pd.Series:
@@ -86,7 +98,7 @@ def compare(
     rows = _all_rows(found, finished, [level for level in levels if level != against], tie)
     if not rows:
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
-        raise RequestError(f"{why}; `cellskew status` says what is missing", *found.left_out)
+        raise RequestError(f"{why}; `cellskew status` says what is missing", *found.lost())
     several = any("dataset" in row for row in rows) and "dataset" not in within
     found.estimates = [row["estimate"] for row in rows]
     found.table = pd.DataFrame(rows, columns=[*within, *(["dataset"] if several else []), *COLUMNS])
@@ -177,15 +189,15 @@ def _pairs(found: Comparison, group: pd.DataFrame, level: str, where: str) -> tu
     both = mine.index.intersection(theirs.index, sort=False)
     alone = len(mine.index.union(theirs.index)) - len(both)
     if alone and len(both):
-        found.left_out.append(f"{where}: {alone} runs without a finished partner")
+        found.lose(f"{alone} runs without a finished partner", where)
     mine, theirs = mine.loc[both].reset_index(), theirs.loc[both].reset_index()
     there = (mine[found.metric].notna() & theirs[found.metric].notna()).to_numpy()
     if not there.all():
-        found.left_out.append(f"{where}: {int((~there).sum())} pairs without {title(found.metric)}")
+        found.lose(f"{int((~there).sum())} pairs without {title(found.metric)}", where)
     mine, theirs = mine[there], theirs[there]
     whole, dropped = _complete(mine, found.between)
     if dropped:
-        found.left_out.append(f"{where}: {int((~whole).sum())} pairs of incomplete blocks ({', '.join(dropped)})")
+        found.lose(f"{int((~whole).sum())} pairs of incomplete blocks ({', '.join(dropped)})", where)
     return mine[whole], theirs[whole]
 
 

@@ -56,7 +56,7 @@ def explained(found: Comparison, family: str | None = None) -> list[str]:
     said += _few(table["n"])
     if several:
         said.append(_scope(len(_datasets(found))))
-    return said + [f"left out: {one}" for one in found.left_out] + found.designs.notes
+    return said + [f"left out: {one}" for one in found.lost()] + found.designs.notes
 
 
 def _family(number: int, rows: str) -> str:

@@ -122,6 +122,16 @@ def test_only_complete_blocks_count_and_what_is_dropped_is_named(runs, capsys):
     assert "scgpt oversample: 1 pairs of incomplete blocks (d split 4)" in said
 
 
+def test_what_is_left_out_of_many_rows_is_said_once(runs):
+    found = comparison.compare(runs, "strategy", ["model"], METRIC)
+    for number in range(8):
+        found.lose("5 runs without a finished partner", f"scgpt skew-{number}")
+    found.lose("1 pairs of incomplete blocks (d split 4)", "scgpt natural")
+    one, many = found.lost()
+    assert one.startswith("scgpt natural: 1 pairs")
+    assert many == "5 runs without a finished partner, at each of 8 rows: scgpt skew-0, scgpt skew-1 ... scgpt skew-7"
+
+
 def test_a_cell_that_few_splits_have_is_dropped_itself(runs, capsys):
     extra = runs[(runs["split"] == "0") & (runs["skew"] == "natural")].assign(skew="step-50")
     found = comparison.compare(pd.concat([runs, extra], ignore_index=True), "strategy", [], METRIC)

@@ -101,6 +101,12 @@ def test_recall_stands_against_training_cells(runs, tmp_path):
     assert figure.count("<svg") == 2 and figure.count("<circle") == 2 * 2 * 2 * 2
 
 
+def test_skews_in_a_figure_are_named_by_what_tells_them_apart():
+    named = figures._told_apart(["exponential-5-total=700", "exponential-100-total=700"])
+    assert list(named.values()) == ["exponential-5", "exponential-100"]
+    assert figures._told_apart(["natural", "step-10"]) == {"natural": "natural", "step-10": "step-10"}
+
+
 def test_skews_are_ordered_by_how_unequal_they_are_and_say_so(runs, tmp_path):
     html = page(with_types(runs[::-1].reset_index(drop=True), tmp_path))
     figure = html[html.index("How macro_f1 changes") : html.index("What a remedy changes")]

@@ -97,8 +97,19 @@ def _skews(trials: pd.DataFrame, designs: Designs) -> dict[str, str]:
     sizes = celltypes.sizes(trials, designs.stored)
     known = sorted(sizes, key=lambda skew: sizes[skew].ratio)
     unknown = [skew for skew in dict.fromkeys(trials["skew"]) if skew not in sizes]
-    said = {skew: f"{short(skew, 17)}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known}
-    return {skew: short(skew, 17) for skew in unknown} | said
+    names = _told_apart([*unknown, *known])
+    said = {
+        skew: f"{short(names[skew], 15)}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known
+    }
+    return {skew: short(names[skew], 15) for skew in unknown} | said
+
+
+def _told_apart(skews: list[str]) -> dict[str, str]:
+    """Return skews by name without the end that all have in common: exponential-5 of exponential-5-total=700."""
+    parts = {skew: skew.split("-") for skew in skews}
+    while len(parts) > 1 and min(map(len, parts.values())) > 2 and len({one[-1] for one in parts.values()}) == 1:
+        parts = {skew: one[:-1] for skew, one in parts.items()}
+    return {skew: "-".join(one) for skew, one in parts.items()}
 
 
 def forest(found: Comparison) -> str:
