@@ -6,20 +6,18 @@ trial seeds even more; as blocks they would find differences that no other datas
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sweeps import tables
+from sweeps.answers.deciding.ranking import Board
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.summary import title
 from sweeps.statistics import families
 from sweeps.statistics.families import DATASETS
 from sweeps.statistics.intervals import sign
-
-if TYPE_CHECKING:
-    from sweeps.answers.deciding.leaderboard import Board
 
 SURE = 0.05  # p of Friedman's test, from which on no two choices are told apart
 CHOICES = 3  # below which it is no question of ranks: compare has a test of two
@@ -64,7 +62,7 @@ class Ranks:
         return f"{said}Friedman p {self.p:.2g}; {far}"
 
 
-def over_datasets(boards: "Sequence[Board]", looks: int = 1) -> list[Ranks]:
+def over_datasets(boards: Sequence[Board], looks: int = 1) -> list[Ranks]:
     """Return the ranks at every skew and metric that enough datasets have; looks: see intervals.Error."""
     found = []
     for group in _by_skew(boards):
@@ -75,14 +73,14 @@ def over_datasets(boards: "Sequence[Board]", looks: int = 1) -> list[Ranks]:
     return found
 
 
-def _by_skew(boards: "Sequence[Board]") -> "list[list[Board]]":
-    groups: dict[tuple[str, str], list[Any]] = {}
+def _by_skew(boards: Sequence[Board]) -> list[list[Board]]:
+    groups: dict[tuple[str, str], list[Board]] = {}
     for board in boards:
         groups.setdefault((board.ranking.metric, board.ranking.skew), []).append(board)
     return list(groups.values())
 
 
-def _ranks(boards: "list[Board]", labels: list[str], left_out: list[str], looks: int) -> Ranks:
+def _ranks(boards: list[Board], labels: list[str], left_out: list[str], looks: int) -> Ranks:
     metric = boards[0].ranking.metric
     means = [board.table.set_index("label").loc[labels, "mean"].to_numpy() * -sign(metric) for board in boards]
     ranks = np.array([families.ranks(one) for one in means])
@@ -95,7 +93,7 @@ def _ranks(boards: "list[Board]", labels: list[str], left_out: list[str], looks:
     )
 
 
-def refusals(boards: "Sequence[Board]") -> Iterator[str]:
+def refusals(boards: Sequence[Board]) -> Iterator[str]:
     """Yield why there are no ranks over datasets, where there are too few of them."""
     groups = _by_skew(boards)
     if groups and not any(len(group) >= DATASETS for group in groups):

@@ -5,7 +5,6 @@ A board per dataset and skew: nothing is averaged over either. Over enough datas
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import critical
-from sweeps.answers.deciding.ranking import Ranking, rankings
+from sweeps.answers.deciding.ranking import Board, Ranking, rankings
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
@@ -25,21 +24,6 @@ from sweeps.statistics.intervals import LEAST, sign
 
 WIDE = 12  # choices that a matrix on a screen has room for
 PARETO = "*"
-
-
-@dataclass(frozen=True)
-class Board:
-    """The choices of one dataset and skew, the best first.
-
-    table: Ranking.table less chance, with rank (ties share the mean), rank_low, rank_high (see `_ranks`), wins (mean of
-    its row of `wins`), gpu_hours, pareto (no other is as good for less). wins: label x label, the share of splits in
-    which the row beats the column, ties half.
-    """
-
-    dataset: str
-    ranking: Ranking
-    table: pd.DataFrame
-    wins: pd.DataFrame
 
 
 def boards(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Board]:

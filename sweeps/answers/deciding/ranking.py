@@ -121,6 +121,21 @@ class Ranking:
         return _difference(self.runs, self._designs, self.metric, one, other, tests)
 
 
+@dataclass(frozen=True)
+class Board:
+    """The choices of one dataset and skew, the best first.
+
+    table: Ranking.table less chance, with rank (ties share the mean), rank_low, rank_high (what can't be excluded),
+    wins (mean of its row of `wins`), gpu_hours, pareto (no other is as good for less). wins: label x label, the share
+    of splits in which the row beats the column, ties half.
+    """
+
+    dataset: str
+    ranking: Ranking
+    table: pd.DataFrame
+    wins: pd.DataFrame
+
+
 def rankings(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Ranking]:
     """Return a ranking per skew of the finished runs that have a metric; defects on purpose are no choice.
 
