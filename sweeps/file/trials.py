@@ -11,7 +11,7 @@ from trainables.fitting.contents import network_of
 from trainables.spec import get, is_on_features
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation
-FEATURES = 1  # likewise, of heads that are trained on stored vectors of their network
+FEATURES = 1  # likewise, of what is trained on vectors that a network at rest has made
 NAMED = ("model", "strategy", "loss", "skew", "dataset", "split", "seed")  # in the order of a name: pages cut its end
 SEPARATOR = "·"
 PLACES = ("path", "test_path")  # of a dataset's declaration: where its files lie
@@ -72,7 +72,8 @@ class Trial:
         if on is None:
             return {}
         plain = {key: value for key, value in on.items() if key not in ("embeddings", "weights")}
-        return {"on": plain | {"sha256": self.vectors_hash}}
+        made = {"features": FEATURES} if "model" in on else {}
+        return {"on": plain | {"sha256": self.vectors_hash} | made}
 
     @property
     def rests(self) -> str | None:

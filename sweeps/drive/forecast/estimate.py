@@ -69,7 +69,7 @@ def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
     step = PREDICTION if _train(trial) == "head" else 1.0  # nothing goes back through what is frozen
     tokens_per_cell = tokens_per_cell if trial.rests is None else 1.0
     tokens = float(step * number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
-    size = trial.described["options"].get("size", "small")
+    size = size_of(trial)
     seconds = seconds_of(trial.model)[size] * tokens / 1e6
     if trial.rests is not None:
         seconds = HEAD_STEPS.get(trial.model, max(HEAD_STEPS.values())) * number
@@ -106,12 +106,17 @@ def disk_mb(trial: Trial, cells: Any) -> float:
     """Return roughly the megabytes that a finished trial's weights and files keep on disk."""
     if trial.described["recipe"] is None:
         return FILES_MB
-    size = trial.described["options"].get("size", "small")
+    size = size_of(trial)
     if _train(trial) not in ("all", "published"):
         rank = 0 if _train(trial) == "head" else _train(trial)["lora"]["rank"]
         return FILES_MB + COPIES * 4 * (HEADS.get(trial.model, 0) + PER_RANK * rank) / 1e6
     genes = _selected(trial, cells) if trial.described["weights"] is None else VOCABULARY.get(trial.model, 0)
     return FILES_MB + COPIES * 4 * (PARAMETERS[size] + PER_GENE[size] * genes) / 1e6
+
+
+def size_of(trial: Trial) -> str:
+    """Return the size that a network has; pretrained ones count as of the published size."""
+    return "official" if trial.described["weights"] is not None else trial.described["options"].get("size", "small")
 
 
 def _train(trial: Trial) -> Any:

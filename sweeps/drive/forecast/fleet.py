@@ -145,7 +145,7 @@ def _constant(trial: Trial, work: Work, fleet: Fleet) -> float:
     share = _gpu(trial, work, fleet)
     if not share:
         return work.cpu_seconds
-    sizes, size = estimate.seconds_of(trial.model), _size(trial)
+    sizes, size = estimate.seconds_of(trial.model), estimate.size_of(trial)
     of_official = sizes[size] / sizes.get("official", sizes[size])
     alone = work.tokens / 1e6 * PER_MILLION_TOKENS.get(_network(trial), UNMEASURED) * of_official
     return alone / share if size == "official" else max(alone, PER_STEP * work.steps)
@@ -160,7 +160,7 @@ def _gpu(trial: Trial, work: Work, fleet: Fleet) -> float:
 
 def memory(trial: Trial, work: Work) -> float:
     """Return about how many gigabytes of a GPU a network's trial takes."""
-    if _size(trial) != "official":
+    if estimate.size_of(trial) != "official":
         return SMALL
     network = _network(trial)
     return CONTEXT + OWN.get(network, 0.0) + GIGABYTES_PER_TOKEN.get(network, GIGABYTES_PER_TOKEN["scgpt"]) * work.batch
@@ -169,11 +169,6 @@ def memory(trial: Trial, work: Work) -> float:
 def _resources(trial: Trial, work: Work, fleet: Fleet) -> dict[str, float]:
     asked = of_trial(trial, [{"CPU": 1e9}])
     return {"cpu": asked["cpu"], "gpu": _gpu(trial, work, fleet)}
-
-
-def _size(trial: Trial) -> str:
-    pretrained = trial.described["weights"] is not None
-    return "official" if pretrained else trial.described["options"].get("size", "small")
 
 
 def _network(trial: Trial) -> str:

@@ -73,7 +73,7 @@ def sentences(found: list[Vectors]) -> list[str]:
 
 
 def _sentences(one: Vectors) -> list[str]:
-    took = f"about {tables.hours(one.seconds)} of one CPU core at the published size, {one.gb:.2g} GB of disk"
+    took = f"about {tables.hours(one.seconds)} of one CPU core at the published size, {_disk(one.gb)} of disk"
     whom = ", ".join(one.labels)
     if one.number == 1:
         return [
@@ -81,9 +81,13 @@ def _sentences(one: Vectors) -> list[str]:
             f"first trial of {whom} ({took}); all splits, skews, strategies, losses and seeds share it"
         ]
     share = (one.number - 1) / one.number
-    saved = f"{tables.hours(share * one.seconds)} and {share * one.gb:.2g} GB"
+    saved = f"{tables.hours(share * one.seconds)} and {_disk(share * one.gb)}"
     return [
         f"{one.dataset}: {one.number} sets of vectors of {one.num_cells:,} cells are made by {one.model} at rest "
         f"before the first trial of {whom} ({took}), as genes are chosen for each split; with `genes: all` one would "
         f"do, and save {saved}"
     ]
+
+
+def _disk(gb: float) -> str:
+    return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.1f} MB"

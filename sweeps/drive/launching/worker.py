@@ -94,6 +94,7 @@ def check_node(config: dict[str, Any]) -> None:
         path = config.get(name)
         if isinstance(path, str) and Path(path).is_absolute():
             needed[name] = Path(path)
+    needed |= {f"features of {Path(cells).name}": Path(path) for cells, path in config.get("features", {}).items()}
     lacking = [f"{name} {path}" for name, path in needed.items() if not path.exists()]
     if lacking:
         raise NodeError(f"node {platform.node()} does not see {', '.join(lacking)}")

@@ -1,0 +1,48 @@
+"""What `plan` says of vectors that networks at rest make: how many sets, their disk, time, and what would save them."""
+
+from pathlib import Path
+
+import pytest
+from h5ad_files import GENES, write
+from scgpt_folder import folder_args, write_folder
+
+import sweeps
+
+SWEEP = """
+name: s
+datasets: [{{path: {folder}/cells.h5ad, label: celltype}}]
+genes: {genes}
+splits: {{seeds: [0, 1, 2]}}
+skews: [natural, {{kind: exponential, ratio: 5}}]
+models:
+  head: {{model: scgpt, weights: {folder}/scGPT, train: head}}
+  probe: {{model: knn, on: {{model: scgpt, weights: {folder}/scGPT}}}}
+  whole: {{model: scgpt, weights: {folder}/scGPT}}
+"""
+
+
+def planned(folder: Path, genes: str):
+    file = folder / "s.yaml"
+    file.write_text(SWEEP.format(folder=folder, genes=genes))
+    return sweeps.plan(file, folder / "runs")
+
+
+@pytest.mark.parametrize(("genes", "number"), [("{select: all}", 1), ("{select: hvg, n: 20}", 6)])
+def test_sets_of_vectors_are_counted_and_what_all_genes_would_save_is_said(genes, number, tmp_path):
+    write(tmp_path / "cells.h5ad"), write_folder(tmp_path, GENES, args=folder_args(embsize=16))
+    plan = planned(tmp_path, genes)
+    (made,) = plan.vectors
+    assert (made.number, made.labels, made.num_cells) == (number, ("head", "probe"), 90)
+    assert made.gb == pytest.approx(number * 90 * 16 * 6 / 1e9) and 0 < made.seconds < plan.seconds
+    (said,) = [note for note in plan.notes if "at rest" in note]
+    shared = "all splits, skews, strategies, losses and seeds share it" in said
+    assert (
+        shared == (number == 1) and ("6 sets" in said and "with `genes: all` one would do, and save" in said) != shared
+    )
+
+
+def test_a_head_on_vectors_costs_a_fraction_of_its_network(tmp_path):
+    write(tmp_path / "cells.h5ad"), write_folder(tmp_path, GENES)
+    plan = planned(tmp_path, "{select: all}")
+    seconds = {trial.label: plan.works[trial.key].cpu_seconds for trial in plan.trials}
+    assert seconds["head"] < seconds["whole"]
