@@ -108,7 +108,7 @@ def show(found: Sequence[Ranks]) -> None:
     """Print ranks as tables: choices under one | can't be told from each other."""
     for one in found:
         tables.draw(as_text(one), title="", left=2)
-        tables.say(*explained(one))
+        tables.say(*explained(one), "|: choices that can't be told from each other")
 
 
 def as_text(found: Ranks) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def as_text(found: Ranks) -> pd.DataFrame:
 
 def explained(found: Ranks) -> list[str]:
     """Return what must be said of ranks."""
-    said = [str(found), "|: choices that can't be told from each other; a block is a dataset, by its mean over splits"]
+    said = [str(found), "a block is a dataset, by its mean over splits; splits of one share cells, and are none"]
     lost = f"left out, as some dataset lacks them: {named(found.left_out)}"
     return said + ([lost] if found.left_out else [])
 

@@ -16,7 +16,7 @@ from sweeps import tables
 from sweeps.answers import celltypes, comparison, differences, frames, summary
 from sweeps.answers.deciding import answer, critical, leaderboard, table, wording
 from sweeps.answers.designs import Designs
-from sweeps.answers.page import conditions, figures
+from sweeps.answers.page import conditions, figures, power
 from sweeps.answers.page.svg import text
 from sweeps.answers.runs import results
 from sweeps.answers.runs.looks import looks_at
@@ -104,6 +104,7 @@ def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, d
         "ranks": [(figures.ranks(one), critical.explained(one)) for one in _over_datasets(finished, metric, designs)],
         "conditions": conditions.conditions(finished, types, designs, colours, metric),
         "headings": HEADINGS,
+        "power": _power(types, designs, looks_at(finished)),
         "costs": _costs(finished),
         "missing": _missing(runs),
         "redo": _redo(finished),
@@ -160,6 +161,11 @@ def _over_datasets(finished: pd.DataFrame, metric: str, designs: Designs) -> lis
     if finished["dataset"].nunique() < DATASETS:
         return []
     return critical.over_datasets(leaderboard.boards(finished, metric, designs), looks_at(finished))
+
+
+def _power(types: pd.DataFrame, designs: Designs, looks: int) -> dict[str, Any]:
+    found = power.power(types, designs, looks)
+    return {"head": power.HEAD, "rows": [one.row() for one in found], "said": list(power.sentences(found))}
 
 
 def _costs(finished: pd.DataFrame) -> list[list[str]]:

@@ -1,0 +1,113 @@
+"""What so few test cells and splits could show of each rare type, whatever the choices are worth.
+
+Recall moves in steps of one test cell, and a difference must exceed what splits leave open. How much two choices differ
+from split to split is taken from all choices of a dataset and skew: the variance of recall that neither the choice nor
+the split explains (two-way analysis of variance), twice, for two choices.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from sweeps.answers.deciding.wording import many
+from sweeps.answers.designs import Designs
+from sweeps.answers.runs import choices
+from sweeps.answers.runs.choices import CHANCE
+from sweeps.statistics import intervals
+from trainables.metrics import TAIL
+
+FOUND = 0.8  # share of sweeps in which such a difference would be found: its power
+HEAD = ["dataset", "type", "training cells", "test cells", "one cell is", "could be seen from", "splits"]
+
+
+@dataclass(frozen=True)
+class Power:
+    """One rare type: cells, means of a split, `train` the fewest of any skew; splits, of the skew with the most.
+
+    seen: the least difference in recall between two choices that a test would find in FOUND of such sweeps; NaN under
+    three splits, and where splits aren't drawn anew or nothing varies.
+    """
+
+    dataset: str
+    kind: str
+    train: float
+    test: float
+    splits: int
+    seen: float
+
+    @property
+    def step(self) -> float:
+        """What one test cell more or less is of recall in a split."""
+        return 1 / self.test
+
+    def row(self) -> list[str]:
+        seen = "-" if np.isnan(self.seen) else f"{100 * self.seen:.0f} points" if self.seen < 1 else "nothing"
+        cells = [f"{self.train:.0f}", f"{self.test:.0f}", f"{100 * self.step:.0f} points"]
+        return [self.dataset, self.kind, *cells, seen, str(self.splits)]
+
+
+def power(types: pd.DataFrame, designs: Designs, looks: int = 1) -> list[Power]:
+    """Return each dataset's types with few training cells at some skew, those with the fewest test cells first.
+
+    types: see frames.types; looks: see intervals.Error.
+    """
+    known = types[types["test"] > 0] if len(types) else types
+    if known.empty:
+        return []
+    kinds = choices.kinds(known)
+    known = known[known["model"].map(kinds) != CHANCE].assign(choice=choices.labels(known))
+    found = []
+    for (dataset, kind), group in known.groupby(["dataset", "class"], sort=False):
+        if group.groupby("skew")["train"].mean().min() <= TAIL:
+            found.append(_of_type(dataset, str(kind), group, designs, looks))
+    return sorted(found, key=lambda one: (one.dataset, one.test, one.kind))
+
+
+def _of_type(dataset: str, kind: str, group: pd.DataFrame, designs: Designs, looks: int) -> Power:
+    tables = [
+        part.pivot_table("recall", "choice", "split", sort=False).dropna(axis=1).to_numpy()
+        for _, part in group.groupby("skew", sort=False)
+    ]
+    by_split = group.groupby("split")[["test", "natural"]].mean()
+    train, test = group.groupby("skew")["train"].mean().min(), by_split["test"].mean()
+    splits = max(table.shape[1] for table in tables)
+    ratio = float((by_split["test"] / by_split["natural"]).mean()) if designs.kind(dataset) == "splits" else np.nan
+    return Power(dataset, kind, float(train), float(test), splits, seen(tables, ratio, looks))
+
+
+def seen(tables: list[np.ndarray], ratio: float, looks: int = 1) -> float:
+    """Return the least mean difference that a test finds in FOUND of such sweeps, of recalls [choices, splits] by skew.
+
+    ratio: test cells per training cell, by which variances are widened, see intervals.redrawn. The quantiles of a test
+    and of its power are added, both of Student's t with splits - 1 degrees of freedom.
+    """
+    whole = [table for table in tables if min(table.shape) > 1]
+    if not whole or (splits := max(table.shape[1] for table in whole)) < intervals.LEAST:
+        return np.nan
+    left = [table - table.mean(0) - table.mean(1, keepdims=True) + table.mean() for table in whole]
+    freedom = sum((len(table) - 1) * (table.shape[1] - 1) for table in whole)
+    variance = sum(float((one**2).sum()) for one in left) / freedom
+    if variance <= 1e-12:
+        return np.nan
+    reach = stdtrit(splits - 1, 1 - 0.025 / looks) + stdtrit(splits - 1, FOUND)
+    return float(reach * np.sqrt(2 * variance * (1 / splits + ratio)))
+
+
+def sentences(found: list[Power]) -> Iterator[str]:
+    """Yield what the table is, by its type with the fewest test cells."""
+    if not found:
+        return
+    least = min(found, key=lambda one: one.test)
+    yield (
+        f"{least.kind} has {many(round(least.test), 'test cell')} in a split: one of them more or "
+        f"less is {100 * least.step:.0f} points of its recall."
+    )
+    yield (
+        f"Could be seen from: the least difference in recall between two choices at one skew that a test would find in "
+        f"{FOUND:.0%} of sweeps with these splits, as far as choices vary here from split to split (80 % power, 5 % "
+        "error); a smaller one that is there would mostly be missed, so that not to find it says nothing. More splits "
+        "help until they share too many cells, more test cells always."
+    )
