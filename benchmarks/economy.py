@@ -11,9 +11,13 @@ official files' layout, but are random: macro F1 says that heads learn, not what
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,11 +55,44 @@ SIZES = {
 
 
 class Run(NamedTuple):
-    """A sweep that has been run: seconds from the call to its return, its trials, where they lie."""
+    """A sweep that has been run: seconds from the call to its return, of how much CPU, its trials, where they lie."""
 
     seconds: float
+    cpu_seconds: float
     trials: pd.DataFrame
     storage: Path
+
+
+@contextmanager
+def cpu_of_all(every: float = 0.5) -> Iterator[dict[int, float]]:
+    """Collect CPU seconds by process, of this one and all that it starts, Ray's workers among them, while it lasts."""
+    seen: dict[int, float] = {}
+    before, over = _cpu_seconds()[os.getpid()], threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            seen.update(_cpu_seconds())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    yield seen
+    over.set()
+    thread.join()
+    seen[os.getpid()] = _cpu_seconds()[os.getpid()] - before
+
+
+def _cpu_seconds() -> dict[int, float]:
+    """Return the CPU seconds so far of this process and of those below it, by number; Linux's /proc."""
+    found, parents = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            number, parents[int(stat.parent.name)] = int(stat.parent.name), int(fields[1])
+            found[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    mine = {os.getpid()}
+    while more := {number for number, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return {number: seconds for number, seconds in found.items() if number in mine}
 
 
 class Bench:
@@ -74,25 +111,23 @@ class Bench:
 
     def run(self, name: str, file: Path) -> Run:
         storage, begin = self.folder / name, time.monotonic()
-        outcome = sweeps.run(file, storage)
+        with cpu_of_all() as cpu:
+            outcome = sweeps.run(file, storage)
         assert outcome.is_complete, outcome.failed
-        seconds = time.monotonic() - begin
-        return Run(seconds, sweeps.load(name, storage)[0], storage)
+        return Run(time.monotonic() - begin, sum(cpu.values()), sweeps.load(name, storage)[0], storage)
 
     def whole(self, name: str, model: dict[str, Any]) -> dict[str, Any]:
         """Run the whole grid; features and driver are in its seconds."""
         run = self.run(name, self.file(name, model))
-        rate, f1 = 3600 * len(run.trials) / run.seconds, run.trials["test_macro_f1"].mean()
-        return {"trials": len(run.trials), "seconds": run.seconds, "trials per hour": rate, "macro F1": f1} | _kept(run)
+        number, f1 = len(run.trials), run.trials["test_macro_f1"].mean()
+        return _told(run, run.seconds / number, run.cpu_seconds / number, f1)
 
     def sampled(self, name: str, model: dict[str, Any], steps: int) -> dict[str, Any]:
         """Run two trials of `steps` steps beside each other, and say what the grid's would take on average."""
         run = self.run(name, self.file(name, model | {"steps": steps, "epochs": 1}, **ONE))
         seconds = self.extrapolated(run, self.file(f"{name}-grid", model), steps)
-        rate = len(run.trials) * 3600 / seconds
-        return {"trials": len(run.trials), "seconds": run.seconds, "trials per hour": rate, "macro F1": None} | _kept(
-            run
-        )
+        each = seconds / len(run.trials)
+        return _told(run, each, each * run.cpu_seconds / run.seconds, None)
 
     def extrapolated(self, run: Run, grid: Path, steps: int) -> float:
         """Return the mean seconds of the grid's trials, at the sampled trials' seconds per step and per cell."""
@@ -107,12 +142,19 @@ class Bench:
         return per["seconds_per_epoch"] / steps * number + per_cell * ((rounds + 1) * evaluated + tested)
 
 
-def _kept(run: Run) -> dict[str, Any]:
-    """Return what a trial holds and leaves, and its own seconds."""
+def _told(run: Run, seconds: float, cpu_seconds: float, f1: float | None) -> dict[str, Any]:
+    """Return the row of a sweep whose trials take so long each, one after the other on all cores together."""
     files = list(run.storage.glob("trials/*/checkpoint/model.safetensors"))
     size = sum(path.stat().st_size for path in files) / max(1, len(files))
-    own = run.trials["trial_seconds"].median()
-    return {"own seconds": own, "peak memory, GB": run.trials["peak_memory_gb"].max(), "checkpoint, KB": size / 1e3}
+    return {
+        "trials run": len(run.trials),
+        "s": run.seconds,
+        "trials per hour": 3600 / seconds,
+        "CPU s per trial": cpu_seconds,
+        "peak memory, GB": run.trials["peak_memory_gb"].max(),
+        "checkpoint, KB": size / 1e3,
+        "macro F1": f1,
+    }
 
 
 def weights(folder: Path, cells: Cells, model: str) -> Path:
@@ -127,9 +169,9 @@ def rows_of(bench: Bench, model: str, place: Path, steps: int) -> list[dict[str,
     found = {how: bench.sampled(f"{model}-{how}", own | {"train": what}, steps) for how, what in SAMPLED.items()}
     found["head"] = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001})
     found["probe"] = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own})
-    full = found["full"]["trials per hour"]
+    full = found["full"]["CPU s per trial"]
     return [
-        {"model": model, "trained": how} | row | {"times full": row["trials per hour"] / full}
+        {"model": model, "trained": how} | row | {"full / it, CPU s": full / row["CPU s per trial"]}
         for how, row in found.items()
     ]
 

@@ -86,7 +86,8 @@ def _pool(num_tasks: int) -> dict[str, Any]:
     gpus = int(has.get("GPU", 0))
     most = ACTORS_PER_GPU * gpus if gpus else int(has.get("CPU", 1))
     each = {"num_gpus": 1 / ACTORS_PER_GPU} if gpus else {}
-    return {"compute": ActorPoolStrategy(min_size=1, max_size=max(1, min(most, num_tasks))), "num_cpus": 1, **each}
+    size = max(1, min(most, num_tasks))
+    return {"compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size), "num_cpus": 1, **each}
 
 
 def _hush() -> None:
