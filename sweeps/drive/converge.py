@@ -66,6 +66,7 @@ def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, s
     spec = contents.known(spec, cells, storage)
     trials = spec.trials()
     contents.check_distinct(trials)
+    contents.check_vectors(trials, cells)
     costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
@@ -275,7 +276,7 @@ class _Drive:
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if share["gpu"]:
             tags["cellskew.gpus"] = f"{share['gpu']:g}"
-        if self.spec.checkpoints == "link" and trial.leaves_network:
+        if self.spec.checkpoints == "link" and trial.leaves_model:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return Job(
             config,

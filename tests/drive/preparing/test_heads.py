@@ -28,7 +28,7 @@ from trainables.material import open_material
 from trainables.spec import get
 from trainables.training import checkpoint
 from trainables.training.training import build
-from trainables.trial.package import open_model
+from trainables.trial.annotator import open_model
 from trainables.trial.trial import run_trial
 
 WRITERS = {
