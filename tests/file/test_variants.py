@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 from sweep_files import parse, problems
 
-from sweeps.drive.forecast import planning
+from sweeps.cluster import resources
 from sweeps.file import reading_models
 from trainables.spec import Options
 
@@ -167,7 +167,7 @@ def test_rules_name_models_by_label(value, is_known):
 def test_a_share_that_is_measured_is_promised_to_those_alone_that_are_measured():
     models, more = "mlp: {}, probe: {model: mlp, on: {obsm: X_uce}}", "{gpu: auto}"
     trials = sweep(models, f"resources: {{mlp: {more}, probe: {more}}}\n").trials()
-    assert planning._shares(trials)[0].startswith("gpu: auto of mlp: ")
+    assert resources.notes(trials)[0].startswith("gpu: auto of mlp: ")
 
 
 @pytest.mark.parametrize(
