@@ -27,6 +27,7 @@ from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.locks.lock import SweepLock
+from sweeps.tracking.outbox import MANY
 from sweeps.tracking.uris import choose, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
@@ -116,7 +117,7 @@ class _Drive:
     def _close(self, outcome: Outcome) -> None:
         self.screen.end()
         outbox = self.tracker.outbox
-        if len(outbox) > 50 or outbox.away_since is not None:
+        if len(outbox) > MANY or outbox.away_since is not None:
             self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
         if not self.tracker.close():
             outcome.undelivered, outcome.refused = len(outbox), dict(outbox.aside)
