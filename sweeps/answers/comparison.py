@@ -7,6 +7,7 @@ theirs; under three splits there are none. Where several datasets are pooled eac
 mean of their differences: of these datasets, and from six on of datasets (t interval, Wilcoxon's signed-rank test).
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,6 @@ CHOICES = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc",
 USUAL = {"none", "natural", "cross_entropy", "logistic_regression"}  # what others are compared with, unless told
 COLUMNS = ["level", "against", "n", "seeds", "pairs", "mean", "mean_against"]
 COLUMNS += ["difference", "low", "high", "wins", "ties", "losses", "p", "p_holm", "same"]
-OF_PREDICTIONS = ["test_accuracy", "test_mcc", "test_weighted_precision"]  # the same of the same predictions alone
 ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what is left out is named
 
 
@@ -35,7 +35,8 @@ ALL, NAMED = "all", 6  # in the column dataset: over datasets; how much of what 
 class Comparison:
     """What `compare` found. table: a row per group of `within` and level, and per dataset where there are several.
 
-    `same`: both have the same predictions in every pair. estimates: of the rows, in their order. pairs: the runs that
+    `same`: both have the same predictions in every pair. estimates, asked: of the rows, in their order; rows with
+    the same predictions on both sides ask the same, and are one test. pairs: the runs that
     have a partner, once per pair. left_out: why some wasn't compared, and of which rows. designs: how sure the
     differences are.
     """
@@ -47,6 +48,7 @@ class Comparison:
     against: str
     designs: Designs
     estimates: list[Estimate] = field(default_factory=list)
+    asked: list[Hashable] = field(default_factory=list)
     pairs: list[pd.DataFrame] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
@@ -100,16 +102,22 @@ def compare(
         why = f"no two finished runs differ in {between} alone in a split that has all such pairs"
         raise RequestError(f"{why}; `cellskew status` says what is missing", *found.lost())
     several = any("dataset" in row for row in rows) and "dataset" not in within
-    found.estimates = [row["estimate"] for row in rows]
+    found.estimates, found.asked = ([row[name] for row in rows] for name in ("estimate", "asked"))
     found.table = pd.DataFrame(rows, columns=[*within, *(["dataset"] if several else []), *COLUMNS])
     found.table["p"] = found.table["p"].where(found.tested)
-    found.table["p_holm"] = families.holm(found.table["p"].to_numpy(dtype=float))
-    return found
+    return as_one_family([found])[0]
+
+
+def tests(found: Sequence[Comparison]) -> int:
+    """Return how many tests comparisons have."""
+    pairs = (pair for one in found for pair in zip(one.asked, one.table["p"], strict=True))
+    return len({asked for asked, p in pairs if not np.isnan(p)})
 
 
 def as_one_family(found: list[Comparison]) -> list[Comparison]:
     """Return comparisons with their tests corrected as one family."""
-    p, start = families.holm(pd.concat([one.table["p"] for one in found]).to_numpy(dtype=float)), 0
+    asked = [question for one in found for question in one.asked]
+    p, start = families.holm(pd.concat([one.table["p"] for one in found]).to_numpy(dtype=float), asked), 0
     for one in found:
         one.table["p_holm"] = p[start : start + len(one.table)]
         start += len(one.table)
@@ -230,6 +238,7 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
     better = difference * intervals.sign(found.metric)
     low, high = intervals.of_difference(estimate.mean, estimate.error, found.metric)
     of_mine, of_theirs = (_mean(runs, found.metric) for runs in (mine, theirs))
+    said = tuple(choices.predicted(runs, found.metric) for runs in (mine, theirs))
     return {
         "level": level,
         "against": found.against,
@@ -245,16 +254,10 @@ def _row(found: Comparison, mine: pd.DataFrame, theirs: pd.DataFrame, level: str
         "ties": int((np.abs(difference) <= tie).sum()),
         "losses": int((better < -tie).sum()),
         "p": intervals.p_value(estimate.mean, estimate.error),
-        "same": _are_same(mine, theirs, found.metric),
+        "same": said[0] is not None and said[0] == said[1],
         "estimate": estimate,
+        "asked": said if None not in said else object(),
     }
-
-
-def _are_same(mine: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> bool:
-    """Tell whether two choices have the same predictions in every pair, as a remedy that a model doesn't heed."""
-    columns = [metric, *OF_PREDICTIONS]
-    known = set(columns) <= set(mine) and set(columns) <= set(theirs)
-    return known and bool((mine[columns].to_numpy(float) == theirs[columns].to_numpy(float)).all())
 
 
 def _mean(runs: pd.DataFrame, metric: str) -> float:

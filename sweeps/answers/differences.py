@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from sweeps import tables
-from sweeps.answers import celltypes
+from sweeps.answers import celltypes, comparison
 from sweeps.answers.comparison import ALL, Comparison
 from sweeps.answers.summary import explained_intervals, pooled, title
 from sweeps.statistics import families, intervals
@@ -49,14 +49,21 @@ def explained(found: Comparison, family: str | None = None) -> list[str]:
     said = [f"differences to {against} on the same cells, over n splits{of_seeds}; {pairs}"]
     said.append(pooled(found.compared, [*found.within, found.between, *(["dataset"] if several else [])]))
     said += celltypes.tested(found.compared, [found.metric])
-    if number := int(table["p"].notna().sum()):
+    if number := comparison.tests([found]):
         said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
         rows = 'the rows "all"' if several else "the rows of this table"
+        said += _repeated(found)
         said.append(_family(number, rows) if family is None else f"p, Holm: corrected for {family}")
     said += _few(table["n"])
     if several:
         said.append(_scope(len(_datasets(found))))
     return said + [f"left out: {one}" for one in found.lost()] + found.designs.notes
+
+
+def _repeated(found: Comparison) -> list[str]:
+    """Return that rows ask the same, if any do."""
+    number = int(found.table["p"].notna().sum()) - comparison.tests([found])
+    return [f"rows that have the same predictions as another, and are one test with it: {number}"] if number else []
 
 
 def _family(number: int, rows: str) -> str:
@@ -129,6 +136,8 @@ def _sentence(found: Comparison, row: pd.Series, tests: int) -> str:
     )
     ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
     pairs = f"{row['wins']} of {row['pairs']} pairs better, {row['losses']} worse"
+    if row["same"]:
+        return f"{row['level']} against {found.against}: {named} is the same, as all predictions are; nothing to test"
     if pd.isna(row["p_holm"]):
         return f"{row['level']} against {found.against}: {named} {row['difference']:+.3f}{ends}, {pairs}; not tested"
     if row["p_holm"] < SURE:
@@ -143,7 +152,7 @@ def show(found: Sequence[Comparison], form: str, warning: str | None, asked: Seq
     parts = [one.table.assign(**_about(one, place, found, asked)) for place, one in enumerate(found)]
     if tables.for_programs(pd.concat(parts, ignore_index=True), form, warning):
         return
-    tests = sum(int(one.table["p"].notna().sum()) for one in found)
+    tests = comparison.tests(found)
     family = None if len(found) == 1 else f"the {tests} tests of all {len(found)} tables"
     for place, one in enumerate(found):
         print("\n" * (place > 0), end="")

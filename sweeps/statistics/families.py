@@ -3,14 +3,24 @@
 Ranks of choices over datasets: is there a difference at all, and which?
 """
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from scipy.special import fdtrc
 
 DATASETS = 6  # from which on datasets are units: the least of which a signed-rank test can tell anything at 5 %
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Return p values float [m] corrected for their number by Holm's step-down method; NaN stays and isn't counted."""
+def holm(p: np.ndarray, asked: Sequence[Hashable] | None = None) -> np.ndarray:
+    """Return p values float [m] corrected for their number by Holm's step-down method; NaN stays and isn't counted.
+
+    asked: what each tests; those that test the same have the same p, and are one test.
+    """
+    if asked is not None:
+        first = {question: at for at, question in reversed(list(enumerate(asked)))}
+        once = list(first.values())
+        corrected = dict(zip(first, holm(p[once]), strict=True))
+        return np.where(np.isnan(p), np.nan, [corrected[question] for question in asked])
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]
     corrected = np.full(len(p), np.nan)
     steps = p[order] * np.arange(len(order), 0, -1)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import comparison, differences
+from sweeps.answers.runs import choices
 
 METRIC = "test_macro_f1"
 GAINS = (0.05, 0.02, 0.06, 0.01, 0.04)
@@ -306,12 +307,49 @@ def test_the_forest_has_one_scale_and_zero_in_its_middle(runs):
 def test_intervals_stand_below_each_other_and_a_long_table_has_sentences_of_what_is_sure(runs, capsys):
     found = comparison.compare(runs, "strategy", ["model"], METRIC)
     two = found.table.iloc[:2].assign(difference=[0.1, -0.05], low=[0.05, -0.1], high=[0.2, 0.0], p_holm=[0.01, 0.4])
-    found.table = two
+    found.table, found.asked = two, found.asked[:2]
     differences.show([found], "table", None)
     up, down = (line for line in capsys.readouterr().out.splitlines() if "o-" in line)
     assert up[12] == down[12] == "|" and up.index("o") == 18 and down.index("o") == 9
-    found.table = pd.concat([two] * 12, ignore_index=True)
+    found.table, found.asked = pd.concat([two] * 12, ignore_index=True), found.asked * 12
     differences.show([found], "table", None)
     said = capsys.readouterr().out
     assert said.count(" raises ") == 12 and "can't be told:" not in said
     assert "none of the other 12 differences is sure" in said
+
+
+def with_predictions_like(runs: pd.DataFrame, level: str, like: str) -> pd.DataFrame:
+    """Return the runs with numbers that tell predictions, those of one strategy the same as another's."""
+    rng = np.random.default_rng(3)
+    runs = runs.assign(**{name: rng.random(len(runs)) for name in choices.OF_PREDICTIONS})
+    columns = [METRIC, *choices.OF_PREDICTIONS]
+    by = ["model", "skew", "split", "seed"]
+    source = runs[runs["strategy"] == like].set_index(by)[columns]
+    mine = runs["strategy"] == level
+    runs.loc[mine, columns] = source.loc[pd.MultiIndex.from_frame(runs.loc[mine, by])].to_numpy()
+    return runs
+
+
+def test_choices_with_the_same_predictions_ask_one_question(runs, capsys):
+    """As an adjustment that changes no prediction: the second row is the first test again, and no second one."""
+    scgpt = runs[runs["model"] == "scgpt"]
+    other = scgpt[scgpt["strategy"] == "oversample"].assign(
+        strategy="focal-like", run_id=lambda rows: "f" + rows["run_id"]
+    )
+    both = with_predictions_like(pd.concat([scgpt, other], ignore_index=True), "focal-like", "oversample")
+    found = comparison.compare(both, "strategy", [], METRIC)
+    alone = comparison.compare(both[both["strategy"] != "focal-like"], "strategy", [], METRIC)
+    rows = [only(found, level=name) for name in ("oversample", "focal-like")]
+    assert rows[0]["p"] == rows[1]["p"] and rows[0]["p_holm"] == rows[1]["p_holm"]
+    assert rows[0]["p_holm"] == only(alone, level="oversample")["p_holm"]
+    assert "same predictions as another, and are one test with it: 1" in printed(found, capsys)
+    twice = comparison.as_one_family([found, comparison.compare(both, "strategy", [], METRIC)])
+    assert only(twice[1], level="oversample")["p_holm"] == rows[0]["p_holm"], "a question that is asked twice is one"
+
+
+def test_the_same_predictions_are_said_to_be_the_same(runs, capsys):
+    both = with_predictions_like(runs[runs["model"] == "scgpt"].copy(), "oversample", "none")
+    found = comparison.compare(both, "strategy", [], METRIC)
+    row = only(found, level="oversample")
+    assert row["same"] and np.isnan(row["p"])
+    assert "is the same, as all predictions are; nothing to test" in printed(found, capsys)

@@ -8,7 +8,7 @@ from test_summary import METRIC
 
 from sweeps.answers import comparison, differences, sure
 from sweeps.answers.designs import Designs
-from sweeps.answers.runs import results
+from sweeps.answers.runs import choices, results
 from sweeps.file.config import SweepSpec
 from sweeps.file.questions import Until, looks
 from sweeps.statistics import intervals
@@ -91,7 +91,7 @@ def test_the_same_predictions_ask_nothing(look):
     asked = sweep(0.001)
     runs = finished(asked, 5).assign(**{METRIC: 0.5})
     assert look(asked, runs).splits == 8, "the same number by chance, so far"
-    same = dict.fromkeys(comparison.OF_PREDICTIONS, 0.4)
+    same = dict.fromkeys(choices.OF_PREDICTIONS, 0.4)
     assert look(asked, runs.assign(**same)).splits == 5
 
 

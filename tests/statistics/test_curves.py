@@ -51,6 +51,15 @@ def test_splits_drawn_again_vary_as_the_interval_says_and_alike_for_all_choices(
     assert curves.ends(one[:, 0], 10)[0] < low
 
 
+def test_three_splits_are_drawn_as_far_out_as_students_t_goes():
+    """Drawn with replacement they have six outcomes, of which none is as far out as the interval is wide."""
+    drawn = curves.again(np.array([[0.4], [0.5], [0.6]]), np.array([0.1]))[:, 0]
+    low, high = curves.ends(drawn)
+    assert (high - low) / 2 == pytest.approx(0.1, rel=0.05)
+    low, high = curves.ends(drawn, 5)
+    assert (high - low) / 2 > 0.17, "for five choices at once: t of two degrees of freedom is 2.3 times as far out"
+
+
 @pytest.mark.parametrize("splits", [3, 10])
 def test_the_number_of_cells_lies_within_its_interval(splits):
     """50 made-up sweeps: 0.95 is right to 0.06."""

@@ -194,7 +194,5 @@ SPEC = ModelSpec(
     kind="baseline",
     options=CellTypistOptions,
     encoder=encoder,
-    needs_totals=True,
     fit=fit,
-    fitted=Fitted,
 )

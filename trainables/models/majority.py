@@ -60,11 +60,5 @@ def fit(
 
 
 SPEC = ModelSpec(
-    name="majority",
-    title="Training proportions",
-    kind="baseline",
-    options=Options,
-    encoder=encoder,
-    fit=fit,
-    fitted=Fitted,
+    name="majority", title="Training proportions", kind="baseline", options=Options, encoder=encoder, fit=fit
 )

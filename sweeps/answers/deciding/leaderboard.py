@@ -14,7 +14,7 @@ from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import critical
 from sweeps.answers.deciding.ranking import Board, Ranking, rankings
-from sweeps.answers.deciding.wording import ONLY_CHANCE, many, named
+from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE
@@ -61,10 +61,11 @@ def _ranks(ranking: Ranking) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rank = np.array([(means > mean).sum() + ((means == mean).sum() + 1) / 2 for mean in means])
     if ranking.splits < LEAST:
         return rank, np.full(len(labels), np.nan), np.full(len(labels), np.nan)
+    tests = max(1, ranking.distinct(labels) - 1)
     better = np.zeros((len(labels), len(labels)), dtype=bool)  # the row than the column
     for one in range(len(labels)):
         for other in range(one + 1, len(labels)):
-            found = ranking.difference(labels[one], labels[other], len(labels) - 1)
+            found = ranking.difference(labels[one], labels[other], tests)
             better[one, other], better[other, one] = found.low > 0, found.high < 0
     return rank, 1.0 + better.sum(axis=0), len(labels) - better.sum(axis=1).astype(float)
 
@@ -96,11 +97,7 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
         return
     tables.warn(warning)
     if not found:
-        is_chance = set(choices.kinds(runs).values()) == {CHANCE}
-        why = (
-            ONLY_CHANCE if is_chance else "no split has a finished trial of every choice (chance and defects are none)"
-        )
-        print(f"nothing to rank{'' if is_chance else ' yet'}: {why}")
+        print("nothing to rank yet: no split has a finished trial of every choice (chance and defects are none)")
         return
     for board in found:
         where = f"{board.dataset}, skew {board.ranking.skew}, {many(board.ranking.splits, 'split')}"

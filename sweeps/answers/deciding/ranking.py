@@ -5,6 +5,7 @@ holds for all those it was picked from at once (Bonferroni), and choices that ca
 truly best one is the best or among them in 95 % of sweeps (as Gupta 1965, Technometrics 7, keeps a subset).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,7 @@ class Ranking:
         other = None if self.best is None else self.plain(self.best)
         if other is None or other["label"] == self.best["label"]:
             return None
-        remedies = int((~choices.is_plain(self.candidates)).sum())
+        remedies = self.distinct(self.candidates.loc[~choices.is_plain(self.candidates), "label"])
         return self.difference(self.best["label"], other["label"], remedies)
 
     def to_rival(self) -> Difference | None:
@@ -105,7 +106,8 @@ class Ranking:
 
         Picked from all pairs of a network and a baseline.
         """
-        kinds = {kind: int((self.table["kind"] == kind).sum()) for kind in (NETWORK, BASELINE)}
+        of_kind = {kind: self.table.loc[self.table["kind"] == kind, "label"] for kind in (NETWORK, BASELINE)}
+        kinds = {kind: self.distinct(labels) for kind, labels in of_kind.items()}
         if self.best is None or not all(kinds.values()):
             return None
         other = self.best_of(BASELINE if self.best["kind"] == NETWORK else NETWORK)
@@ -113,8 +115,12 @@ class Ranking:
 
     def to_next(self) -> Difference | None:
         """Return the best against the first that ties with it; None if nothing does."""
-        tests = max(1, len(self.candidates) - 1)
+        tests = max(1, self.distinct(self.candidates["label"]) - 1)
         return self.difference(self.best["label"], self.tied[0], tests) if self.tied else None
+
+    def distinct(self, labels: Iterable[str]) -> int:
+        """Return how many choices these are: such with the same predictions are one."""
+        return _distinct(self.runs, labels, self.metric)
 
     def difference(self, one: str, other: str, tests: int = 1) -> Difference:
         """Return how much better a choice is than another, its interval good for so many differences at once."""
@@ -189,9 +195,14 @@ def _ties(table: pd.DataFrame, parts: dict[str, pd.DataFrame], metric: str, desi
     rivals = table.loc[table["kind"] != CHANCE, "label"]
     if rivals.empty:
         return [False] * len(table)
-    best, tests = rivals.iloc[0], max(1, len(rivals) - 1)
+    best, tests = rivals.iloc[0], max(1, _distinct(parts, rivals, metric) - 1)
     sure = {label: _difference(parts, designs, metric, best, label, tests).is_sure for label in rivals if label != best}
     return [label == best or (label in sure and not sure[label]) for label in table["label"]]
+
+
+def _distinct(parts: dict[str, pd.DataFrame], labels: Iterable[str], metric: str) -> int:
+    said = [choices.predicted(parts[label], metric) for label in labels]
+    return len(set(said) - {None}) + said.count(None)
 
 
 def _difference(

@@ -1,6 +1,6 @@
 """What a person can choose: a model, a strategy, a loss and an adjustment after training. A row of a table is one."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
@@ -10,6 +10,7 @@ CHOICE = ["model", "strategy", "loss", "posthoc"]
 PLAIN = {"strategy": "none", "loss": "cross_entropy", "posthoc": "none"}  # doing nothing about the imbalance
 NETWORK, BASELINE, CHANCE = "network", "baseline", "chance"
 CHANCES = ("majority",)  # models that look at no gene
+OF_PREDICTIONS = ["test_accuracy", "test_mcc", "test_weighted_precision"]  # the same of the same predictions alone
 SIMPLE = ("mlp",)  # trained as networks are, and there to be beaten
 
 
@@ -66,6 +67,18 @@ def remedy(row: Mapping[str, str]) -> str:
     """Return what is done about the imbalance, whatever the model: oversample · focal, or none."""
     done = [row[name] for name, usual in PLAIN.items() if row[name] != usual]
     return " · ".join(done or ["none"])
+
+
+def predicted(runs: pd.DataFrame, metric: str) -> Hashable | None:
+    """Return what is the same of runs with the same predictions on the same cells alone, None where that isn't known.
+
+    As of a model that doesn't heed a remedy, or where an adjustment changes probabilities and no prediction: such
+    choices are one, and ask one question.
+    """
+    columns = ["dataset", "split", "skew", "seed", metric, *OF_PREDICTIONS]
+    if not set(columns) <= set(runs) or runs[columns].isna().any(axis=None):
+        return None
+    return tuple(sorted(map(tuple, runs[columns].to_numpy().tolist())))
 
 
 def kinds(runs: pd.DataFrame) -> dict[str, str]:

@@ -200,3 +200,16 @@ def test_columns_that_tell_no_single_choice_have_no_marks():
     folded = frame[frame["posthoc"] == "none"].drop(columns="posthoc")  # `results --by model,strategy`
     assert not table.build(folded, ["model"], [METRIC], Designs(folded))["mark"].any()
     assert table.build(frame, ["model", "strategy"], [METRIC], Designs(frame))["mark"].iloc[2] == table.BEST
+
+
+def test_a_choice_with_the_predictions_of_another_widens_no_interval():
+    """As temperature scaling: the same predictions under a second name are no second rival."""
+    rng = np.random.default_rng(0)
+    plain = runs({("scgpt", "none"): 0.5, ("scgpt", "smote"): 0.52, ("scgpt", "oversample"): 0.51})
+    plain = plain.assign(**{name: rng.random(len(plain)) for name in choices.OF_PREDICTIONS})
+    again = plain[plain["strategy"] == "none"].assign(strategy="like-none")
+    tests = []
+    for frame in (plain, numbered(pd.concat([plain, again], ignore_index=True))):
+        (found,) = rankings(choices.unfolded(frame), METRIC, Designs(frame))
+        tests.append((found.to_next().tests, found.distinct(found.table["label"])))
+    assert tests[0] == tests[1] == (2, 3)

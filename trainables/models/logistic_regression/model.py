@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from scipy import sparse
 
 from data_pipeline.normalise import log_normalised
 from trainables.fitting.choosing import Best, Targets, is_there, targets
-from trainables.spec import Encoded, ModelSpec, Options, ascending
+from trainables.spec import Encoded, ModelSpec, Options
 
 if TYPE_CHECKING:
     from trainables.models.logistic_regression.solver import Problem, Solution
@@ -29,9 +29,7 @@ class LogisticOptions(Options):
     """
 
     penalty: Literal["l1", "l2"] = "l2"
-    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(ascending)] = Field(
-        STRENGTHS, min_length=1
-    )
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(STRENGTHS, min_length=1)
     max_iterations: int = Field(MAX_ITERATIONS, ge=1)
 
 
@@ -146,9 +144,7 @@ SPEC = ModelSpec(
     kind="baseline",
     options=LogisticOptions,
     encoder=encoder,
-    needs_totals=True,
     fit=fit,
-    fitted=Fitted,
     on={},
     scaled=True,
 )
