@@ -22,10 +22,24 @@ def publish(path: Path, data: bytes, durable: bool = True) -> None:
 
 def deliver(out: Path, data: bytes) -> None:
     """Write what a person asked for to the place that they named; RequestError if that can't be."""
+    with delivering(out) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def delivering(out: Path) -> Iterator[Path]:
+    """Give a name to write what a person asked for to, see `replacing`; RequestError if that can't be."""
+    with writing(out), replacing(out) as part:
+        yield part
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Say of what goes wrong meanwhile, RequestError, that the place that a person named can't be written."""
     try:
-        publish(out, data)
+        yield
     except OSError as error:
-        said = "it is a folder" if out.is_dir() else error.strerror
+        said = "it is a folder" if out.is_dir() else error.strerror or str(error)
         raise of_disk(error)(f"{out} can't be written: {said}. Name another place") from error
 
 

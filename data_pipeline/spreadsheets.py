@@ -10,7 +10,7 @@ import pandas as pd
 FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")  # begins of cells that some program computes, quoted by us before or not
 
 
-def to_csv(table: pd.DataFrame, index: bool = False) -> str:
+def to_csv(table: pd.DataFrame, index: bool = False, header: bool = True) -> str:
     """Return a table as CSV. Text, of a header too, that begins like a formula gets a quote (') before it."""
     guarded = table.copy()
     guarded.columns = [_guarded(name) for name in table.columns]
@@ -24,7 +24,7 @@ def to_csv(table: pd.DataFrame, index: bool = False) -> str:
         texts.append(guarded.index)
     has_returns = any("\r" in str(text) for some in texts for text in some)
     quoting = csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL  # which leaves a lone \r bare, as a line's end
-    return guarded.to_csv(index=index, lineterminator="\n", quoting=quoting)
+    return guarded.to_csv(index=index, header=header, lineterminator="\n", quoting=quoting)
 
 
 def read_csv(data: bytes, text: Sequence[str]) -> pd.DataFrame:

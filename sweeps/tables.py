@@ -1,9 +1,12 @@
 """Tables on standard output, for people and for programs."""
 
+import io
 import json
 import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.atomic import deliver
+from data_pipeline.errors import RequestError
 from data_pipeline.names import shown
 from data_pipeline.spreadsheets import to_csv
 
@@ -95,22 +100,46 @@ def number(value: float) -> str:
 
 
 def for_programs(table: pd.DataFrame, form: str, warning: str | None) -> bool:
-    """Print a table as CSV or JSON if that was asked for; else the warning alone, and return False.
+    """Print a table as CSV, JSON or parquet if that was asked for; else the warning alone, and return False.
 
-    The warning of a CSV goes to standard error, so that the table stays one.
+    The warning of a CSV or parquet goes to standard error, so that the table stays one.
     """
     if form == "json":
         rows = json.loads(table.to_json(orient="records"))
         print_json({"warning": warning, "rows": rows})
-    elif form == "csv":
+    elif form in ("csv", "parquet"):
         if warning is not None:
             print(warning, file=sys.stderr)
-        print_exactly(to_csv(table))
+        print_exactly(to_csv(table)) if form == "csv" else print_parquet(table)
     elif warning is not None and form == LATEX:
         say(*warning.splitlines(), form=form)
     else:
         warn(warning)
-    return form in ("json", "csv")
+    return form in ("json", "csv", "parquet")
+
+
+def print_parquet(table: pd.DataFrame) -> None:
+    """Print a table as a parquet file; RequestError where a person would see it."""
+    if sys.stdout.isatty():
+        raise RequestError("parquet is for programs: name a file with -o TABLE.parquet")
+    data = io.BytesIO()
+    table.reset_index(drop=True).to_parquet(data, index=False)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data.getvalue())
+
+
+@contextmanager
+def into(out: Path | None) -> Iterator[None]:
+    """Have what is printed meanwhile put into a file, which is there whole afterwards; None: printed."""
+    if out is None:
+        yield
+        return
+    data = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+    with redirect_stdout(data):
+        yield
+        data.flush()
+    deliver(out, data.buffer.getvalue())
+    print(f"{out}: written")
 
 
 def warn(said: str | None) -> None:

@@ -1,7 +1,7 @@
 """Trials that train nothing, in no time, and fail where a test wants them to: what the sweep system runs in its tests.
 
 <storage>/fault.json: {"epochs": 3, "seconds": 0.0, "save_every": 1, "faults": [{"run": part of a trial's name, "epoch":
-2, "kind": "raise" | "memory" | "disk" | "shard" | "kill" | "request" | "retreat", "times": 1}]}.
+2, "kind": "raise" | "memory" | "disk" | "shard" | "kill" | "request" | "retreat" | "poison", "times": 1}]}.
 """
 
 import errno
@@ -142,6 +142,8 @@ def fail(fault: dict[str, Any], directory: Path) -> None:
         raise ShardError("part-000000000.arrow: altered; run the sweep again to encode this part anew")
     if fault["kind"] == "retreat":
         return
+    if fault["kind"] == "poison":
+        raise ValueError("type \ud800 of cell \0 is no text")
     if fault["kind"] == "node":
         raise worker.NodeError("node n1 does not see weights /weights")
     if fault["kind"] == "request":

@@ -108,6 +108,17 @@ def s3_endpoint(log: Path) -> Iterator[str]:
         stop(process)
 
 
+def server_on(database: str, endpoint: str, log: Path, password: str) -> MlflowServer:
+    """Return a server on PostgreSQL that keeps files in a new bucket of an S3 endpoint."""
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": password, "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket="results")
+    environment = {name.upper(): value for name, value in keys.items() if name != "region_name"}
+    environment |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+    return MlflowServer(database, "s3://results/cellskew", log, environment)
+
+
 def postgres_binary(name: str) -> str:
     """Return the path of one of PostgreSQL's programs; skips the test where there is none."""
     found = shutil.which(name) or next(map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None)

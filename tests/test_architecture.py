@@ -66,7 +66,7 @@ ROOMS = {  # a folder -> those beside it that its files may import; files beside
     "sweeps.answers.data": {},
     "sweeps.answers.deciding": {"runs"},
     "sweeps.answers.page": {"deciding", "runs"},
-    "sweeps.answers.networks": {},
+    "sweeps.answers.networks": {"deciding", "runs"},
     "sweeps.answers.runs": {},
     "sweeps.commands": {"file", "cluster", "tracking", "drive", "answers"},
 }

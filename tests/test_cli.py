@@ -276,6 +276,6 @@ def test_a_doubled_gene_is_mended_by_what_the_message_says(command, tmp_path, mo
     cells.obs["kind"] = ["a", "b"] * 3
     cells.var_names = ["A", "A", "B"]
     cells.write_h5ad(file)
-    monkeypatch.setattr("trainables.trial.package.open_model", lambda folder: SimpleNamespace(classes=["a", "b"]))
+    monkeypatch.setattr("trainables.trial.annotator.open_model", lambda folder: SimpleNamespace(classes=["a", "b"]))
     with pytest.raises(RequestError, match="Add up what shares a name with `--duplicates sum`"):
         inside(*command.format(file, tmp_path).split())

@@ -34,6 +34,11 @@ __all__ = [
 MODELS = Path(__file__).parent / "models"
 
 
+def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return settings of which a set is meant in order, each once: the same set is written in one way."""
+    return tuple(sorted(set(values)))
+
+
 class Options(BaseModel):
     """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart."""
 
@@ -190,6 +195,8 @@ class ModelSpec:
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
     fit(encoded, labels, num_classes, rng, **options) -> Fitted; predict_proba(encoded) -> float64 [n, C]
+    fitted: the dataclass that `fit` returns, of arrays, plain values and such dataclasses (see fitting.kept), so that
+        what was learnt can be kept for `predict`; None: it isn't kept
     """
 
     name: str
@@ -211,6 +218,7 @@ class ModelSpec:
     published: Callable[[Any], tuple[str, ...]] | None = None
     adaptable: Adaptable | None = None
     fit: Callable[..., Fitted] | None = None
+    fitted: type | None = None
     on: Mapping[str, Any] | None = None
     scaled: bool = False
     rests: str = ""
@@ -226,7 +234,7 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
     if isinstance(train, dict):
         settings = Adapters(**train | {"lora": train["lora"] or {}}).lora.model_dump()
         targets = spec.adaptable.usual if settings["targets"] is None else settings["targets"]
-        return {"lora": settings | {"targets": list(targets)}}
+        return {"lora": settings | {"targets": [one for one in spec.adaptable.layers if one in targets]}}
     how = ("published" if pretrained else "all") if train is None else train
     return "all" if how == "published" and spec.published is None else how
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from data_pipeline.errors import RequestError
@@ -21,17 +20,19 @@ WRAPPERS = ("model_state_dict", "state_dict")  # keys under which training scrip
 LFS = b"version https://git-lfs"
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path, parts: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, on the CPU: .safetensors, or what torch.save wrote (.pt, .pth, .bin).
 
-    A dict that wraps the weights as `model_state_dict` or `state_dict` is unwrapped. RequestError if the file is cut
-    off, is no checkpoint, or would need code to be run.
+    parts: prefixes of the names that are wanted, `module.` aside; of .safetensors nothing else is read. A dict that
+    wraps the weights as `model_state_dict` or `state_dict` is unwrapped. RequestError if the file is cut off, is no
+    checkpoint, or would need code to be run.
     """
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
     refuse_pointer(path)
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = _read(path, parts) if is_safe else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RequestError(f"{path}: refused, {_refusal(str(error))}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
@@ -42,7 +43,12 @@ def load_state(path: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{path}: not a table of named weights")
-    return dict(state)
+    return {name: tensor for name, tensor in state.items() if name.removeprefix("module.").startswith(parts)}
+
+
+def _read(path: Path, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.removeprefix("module.").startswith(parts)}  # noqa: SIM118
 
 
 def refuse_pointer(path: Path) -> None:

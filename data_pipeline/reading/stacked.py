@@ -125,6 +125,15 @@ class Counts:
     def num_genes(self) -> int:
         return self.files.num_genes
 
+    @property
+    def cell_of_row(self) -> np.ndarray:
+        """Return the cell that each file row is of, int64 [file rows]; -1 for a row that was left out."""
+        found = np.full(int(self.files.starts[-1]), -1, np.int64)
+        rows = np.arange(self.num_cells) if self.rows is None else self.rows
+        lengths = np.ones(self.num_cells, np.int64) if self.offsets is None else np.diff(self.offsets)
+        found[rows] = np.repeat(np.arange(self.num_cells), lengths)
+        return found
+
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return counts of cells start..stop, float32 CSR [stop - start, G]."""
         stop = min(stop, self.num_cells)

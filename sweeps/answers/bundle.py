@@ -12,11 +12,11 @@ from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 from sweeps.answers import frames
 from sweeps.answers.runs import results
-from sweeps.answers.runs.stored import Stored
+from sweeps.answers.runs.stored import HIGHEST, Stored, highest_of
 from sweeps.file.questions import Question
 from sweeps.tracking.uris import of_sweep
 
-TABLES = ("per_class.csv", "predictions.parquet")  # of each finished run, what tables are made of
+TABLES = ("per_class.csv", "predictions.parquet", "result.json")  # of each finished run, what tables are made of
 README = """{name}: a sweep of cellskew, as it was exported.
 
 sweep.yaml            the sweep file: what was asked for
@@ -25,11 +25,13 @@ types.parquet         a row per trial, adjustment and cell type: cells, precisio
 runs.parquet          runs with status and reason, as MLflow had them; of what is tuned the chosen
 versions.json         code, packages, digests of the data, machines
 report.html           the answer as a page
-runs/ID/              tables per type and predicted types of each finished run
+runs/ID/              of each finished run: its table per type, the types predicted and how sure that was, its
+                      course of training
 
 The same tables, without MLflow:      cellskew results {file}
                                       cellskew answer {file}
                                       cellskew compare {file} --between strategy
+                                      cellskew report {file}
 The same trials, trained anew:        cellskew run sweep.yaml
 """
 
@@ -80,11 +82,25 @@ def read(path: Path) -> tuple[pd.DataFrame, Bundled]:
             runs = pd.read_parquet(io.BytesIO(file.read("runs.parquet")))
             about, stored = json.loads(file.read("about.json")), Bundled(file)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{path} is no bundle that `cellskew export` wrote: {error}") from None
+        raise _is_none(path, error) from None
     runs.attrs |= {"keys": None, "uri": None, "driver": None}
     runs.attrs["controls"] = about.get("controls", [])
     runs.attrs["questions"] = [Question(**one) for one in about["questions"]]
     return runs, stored
+
+
+def told(path: Path) -> tuple[str, str | None]:
+    """Return what the sweep in a bundle is called, and its file, None if it isn't there; RequestError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            text = file.read("sweep.yaml").decode() if "sweep.yaml" in file.namelist() else None
+            return json.loads(file.read("about.json"))["name"], text
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise _is_none(path, error) from None
+
+
+def _is_none(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"{path} is no bundle that `cellskew export` wrote: {error}")
 
 
 def open_sweep(
@@ -123,7 +139,8 @@ def _parquet(table: pd.DataFrame) -> bytes:
 
 
 def _slim(stored: Stored, run: pd.Series, name: str) -> bytes | None:
-    """Return one of a run's tables; of predictions the types alone, since probabilities are most of them."""
+    """Return one of a run's files; of predictions the types and the highest probability: those of all types are most
+    of a bundle, and no table needs them."""
     data = stored.file(run["run_id"], run["artifact_uri"], name)
     if data is None or name != "predictions.parquet":
         return data
@@ -133,6 +150,7 @@ def _slim(stored: Stored, run: pd.Series, name: str) -> bytes | None:
     table = parquet.read_table(io.BytesIO(data))
     empty = arrow.nulls(len(table))
     columns = {one: empty if one.startswith("p_") else table[one] for one in table.column_names}
+    columns[HIGHEST] = highest_of(table.to_pandas())
     out = io.BytesIO()
     parquet.write_table(arrow.table(columns), out)
     return out.getvalue()

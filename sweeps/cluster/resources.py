@@ -56,7 +56,7 @@ def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0)
     asked = trial.resources
     given = 0.0 if asked.gpu in (None, "auto") else float(asked.gpu)
     gpu = measured * has_gpus(nodes) if is_auto(trial) else given
-    threads = trial.described["recipe"]["threads"] if trial.has_checkpoint else 1
+    threads = trial.described["recipe"]["threads"] if trial.is_network else 1
     cpu = threads * workers(gpu) if asked.cpu is None else asked.cpu
     return {"cpu": float(cpu), "gpu": gpu if gpu > 1 else nth(gpu)}
 
@@ -67,7 +67,7 @@ def is_auto(trial: Trial) -> bool:
     What is on vectors of cells is so small that a core does.
     """
     on_vectors = "on" in trial.described or trial.rests is not None
-    return trial.has_checkpoint and not on_vectors and trial.resources.gpu in (None, "auto")
+    return trial.is_network and not on_vectors and trial.resources.gpu in (None, "auto")
 
 
 def notes(trials: list[Trial]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import RequestError
+from sweeps.commands.options import From, MaybeNames
 
 if TYPE_CHECKING:
     from sweeps.answers.designs import Designs
@@ -53,19 +54,31 @@ class Asked:
         return "\n".join(listed) if listed else None
 
 
-def named(names: list[str] | None, bundle: Path | None) -> list[str]:
+def sweeps_of(name: MaybeNames = None, bundle: From = None) -> list[str]:
     """Return the sweeps that are asked about; RequestError if none is, or a bundle beside them."""
-    if (not names) == (bundle is None):
+    if (not name) == (bundle is None):
         raise RequestError("say which sweep: its name, or a bundle that `cellskew export` wrote (--from bundle.zip)")
-    return names if names else [str(bundle)]
+    return name if name else [str(bundle)]
+
+
+def title_of(name: str) -> str:
+    """Return what a sweep is called, of a bundle (*.zip) the one that is in it."""
+    from sweeps.answers import bundle
+
+    return bundle.told(Path(name))[0] if name.endswith(".zip") else name
 
 
 def file_of(names: str | list[str], storage: Path) -> str | None:
     """Return the sweeps' files as they last ran, None where none is at hand."""
-    listed = [names] if isinstance(names, str) else names
-    paths = [storage / "sweeps" / f"{name}.yaml" for name in listed]
-    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
-    return "\n---\n".join(texts) if texts else None
+    from sweeps.answers import bundle
+
+    texts = []
+    for name in [names] if isinstance(names, str) else names:
+        kept = storage / "sweeps" / f"{name}.yaml"
+        texts.append(bundle.told(Path(name))[1] if name.endswith(".zip") else None)
+        texts[-1] = kept.read_text(encoding="utf-8") if kept.is_file() else texts[-1]
+    there = [text for text in texts if text is not None]
+    return "\n---\n".join(there) if there else None
 
 
 def _found(name: str, storage: Path, uri: str | None, every: bool, all_settings: bool) -> tuple[Any, "Stored"]:

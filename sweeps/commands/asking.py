@@ -6,31 +6,31 @@ from typing import Annotated
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands.asked import Asked, ask, file_of, named
+from sweeps.commands.asked import Asked, ask, file_of, sweeps_of, title_of
 from sweeps.commands.options import (
     STORAGE,
     Against,
-    AsJson,
     Between,
     By,
     Every,
-    Format,
-    From,
-    MaybeNames,
     Name,
-    Names,
     Page,
+    Printed,
     Settings,
     Storage,
     Types,
     Uri,
     Where,
+    gathers,
+    printed_as,
     words,
 )
 
 
+@gathers(name=sweeps_of, printed=printed_as)
 def results(
-    name: MaybeNames = None,
+    name: list[str],
+    printed: Printed,
     by: By = None,
     metric: Annotated[
         str | None, typer.Option(help="Metrics to show, or list; default macro_f1, balanced_accuracy, recall_tail.")
@@ -39,9 +39,6 @@ def results(
     where: Where = None,
     all: Every = False,
     all_settings: Settings = False,
-    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
-    as_json: AsJson = False,
-    bundle: From = None,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -49,20 +46,22 @@ def results(
 
     Example: `cellskew results quickstart --type CD34+ --metric recall`
     """
+    from sweeps import tables
     from sweeps.answers.celltypes import NUMBERS
     from sweeps.answers.deciding import table
     from sweeps.answers.runs import results
 
-    asked = ask(named(name, bundle), storage, tracking_uri, where, all, type, all_settings)
+    asked = ask(name, storage, tracking_uri, where, all, type, all_settings)
     if metric == "list":
-        return print("\n".join(results.metric_names(asked.runs)))
-    usual = NUMBERS if type else [one for one in results.SHOWN if one in asked.runs.columns]
-    listed = list(usual) if metric is None else words(metric)
+        print("\n".join(results.metric_names(asked.runs)))
+        return
+    usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
+    listed = usual if metric is None else words(metric)
     metrics = [results.full_name(one, asked.runs, kind) for kind in type or [None] for one in listed]
-    form, by = "json" if as_json else format.value, None if by is None else words(by)
-    runs = asked.by_choice if by is None or "posthoc" in by else asked.runs
-    table.show(runs, by, metrics, asked.designs, form, asked.caution)
-    return _chance(asked, form)
+    runs = asked.by_choice if by is None or "posthoc" in words(by) else asked.runs
+    with tables.into(printed.out):
+        table.show(runs, by and words(by), metrics, asked.designs, printed.form, asked.caution)
+        _chance(asked, printed.form)
 
 
 def _chance(asked: Asked, form: str) -> None:
@@ -74,8 +73,10 @@ def _chance(asked: Asked, form: str) -> None:
         tables.say(*controls.sentences(asked.runs))
 
 
+@gathers(name=sweeps_of, printed=printed_as)
 def compare(
-    name: Names,
+    name: list[str],
+    printed: Printed,
     between: Between = None,
     within: Annotated[
         str, typer.Option(help="Columns that get a comparison each, beside the skew; all else is pooled.")
@@ -88,8 +89,6 @@ def compare(
     where: Where = None,
     all: Every = False,
     all_settings: Settings = False,
-    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
-    as_json: AsJson = False,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -97,29 +96,34 @@ def compare(
 
     Example: `cellskew compare quickstart --between strategy --within model`
     """
+    from sweeps import tables
     from sweeps.answers import comparison, differences
 
     if (between is None) != questions:
         raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
-    asked, form = ask(name, storage, tracking_uri, where, all, type, all_settings), "json" if as_json else format.value
+    asked = ask(name, storage, tracking_uri, where, all, type, all_settings)
     if questions:
-        return _answer(asked, tie, form)
+        return _answer(asked, tie, printed)
     by, full = comparison.per_skew(asked.runs, between, words(within)), asked.metrics(metric, type)
     found = [comparison.compare(asked.runs, between, by, one, against, tie, asked.designs) for one in full]
-    return differences.show(comparison.as_one_family(found), form, asked.warning)
+    with tables.into(printed.out):
+        return differences.show(comparison.as_one_family(found), printed.form, asked.warning)
 
 
-def _answer(asked: Asked, tie: float, form: str) -> None:
+def _answer(asked: Asked, tie: float, printed: Printed) -> None:
     """Answer what the sweep's file asks."""
+    from sweeps import tables
     from sweeps.answers import differences, questions
 
     listed = asked.runs.attrs["questions"]
     found = questions.answer(asked.runs, listed, asked.designs, tie)
-    differences.show(found, form, asked.warning, [str(question) for question in listed])
+    with tables.into(printed.out):
+        differences.show(found, printed.form, asked.warning, [str(question) for question in listed])
 
 
+@gathers(name=sweeps_of)
 def report(
-    name: Names,
+    name: list[str],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page to write; default report.html, or report.pdf.")
     ] = None,
@@ -143,7 +147,7 @@ def report(
     out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
-    title = name if isinstance(name, str) else " ".join(name)
+    title = " ".join(map(title_of, name))
     page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said)
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from sweeps.commands.asked import ask
-from sweeps.commands.options import STORAGE, AsJson, Every, Format, Names, Storage, Types, Uri, Where
+from sweeps.commands.asked import ask, sweeps_of
+from sweeps.commands.options import STORAGE, AsJson, Every, Printed, Storage, Types, Uri, Where, gathers, printed_as
 
 
+@gathers(name=sweeps_of)
 def answer(
-    name: Names,
+    name: list[str],
     type: Types = None,
     metric: Annotated[str | None, typer.Option(help="Metric to choose by; default macro_f1, or f1 of --type.")] = None,
     budget: Annotated[
@@ -34,8 +35,9 @@ def answer(
     answer.show(found, "json" if as_json else "text", asked.warning)
 
 
+@gathers(name=sweeps_of)
 def needs(
-    name: Names,
+    name: list[str],
     type: Annotated[list[str], typer.Option("--type", help="A cell type; again for another.", show_default=False)],
     recall: Annotated[float, typer.Option(help="Share of the type's cells that is to be found.")] = 0.8,
     where: Where = None,
@@ -56,8 +58,9 @@ def needs(
     needs_said.show(found, never, asked.designs, "json" if as_json else "text", asked.warning)
 
 
+@gathers(name=sweeps_of)
 def leaderboard(
-    name: Names,
+    name: list[str],
     metric: Annotated[str | None, typer.Option(help="Metric to rank by; default macro_f1, or f1 of --type.")] = None,
     type: Types = None,
     where: Where = None,
@@ -79,14 +82,14 @@ def leaderboard(
     leaderboard.show(found, asked.runs, asked.designs, "json" if as_json else "text", asked.warning)
 
 
+@gathers(name=sweeps_of, printed=printed_as)
 def shares(
-    name: Names,
+    name: list[str],
+    printed: Printed,
     metric: Annotated[str | None, typer.Option(help="Metric; default macro_f1, or f1 of --type.")] = None,
     type: Types = None,
     where: Where = None,
     all: Every = False,
-    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
-    as_json: AsJson = False,
     storage: Storage = STORAGE,
     tracking_uri: Uri = None,
 ) -> None:
@@ -94,9 +97,11 @@ def shares(
 
     Example: `cellskew shares quickstart`
     """
+    from sweeps import tables
     from sweeps.answers.deciding import variance
 
     asked = ask(name, storage, tracking_uri, where, all, type)
     full = asked.metrics(metric, type)
     found = [one for each in full for one in variance.of_variance(asked.runs, each, asked.designs)]
-    variance.show(found, "json" if as_json else format.value, asked.warning)
+    with tables.into(printed.out):
+        variance.show(found, printed.form, asked.warning)

@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -101,12 +102,36 @@ class Page(StrEnum):
 
 
 class Format(StrEnum):
-    """How `results` prints."""
+    """How a table is printed."""
 
     table = "table"
     latex = "latex"
     csv = "csv"
     json = "json"
+    parquet = "parquet"
+
+
+FORMS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".tex": "latex", ".txt": "table"}  # by a file's name
+
+
+@dataclass(frozen=True)
+class Printed:
+    """How a table is printed, and into which file; None: on the screen."""
+
+    form: str
+    out: Path | None
+
+
+def printed_as(
+    format: Annotated[Format | None, typer.Option(help="How to print; default what --out ends in, else table.")] = None,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file in place of the screen.")] = None,
+) -> Printed:
+    """Return how a table is to be printed; RequestError for a file whose name doesn't say how."""
+    if format is None and out is not None and not as_json and out.suffix not in FORMS:
+        raise RequestError(f"--out {out}: say how with --format, or give a name that ends in {', '.join(FORMS)}")
+    usual = "table" if out is None else FORMS.get(out.suffix, "table")
+    return Printed("json" if as_json else usual if format is None else format.value, out)
 
 
 def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
@@ -123,6 +148,29 @@ def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
 def said(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def gathers(**parts: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command the options of other functions; under each one's name stands what that
+    function makes of them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [one for name, one in inspect.signature(command).parameters.items() if name not in parts]
+        theirs = {name: list(inspect.signature(part).parameters.values()) for name, part in parts.items()}
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            made = {
+                name: part(**{one.name: given.pop(one.name) for one in theirs[name]}) for name, part in parts.items()
+            }
+            command(**given, **made)
+
+        every = [*own, *(one for some in theirs.values() for one in some)]
+        run.__signature__ = inspect.Signature(every)
+        run.__annotations__ = {one.name: one.annotation for one in every}
+        return run
+
+    return decorate
 
 
 def advises_options(command: Callable[..., None]) -> Callable[..., None]:

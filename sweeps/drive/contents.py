@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import RequestError
 from data_pipeline.hashes import Hashes, identity_hash
+from data_pipeline.reading.vectors import Vectors, open_vectors
 from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
@@ -15,6 +16,7 @@ from trainables.fitting.contents import contents_of, files_of, network_of
 from trainables.spec import code_of
 
 if TYPE_CHECKING:
+    from data_pipeline.reading.cells import Cells
     from sweeps.tracking.store import Tracker
 
 STARTED = ("RUNNING", "FINISHED", "FAILED", "KILLED")
@@ -58,6 +60,29 @@ def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:
     paths = [on["embeddings"]] if "embeddings" in on else [] if source is None else source.all_paths
     found = [hashes.of(Path(path)) for path in paths if Path(path).is_file()]
     return identity_hash(found) if found and len(found) == len(paths) else ""
+
+
+def vectors_of(on: dict[str, Any], cells: "Cells") -> Vectors:
+    """Return the given vectors that stand for a dataset's cells; RequestError if there are none, or some lack one."""
+    paths = [on["embeddings"]] if "embeddings" in on else list(cells.source.all_paths)
+    return open_vectors(paths, on.get("obsm"), cells.cell_ids, on["sha256"], cells.name)
+
+
+def check_vectors(trials: list[Trial], cells: dict[str, Any]) -> None:
+    """RequestError if trials are on vectors that aren't there, of every dataset and place at once."""
+    asked = {}
+    for trial in trials:
+        on = trial.config().get("on")
+        if on and "model" not in on and hasattr(cells.get(trial.dataset), "cell_ids"):
+            asked.setdefault(identity_hash(on, trial.dataset), (on, trial.dataset))
+    problems: list[str] = []
+    for on, dataset in asked.values():
+        try:
+            vectors_of(on, cells[dataset])
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*problems)
 
 
 def weights_hash(model: Model, hashes: Hashes) -> str:

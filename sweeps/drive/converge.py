@@ -27,6 +27,7 @@ from sweeps.file.trials import Trial
 from sweeps.tracking.artifacts import Upload
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.locks.lock import SweepLock
+from sweeps.tracking.outbox import MANY
 from sweeps.tracking.uris import choose, shown_uri
 from trainables.trial.outcome import MODEL_FOLDER
 
@@ -66,6 +67,7 @@ def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, s
     spec = contents.known(spec, cells, storage)
     trials = spec.trials()
     contents.check_distinct(trials)
+    contents.check_vectors(trials, cells)
     costs = estimate.costs(trials, shapes(trials, cells, spec.places), cells)
     lock = SweepLock(
         storage / "sweeps" / f"{spec.name}.lock",
@@ -115,7 +117,7 @@ class _Drive:
     def _close(self, outcome: Outcome) -> None:
         self.screen.end()
         outbox = self.tracker.outbox
-        if len(outbox) > 50 or outbox.away_since is not None:
+        if len(outbox) > MANY or outbox.away_since is not None:
             self.screen.say(f"delivering the last {len(outbox)} records to MLflow")
         if not self.tracker.close():
             outcome.undelivered, outcome.refused = len(outbox), dict(outbox.aside)
@@ -275,7 +277,7 @@ class _Drive:
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if share["gpu"]:
             tags["cellskew.gpus"] = f"{share['gpu']:g}"
-        if self.spec.checkpoints == "link" and trial.leaves_network:
+        if self.spec.checkpoints == "link" and trial.leaves_model:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
         return Job(
             config,

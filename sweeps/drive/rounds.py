@@ -46,15 +46,18 @@ def rounds(
 ) -> Iterator[SweepSpec]:
     """Yield the sweep with the splits that it wants, and with more as soon as these are over and a look wants more.
 
-    What is wanted follows from the finished trials alone: killed at any time, it goes on with the same splits.
+    What is wanted follows from the finished trials alone: killed at any time, it goes on with the same splits. Where
+    the file lists its splits nothing is looked at.
     """
+    if spec.until is None:
+        yield spec
+        return
     until = wanted.until(spec, 0, tracker.tags())
     looks, before = 1 if until is None else len(until["looks"]), 0
     found = look(spec, tracker.uri, looks)
     while found.splits > before:
         before = found.splits
-        if spec.until is not None:
-            say(f"{spec.until}: {before} of at most {len(spec.splits)} splits are wanted now")
+        say(f"{spec.until}: {before} of at most {len(spec.splits)} splits are wanted now")
         yield spec.first(before)
         if not _may_look(spec, tracker, outcome, stop, say):
             return
@@ -64,7 +67,7 @@ def rounds(
 
 def _may_look(spec: SweepSpec, tracker: "Tracker", outcome: Outcome, stop: Stop, say: Callable[[str], None]) -> bool:
     """Tell whether all wanted trials are finished, and MLflow knows."""
-    if spec.until is None or stop.asked:
+    if stop.asked:
         return False
     if outcome.before + outcome.finished < outcome.wanted:
         say("no splits are added before every trial of these is finished")
@@ -73,7 +76,7 @@ def _may_look(spec: SweepSpec, tracker: "Tracker", outcome: Outcome, stop: Stop,
 
 
 def _conclude(spec: SweepSpec, tracker: "Tracker", found: Wanted, say: Callable[[str], None]) -> None:
-    if spec.until is not None and found.said:
+    if found.said:
         say(f"{spec.until}: {found.said}")
         want(spec, spec.first(found.splits).trials(), tracker, found.said)
 

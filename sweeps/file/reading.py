@@ -148,13 +148,13 @@ def _repeated(known: list[Entry], new: list[Entry]) -> list[Entry]:
 def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
     """Read what needs no registry of plug-ins; defaults where the file's shape is wrong, to go on looking."""
     found: dict[str, Any] = {"given": value}
-    genes, problems = _genes(value.get("genes", "all"))
-    found["genes"] = genes
+    found["genes"], problems = _genes(value.get("genes", "all"))
     problems += _name(value.get("name"))
     for key, noun, known in _word_lists():
-        given = value.get(key, [])
-        words = given if isinstance(given, list) else []
-        problems += [((key, i), unknown(noun, word, known)) for i, word in enumerate(words) if word not in known]
+        words = given if isinstance(given := value.get(key, []), list) else []
+        said = {i: f"{noun} {word} is given twice" for i, word in enumerate(words) if word in words[:i]}
+        said |= {i: unknown(noun, word, known) for i, word in enumerate(words) if word not in known}
+        problems += [((key, i), what) for i, what in said.items()]
     problems += [((key,), f"seed {seed} is given twice") for key, seed in _repeated_seeds(file)]
     problems += _fractions(value.get("splits")) + list(_until(value.get("splits"), file.splits.until))
     parts = {"test": file.splits.test, "validation": file.splits.validation}

@@ -128,14 +128,14 @@ class Trial:
         return self.labels["dataset"]
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Tell whether the trial's model is a network; baselines are fitted again in no time, and leave none."""
+    def is_network(self) -> bool:
+        """Tell whether the trial's model is a network; baselines are fitted again in no time, and save no rounds."""
         return self.described["recipe"] is not None
 
     @property
-    def leaves_network(self) -> bool:
-        """Tell whether the trial ends with a network that predicts from counts."""
-        return self.has_checkpoint and not self.control and "on" not in self.described
+    def leaves_model(self) -> bool:
+        """Tell whether the trial leaves a folder that other cells are annotated by."""
+        return not self.control and (self.is_network or get(self.model).fitted is not None)
 
     def tags(self) -> dict[str, str]:
         """Return the MLflow tags that queries go by."""

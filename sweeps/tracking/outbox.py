@@ -21,6 +21,7 @@ from sweeps.tracking.uris import without_secrets
 
 Record = dict[str, Any]
 Refused = dict[str, str]  # run -> why nothing, or not all, of its news was taken
+MANY = 50  # records whose delivery takes seconds, so that it is said
 BATCH = 500  # records handed to `deliver` at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts, doubled each time
 MOST_REFUSALS = 8  # of one run's news, a minute in all, while those of others, or a probe, are taken

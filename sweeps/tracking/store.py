@@ -22,7 +22,7 @@ from sweeps.tracking.kept import wanted
 from sweeps.tracking.kept.runs import LACKING, RunState
 from sweeps.tracking.locks.lease import Lease
 from sweeps.tracking.locks.lock import file_lock
-from sweeps.tracking.outbox import Outbox
+from sweeps.tracking.outbox import MANY, Outbox
 from sweeps.tracking.places import file_uri
 from sweeps.tracking.registration import Registration, params_of
 from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
@@ -55,6 +55,8 @@ class Tracker:
         self.registration = Registration(*where, self.is_joint, self.patiently)
         self.delivery = Delivery(self.client, self.uri, self.experiment_id, self.is_joint, self.lease.check)
         self.outbox = Outbox(storage / "sweeps" / f"{sweep}.outbox.jsonl", self.delivery.deliver)
+        if len(self.outbox) > MANY:
+            on_wait(f"delivering {len(self.outbox)} records of the last run to MLflow")
         if not self.outbox.settle(patience):
             self.close(0)
             raise RequestError(away(self.uri, f"{len(self.outbox)} records of the last run wait to be delivered"))

@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_summary import METRIC, grid, per_class
@@ -12,8 +14,16 @@ import sweeps
 from data_pipeline.errors import RequestError
 from sweeps.answers import bundle, celltypes, frames, summary
 from sweeps.answers.designs import Designs
+from sweeps.answers.page import report
 from sweeps.answers.runs.stored import Stored
 from sweeps.file.questions import Question
+
+
+def sure(predicted: list[str]) -> dict[str, list[float]]:
+    """Return a probability per type, that of the predicted one above the others."""
+    kinds = np.array(["T cell", "DC", "NA"])
+    scores = np.eye(3)[[list(kinds).index(one) for one in predicted]] + np.linspace(0.5, 2, len(predicted))[:, None]
+    return {f"p_{kind}": list(column) for kind, column in zip(kinds, (scores.T / scores.sum(axis=1)), strict=True)}
 
 
 @pytest.fixture
@@ -24,7 +34,9 @@ def runs(tmp_path) -> pd.DataFrame:
         truth = ["T cell"] * 6 + ["DC"] * 4 + ["NA"] * 2
         said = {"cell_id": [f"c{cell}" for cell in range(12)], "truth": truth}
         said["prediction"] = ["T cell"] * (7 + number % 2) + ["DC"] * (5 - number % 2)
-        said |= {"prediction.logit_adjust": truth, **{f"p_{kind}": [1 / 3] * 12 for kind in ("T cell", "DC", "NA")}}
+        said |= {"prediction.logit_adjust": truth, **sure(said["prediction"])}
+        history = [{"val_macro_f1": 0.1 * epoch} for epoch in (1, 2)]
+        Path(folder, "result.json").write_text(json.dumps({"history": history, "final": {}}))
         pd.DataFrame(said).to_parquet(f"{folder}/predictions.parquet")
     failed = found.iloc[[0]].assign(status="FAILED", run_id="broken", key="f" * 16)
     found = pd.concat([found, failed], ignore_index=True)
@@ -44,6 +56,19 @@ def test_the_same_tables_come_from_a_bundle(runs, tmp_path):
             tables.append(summary.summarise(mine, ["model", "strategy"], [metric], Designs(mine, store)))
         pd.testing.assert_frame_equal(*tables)
     assert tables[0]["test_accuracy_low"].notna().all(), "test cells are drawn again from predictions in both"
+
+
+def test_a_page_from_a_bundle_is_that_of_the_sweep(runs, tmp_path):
+    """Probabilities and courses were left out: calibration, mistakes and learning curves were missing, unsaid."""
+    runs = runs.assign(trial_seconds=10.0, test_per_train=0.3, best_round=2.0, started=0, ended=1_700_000_000_000)
+    runs = runs.assign(name="a", reason="", lacking="", defects="")
+    bundle.write(tmp_path / "small.zip", "small", runs, Stored(None), None, None)
+    read, left = bundle.read(tmp_path / "small.zip")
+    mine, theirs = (
+        report.report(one, "s", METRIC, Designs(one, store)) for one, store in ((runs, Stored(None)), (read, left))
+    )
+    assert "can probabilities be trusted?" in mine and "the course of training" in mine
+    assert theirs == mine
 
 
 def test_what_a_bundle_holds(runs, tmp_path):

@@ -1,10 +1,14 @@
 """Tables: in LaTeX (rules, columns, names that are commands there), and whether one fits a screen."""
 
+import json
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 
+from data_pipeline.errors import RequestError
 from sweeps import tables
+from sweeps.commands import options
 
 TABLE = pd.DataFrame({"model": ["a_b & 50%", "[c]"], "": ["best", ""], "macro_f1": ["0.5 ± 0.1", "<0.1"]})
 
@@ -36,3 +40,18 @@ def test_a_table_that_is_too_wide_for_the_screen_is_told(monkeypatch):
     assert tables.fits(TABLE), "9 + 4 + 9 letters, and two more for each of three columns: 28"
     monkeypatch.setattr(tables, "console", lambda: SimpleNamespace(width=27))
     assert not tables.fits(TABLE)
+
+
+def test_a_table_goes_into_a_file_in_the_form_that_its_name_says(tmp_path, capsys):
+    table = pd.DataFrame({"model": ["=a"], "n": [3]})
+    for name in ("t.parquet", "t.csv", "t.json"):
+        printed = options.printed_as(None, False, tmp_path / name)
+        with tables.into(printed.out):
+            assert tables.for_programs(table, printed.form, "few splits")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), table)
+    assert (tmp_path / "t.csv").read_text() == "model,n\n'=a,3\n"
+    assert json.loads((tmp_path / "t.json").read_text())["rows"] == [{"model": "=a", "n": 3}]
+    said = capsys.readouterr()
+    assert said.err == "few splits\n" * 2 and said.out.count("written") == 3
+    with pytest.raises(RequestError, match="say how with --format"):
+        options.printed_as(None, False, tmp_path / "t.xlsx")

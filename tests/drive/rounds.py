@@ -4,6 +4,7 @@ Each round ends with a run that nothing disturbs, and with `check_round`. As a p
 """
 
 import functools
+import json
 import os
 import random
 import signal
@@ -105,35 +106,66 @@ def cluster(folder: Path) -> Iterator[str]:
 
 def drivers_round(seed: str, folder: Path, server: MlflowServer, address: str) -> Counter[str]:
     """Let two drivers with storages of their own have the same sweep, kill and stop them; returns what was done."""
-    name, rng, done = f"drivers-{seed}", random.Random(seed), Counter()
-    sweep, live = small(name), {}
+    name, rng = f"drivers-{seed}", random.Random(seed)
     slow_down(folder / name, rng)
+    done = disturb_two(folder / name, rng, server.uri, server, address)
+    for whom in "ab":  # each takes over from whoever was killed; the second finds nothing left to do
+        last = start(folder / name / whom, server.uri, name, address)
+        assert last.wait(900) == 0, (folder / name / f"{whom}.log").read_text()[-3000:]
+        check_round(server.uri, small(name))
+    return done
+
+
+def poisoned_round(seed: str, folder: Path, server: MlflowServer, address: str) -> Counter[str]:
+    """As `drivers_round`, through a hostile proxy; trials fail once in each storage, for reasons that no text holds.
+
+    Returns what was done, by the drivers' enemies and by the proxy.
+    """
+    name, rng, proxy = f"poisoned-{seed}", random.Random(seed), Hostile(server.port, seed)
+    fault = {"run": "scgpt", "epoch": 2, "kind": "poison", "times": 1}
+    slow_down(folder / name, rng, fault)
+    try:
+        done = disturb_two(folder / name, rng, proxy.uri, server, address)
+        proxy.mode = "pass"
+        for whom in "aabb":  # what fails once is well at the second try
+            last = start(folder / name / whom, proxy.uri, name, address)
+            code, said = last.wait(900), (folder / name / f"{whom}.log").read_text()[-3000:]
+            assert code in (0, 1), said
+        assert code == 0, said
+    finally:
+        proxy.close()
+    check_round(server.uri, small(name))
+    check_files(server.uri, name)
+    done["poison"] = len(list((folder / name).glob("*/trials/*/fault-poison-2")))
+    return done + proxy.fates
+
+
+def disturb_two(folder: Path, rng: random.Random, uri: str, server: MlflowServer, address: str) -> Counter[str]:
+    """Start, kill and stop drivers "a" and "b" at random, and end both; returns what was done."""
+    live, done, name = {}, Counter(), folder.name
     try:
         for _ in range(rng.randint(4, 8)):
             whom = rng.choice("ab")
             what = disturb(live.get(whom), rng)
             if what == "start":
-                live[whom] = start(folder / name / whom, server.uri, name, address)
+                live[whom] = start(folder / whom, uri, name, address)
             done[what] += 1
             time.sleep(rng.uniform(0.2, 4.0))
             check_finished(server.uri, name)
     finally:
         for process in live.values():
             process.send_signal(signal.SIGCONT)
+            done["SIGKILL"] += process.poll() is None
             process.kill()
             process.wait()
-    for whom in "ab":  # each takes over from whoever was killed; the second finds nothing left to do
-        last = start(folder / name / whom, server.uri, name, address)
-        assert last.wait(900) == 0, (folder / name / f"{whom}.log").read_text()[-3000:]
-        check_round(server.uri, sweep)
     return done
 
 
-def slow_down(folder: Path, rng: random.Random) -> None:
+def slow_down(folder: Path, rng: random.Random, *faults: dict[str, Any]) -> None:
     for whom in "ab":
         (folder / whom).mkdir(parents=True)
-        seconds = rng.choice((0.1, 0.3, 0.6))
-        (folder / whom / "fault.json").write_text(f'{{"seconds": {seconds}, "save_every": {rng.choice((1, 2))}}}')
+        plan = {"seconds": rng.choice((0.1, 0.3, 0.6)), "save_every": rng.choice((1, 2)), "faults": faults}
+        (folder / whom / "fault.json").write_text(json.dumps(plan))
 
 
 def disturb(process: subprocess.Popen | None, rng: random.Random) -> str:
@@ -157,7 +189,7 @@ def start(storage: Path, uri: str, name: str, address: str) -> subprocess.Popen:
 def main() -> None:
     storage, uri, name, address = sys.argv[1:]
     with hurried():
-        done, said = drive(small(name), Path(storage), uri, address=address)
+        done, said = drive(small(name), Path(storage), uri, address=address, retry_failed=True)
     print(said, flush=True)
     sys.exit(0 if done else 1)
 
@@ -197,6 +229,16 @@ def check_round(uri: str, sweep: SweepSpec) -> None:
             (point,) = client.get_metric_history(run.info.run_id, final)
             assert point.value == fake_trials.score(key, final.removeprefix("test_"))
     check_table(uri, sweep)
+
+
+def check_files(uri: str, name: str) -> None:
+    """Every trial's table is where the server keeps files."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id], OURS):
+        if "cellskew.superseded" not in run.data.tags:
+            assert "per_class.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}, run.info.run_name
 
 
 def check_table(uri: str, sweep: SweepSpec) -> None:

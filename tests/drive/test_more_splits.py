@@ -79,8 +79,8 @@ def test_no_split_is_added_to_what_is_not_finished_or_was_stopped():
     assert go(growing(), [(5, "")], stop=SimpleNamespace(asked=True))[0] == [5]
 
 
-def test_listed_splits_are_one_round_of_which_nothing_is_said():
-    had, told, said = go(growing(3, None), [(3, "")])
+def test_listed_splits_are_one_round_for_which_nothing_is_looked_at_or_said():
+    had, told, said = go(growing(3, None), [])
     assert (had, told.kept, said) == ([3], {}, [])
 
 

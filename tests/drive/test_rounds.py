@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import rounds
-from servers import MlflowServer
+from servers import MlflowServer, postgres, s3_endpoint, server_on
 
 pytestmark = [pytest.mark.server, pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -29,3 +29,19 @@ def test_an_mlflow_that_answers_strangely_costs_nothing(ray_here, tmp_path, serv
 def test_two_drivers_of_one_sweep_make_one_record(tmp_path: Path, server, seed):
     with rounds.cluster(tmp_path) as address:
         rounds.drivers_round(seed, tmp_path, server, address)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_a_killed_poisoned_and_twice_driven_sweep_on_postgresql_and_s3_ends_with_the_undisturbed_table(seed, tmp_path):
+    logs = tmp_path / "postgres.log", tmp_path / "s3.log"
+    with postgres("secret", logs[0]) as database, s3_endpoint(logs[1]) as endpoint:
+        server = server_on(database, endpoint, tmp_path / "server.log", "secret")
+        server.start()
+        try:
+            with rounds.cluster(tmp_path) as address:
+                done = rounds.poisoned_round(seed, tmp_path, server, address)
+        finally:
+            server.stop()
+    assert done["SIGKILL"] and done["poison"] and done["500"]

@@ -280,9 +280,7 @@ def test_controls_are_a_trial_more_for_each_split_and_model_and_known_apart(tmp_
         "losses: [weighted, focal]\nmodels: {mlp: {}, majority: {}}\n"
     )
     path = tmp_path / "x.yaml"
-    plain, more = (
-        config.parse(one, path).trials() for one in (text, text + "controls: [shuffled_labels, shuffled_labels]\n")
-    )
+    plain, more = (config.parse(one, path).trials() for one in (text, text + "controls: [shuffled_labels]\n"))
     assert [trial.key for trial in more[: len(plain)]] == [trial.key for trial in plain]
     added = more[len(plain) :]
     assert [(one.label, one.labels["split"]) for one in added] == [

@@ -214,3 +214,9 @@ def test_weights_may_be_elsewhere_when_only_planning():
         RequestError, match="the folder /nowhere/scGPT_human is not there; leave `weights:` out to train"
     ):
         parse(text)
+
+
+@pytest.mark.parametrize("line", ["posthoc: [conformal, conformal]", "controls: [shuffled_labels, shuffled_labels]"])
+def test_a_word_that_stands_twice_in_a_list_is_refused(line):
+    (said,) = problems(f"{MINIMAL}{line}\n")
+    assert said.endswith(f"{line.split()[-1][:-1]} is given twice")

@@ -108,6 +108,10 @@ def test_vectors_that_are_not_there_are_refused_before_anything_is_made(places):
     with pytest.raises(RequestError, match="has no obsm 'X_uc'; did you mean X_uce?"):
         Preparation({"my": cells}, folder / "runs", lambda *said: None).prepare([config, vectors.config()])
     assert not (folder / "runs").exists()
+    listed = trials(folder, cells, "knn: {}, p: {model: knn, on: {obsm: X_uc}}, o: {model: knn, on: {obsm: Y}}")
+    with pytest.raises(RequestError) as caught:
+        contents.check_vectors(listed, {"my": cells})
+    assert len(caught.value.problems) == 2, "all at once, before a run is registered"
 
 
 def test_trials_on_obsm_on_a_file_and_on_a_resting_network(places):

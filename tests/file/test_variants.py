@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 from sweep_files import parse, problems
 
-from sweeps.drive.forecast import planning
+from sweeps.cluster import resources
 from sweeps.file import reading_models
 from trainables.spec import Options
 
@@ -167,4 +167,24 @@ def test_rules_name_models_by_label(value, is_known):
 def test_a_share_that_is_measured_is_promised_to_those_alone_that_are_measured():
     models, more = "mlp: {}, probe: {model: mlp, on: {obsm: X_uce}}", "{gpu: auto}"
     trials = sweep(models, f"resources: {{mlp: {more}, probe: {more}}}\n").trials()
-    assert planning._shares(trials)[0].startswith("gpu: auto of mlp: ")
+    assert resources.notes(trials)[0].startswith("gpu: auto of mlp: ")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("mlp: {size: tiny}", "mlp: {size: small, hidden: [16]}"),
+        ("mlp: {hidden: [64], size: tiny}", "mlp: {hidden: [64]}"),
+        ("knn: {neighbours: [20, 5, 5]}", "knn: {neighbours: [5, 20]}"),
+        ("linear_svm: {strengths: [1, 0.1]}", "linear_svm: {strengths: [0.1, 1]}"),
+    ],
+)
+def test_the_same_model_is_written_in_one_way(one, other):
+    """Two ways would be two rows of a table, and half the chance each to be the best."""
+    keys = [[trial.key for trial in parse(f"{HEAD}models: {{{text}}}\n").trials()] for text in (one, other)]
+    assert keys[0] == keys[1]
+
+
+def test_settings_of_a_tuned_model_that_mean_the_same_are_refused():
+    said = problems(f"{HEAD}models: {{mlp: {{tune: {{hidden: [[128], [64]], size: [small, tiny]}}}}}}\n")
+    assert any("mlp(hidden=[128], size=tiny)" in one and "means the same as" in one for one in said), said

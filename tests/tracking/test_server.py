@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fault_tools import ARTIFACTS, SWEEP, Driver, artifacts, check_same, finish, histories, part_of, start, wait_until
 from gates import PATIENCE
-from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint
+from servers import MlflowServer, Proxy, free_port, postgres, s3_endpoint, server_on
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.networks.promote import promote
@@ -151,7 +151,7 @@ def test_no_server_is_refused_after_a_while_in_words_without_the_password(tmp_pa
 def test_postgresql_and_s3_behind_the_server_survive_a_killed_driver(tmp_path, expected):
     storage = tmp_path / "storage"
     with postgres(PASSWORD, tmp_path / "postgres.log") as database, s3_endpoint(tmp_path / "s3.log") as endpoint:
-        server = server_on(database, endpoint, tmp_path)
+        server = server_on(database, endpoint, tmp_path / "server.log", PASSWORD)
         try:
             server.start()
             uri = server.uri.replace("//", f"//ann:{PASSWORD}@")
@@ -170,16 +170,6 @@ def test_postgresql_and_s3_behind_the_server_survive_a_killed_driver(tmp_path, e
             check_no_secret(storage, server.uri, said)
         finally:
             server.stop()
-
-
-def server_on(database: str, endpoint: str, tmp_path: Path) -> MlflowServer:
-    import boto3
-
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": PASSWORD, "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket="results")
-    environment = {name.upper(): value for name, value in keys.items() if name != "region_name"}
-    environment |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    return MlflowServer(database, "s3://results/cellskew", tmp_path / "server.log", environment)
 
 
 def check_promoted(plain: str, uri: str, storage: Path) -> None:

@@ -93,7 +93,6 @@ def test_a_model_on_tiny_vectors_learns_as_on_large_ones(model, tmp_path):
     config = trial_config(tmp_path, model, recipe=recipe, options=options)
     config |= {"shards": str(job.folder), "on": {"obsm": "X"}}
     assert run_trial(config, lambda *said: None, None)["test_macro_f1"] > 0.9
-    assert not (tmp_path / "trials" / model / "checkpoint").exists(), "it would not know what to do with counts"
 
 
 def test_scales_are_those_of_the_rows_given(tmp_path):

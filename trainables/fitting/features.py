@@ -45,7 +45,7 @@ class Scaled:
         self._shards, self._width = shards, shards.network_options["num_genes"]
         sums, squares = np.zeros(self._width), np.zeros(self._width)
         for part in iterate(shards, rows):
-            vectors = self._vectors(part)
+            vectors = _vectors(part, self._width)
             sums, squares = sums + vectors.sum(axis=0), squares + (vectors**2).sum(axis=0)
         self.mean = sums / max(len(rows), 1)
         deviation = np.sqrt(np.maximum(squares / max(len(rows), 1) - self.mean**2, 0))
@@ -53,15 +53,20 @@ class Scaled:
 
     def take(self, rows: np.ndarray, *kind: type[np.integer]) -> Encoded:
         """Return the cells `rows`, scaled."""
-        part = self._shards.take(rows, *kind)
-        vectors = (self._vectors(part) - self.mean) / self.deviation
-        return Encoded(part.ids, vectors.astype(np.float32).ravel(), part.offsets)
-
-    def _vectors(self, part: Encoded) -> np.ndarray:
-        return np.asarray(part.values, dtype=np.float64).reshape(-1, self._width)
+        return scaled(self._shards.take(rows, *kind), self.mean, self.deviation)
 
     def __len__(self) -> int:
         return len(self._shards)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shards, name)
+
+
+def scaled(part: Encoded, mean: np.ndarray, deviation: np.ndarray) -> Encoded:
+    """Return vectors less a mean, over a deviation, float64 [width] each."""
+    vectors = (_vectors(part, len(mean)) - mean) / deviation
+    return Encoded(part.ids, vectors.astype(np.float32).ravel(), part.offsets)
+
+
+def _vectors(part: Encoded, width: int) -> np.ndarray:
+    return np.asarray(part.values, dtype=np.float64).reshape(-1, width)

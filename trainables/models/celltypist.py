@@ -194,5 +194,7 @@ SPEC = ModelSpec(
     kind="baseline",
     options=CellTypistOptions,
     encoder=encoder,
+    needs_totals=True,
     fit=fit,
+    fitted=Fitted,
 )

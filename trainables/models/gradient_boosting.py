@@ -1,12 +1,12 @@
 """Gradient boosted trees on the most variable genes: what wins most contests over tables."""
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 from scipy import sparse
+from scipy.special import expit, softmax
 
 from trainables.fitting.choosing import Held, Targets, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
@@ -33,12 +33,50 @@ class BoostingOptions(Options):
 
 
 @dataclass(frozen=True)
+class Trees:
+    """The nodes of all trees, laid end to end: plain numbers, that they can be kept without scikit-learn's objects.
+
+    baseline float64 [K]: scores before the first tree; roots int64 [T]: the first node of each tree, the trees of a
+    round one after the other, K of them; features int64 [N], a column of the cells; thresholds float64 [N]; left,
+    right int64 [N]: where a cell goes on whose value is at most the threshold, or is not; a leaf's are itself; values
+    float64 [N], of leaves. K is 1 for two classes, whose score is that of the second.
+    """
+
+    baseline: np.ndarray
+    roots: np.ndarray
+    features: np.ndarray
+    thresholds: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    values: np.ndarray
+
+    def probabilities(self, cells: np.ndarray) -> np.ndarray:
+        """Return float64 [n, classes] of cells, float32 [n, features]."""
+        scores = np.tile(self.baseline, (len(cells), 1))
+        for number, root in enumerate(self.roots):
+            scores[:, number % len(self.baseline)] += self.values[self._leaves(cells, root)]
+        if len(self.baseline) == 1:
+            return np.hstack([1 - expit(scores), expit(scores)])
+        return softmax(scores, axis=1)
+
+    def _leaves(self, cells: np.ndarray, root: int) -> np.ndarray:
+        """Return the leaf that each cell ends in, int64 [n]."""
+        at, rows = np.full(len(cells), root), np.arange(len(cells))
+        while True:
+            is_left = cells[rows, self.features[at]] <= self.thresholds[at]
+            after = np.where(is_left, self.left[at], self.right[at])
+            if np.array_equal(after, at):
+                return at
+            at = after
+
+
+@dataclass(frozen=True)
 class Fitted:
     """genes int64 [g]: the columns that the trees look at, of `num_genes`; `trees` None: one class alone is certain."""
 
     genes: np.ndarray
     num_genes: int
-    trees: Any
+    trees: Trees | None
     rounds: int
     learnt: Targets
     numbers: dict[str, float] = field(default_factory=dict)
@@ -47,8 +85,7 @@ class Fitted:
         """Return float64 [n, C] after the rounds that count; 0 for classes without training cells."""
         if self.trees is None or not len(encoded):
             return self.learnt.spread(np.ones((len(encoded), len(self.learnt.present))))
-        cells = dense(encoded, self.genes, self.num_genes)
-        return self.learnt.spread(next(islice(self.trees.staged_predict_proba(cells), self.rounds - 1, None)))
+        return self.learnt.spread(self.trees.probabilities(dense(encoded, self.genes, self.num_genes)))
 
 
 def fit(
@@ -74,7 +111,24 @@ def fit(
     trees = _untrained(chosen, bool(held), rng)
     trees.fit(dense(encoded, genes, num_genes), learnt.codes, sample_weight=learnt.weights, **held)
     best = int(np.argmax(trees.validation_score_[1:])) + 1 if held else trees.n_iter_
-    return Fitted(genes, num_genes, trees, best, learnt, {"iterations": float(best)})
+    return Fitted(genes, num_genes, _nodes(trees, best), best, learnt, {"iterations": float(best)})
+
+
+def _nodes(trees: Any, rounds: int) -> Trees:
+    """Return the nodes of the first `rounds` of a fitted HistGradientBoostingClassifier."""
+    nodes = [tree.nodes for trees_of_round in trees._predictors[:rounds] for tree in trees_of_round]
+    roots = np.cumsum([0, *map(len, nodes)], dtype=np.int64)
+    every, own = np.concatenate(nodes), np.arange(roots[-1])
+    first, is_leaf = np.repeat(roots[:-1], [len(one) for one in nodes]), every["is_leaf"].astype(bool)
+    return Trees(
+        baseline=trees._baseline_prediction.ravel().astype(np.float64),
+        roots=roots[:-1],
+        features=np.where(is_leaf, 0, every["feature_idx"]),
+        thresholds=every["num_threshold"],
+        left=np.where(is_leaf, own, first + every["left"]),
+        right=np.where(is_leaf, own, first + every["right"]),
+        values=every["value"],
+    )
 
 
 def _untrained(chosen: BoostingOptions, stops: bool, rng: np.random.Generator) -> Any:
@@ -119,5 +173,7 @@ SPEC = ModelSpec(
     kind="baseline",
     options=BoostingOptions,
     encoder=encoder,
+    needs_totals=True,
     fit=fit,
+    fitted=Fitted,
 )

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy import sparse
 
 from trainables.fitting.choosing import Held, Targets, best_of, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
-from trainables.spec import Encoded, ModelSpec, Options
+from trainables.spec import Encoded, ModelSpec, Options, ascending
 
 COMPONENTS, NEIGHBOURS, USUAL = 50, (5, 10, 20, 40), 15
 SMALL = 500  # cells or genes; fewer are taken apart exactly
@@ -26,7 +26,7 @@ class KnnOptions(Options):
         description="principal components of the log-normalised values, of the training cells; 0: the values as they "
         "are, the default with `on:`",
     )
-    neighbours: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    neighbours: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(ascending)] = Field(
         NEIGHBOURS, min_length=1, description="how many cells vote: the best of these on validation cells"
     )
 
@@ -162,6 +162,8 @@ SPEC = ModelSpec(
     kind="baseline",
     options=KnnOptions,
     encoder=encoder,
+    needs_totals=True,
     fit=fit,
+    fitted=Fitted,
     on={"components": 0},
 )

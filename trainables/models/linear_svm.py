@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy import sparse
 from scipy.special import softmax
 
 from trainables.fitting.choosing import Held, Targets, best_of, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
 from trainables.posthoc import fit_temperature
-from trainables.spec import Encoded, ModelSpec, Options
+from trainables.spec import Encoded, ModelSpec, Options, ascending
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MAX_ITERATIONS = 1000  # per C
@@ -24,7 +24,7 @@ INTERCEPT = 10.0  # the solver's constant gene: so large that the penalty hardly
 class SvmOptions(Options):
     """One machine per type against all others, squared hinge loss, L2 penalty."""
 
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(ascending)] = Field(
         STRENGTHS, min_length=1, description="values of C: the best of these on validation cells"
     )
     max_iterations: int = Field(MAX_ITERATIONS, ge=1, description="of the solver, per C")
@@ -127,7 +127,9 @@ SPEC = ModelSpec(
     kind="baseline",
     options=SvmOptions,
     encoder=encoder,
+    needs_totals=True,
     fit=fit,
+    fitted=Fitted,
     on={},
     scaled=True,
 )

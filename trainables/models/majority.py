@@ -60,5 +60,11 @@ def fit(
 
 
 SPEC = ModelSpec(
-    name="majority", title="Training proportions", kind="baseline", options=Options, encoder=encoder, fit=fit
+    name="majority",
+    title="Training proportions",
+    kind="baseline",
+    options=Options,
+    encoder=encoder,
+    fit=fit,
+    fitted=Fitted,
 )

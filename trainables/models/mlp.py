@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainables.models.logistic_regression.model import encoder
 from trainables.spec import Encoded, ModelSpec, Options, Recipe
@@ -21,6 +21,16 @@ class MlpOptions(Options):
         None, min_length=1, description="units of each hidden layer; default by size"
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="share of hidden units left out in training")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_way(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Say layers of a size by that size, and size nothing else: the same network is written in one way."""
+        hidden, size = given.get("hidden"), given.get("size", "small")
+        if not isinstance(hidden, list | tuple) or size not in WIDTHS:
+            return given
+        named = {widths: name for name, widths in WIDTHS.items()}.get(tuple(hidden))
+        return given | {"size": named or "small", "hidden": None if named else tuple(hidden)}
 
 
 def recipe(weights: Path | None, size: str) -> Recipe:
@@ -63,6 +73,7 @@ SPEC = ModelSpec(
     kind="network",
     options=MlpOptions,
     encoder=encoder,
+    needs_totals=True,
     recipe=recipe,
     collate=collate,
     build=build,

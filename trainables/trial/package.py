@@ -1,50 +1,74 @@
-"""A trained network as a folder that can be used without the sweep: its weights, and what they mean.
+"""What a trial has learnt as a folder that can be used without the sweep: weights, and what they mean.
 
-<folder>/model.safetensors   trained parameters and buffers of the best epoch
-<folder>/model.json          model, options for `build`, classes, encoding (genes, what was learnt), base, origin
+<folder>/model.safetensors   a network's trained parameters and buffers of the best epoch; a baseline's arrays
+<folder>/model.json          model, options, classes, cells per class, encoding (genes, what was learnt) or vectors
+                             (`on`) and their scale, adjustments made after training, origin; of a network its base and
+                             how it was trained, of a baseline its plain values (`learnt`)
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.special import softmax
 
 from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
-from data_pipeline.shards.feed import Feed
 from trainables import protocol
-from trainables import spec as registry
 from trainables.config import TrialConfig
-from trainables.losses import loss_of
+from trainables.fitting.features import Scaled
+from trainables.fitting.kept import taken_apart
 from trainables.material import Material
-from trainables.networks.lora import merge
-from trainables.posthoc import averaged
-from trainables.spec import Encoded, ModelSpec, Recipe
-from trainables.training import checkpoint
+from trainables.posthoc import fit_temperature
+from trainables.spec import Fitted, ModelSpec
 from trainables.training.checkpoint import sha256, write_tensors
-from trainables.training.device import MicroBatch, choose_device
-from trainables.training.loop import Trainer, seed_torch
-from trainables.training.trained import choose
 from trainables.training.training import Trained
 from trainables.trial.outcome import MODEL_FOLDER
 
-VERSION = 4
+VERSION = 5
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+LEAST = 0.05  # of the validation cells have a lower highest probability than what counts as low
 
 
-def publish_model(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> Path:
-    """Make the folder of a trial, by rename; returns it."""
-    return _publish(config.directory / MODEL_FOLDER, trained.best, _describe(spec, config, material, trained))
+def publish_network(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> Path:
+    """Make the folder of a network's trial, by rename; returns it."""
+    described = _describe(spec, config, material, trained.loss.prior, trained.validation_logits) | {
+        "weights": None if config.weights is None else str(config.weights),
+        "base": trained.base,
+        "recipe": trained.recipe.model_dump() | {"precision": trained.tags["precision"].split()[0]},
+        "micro_batch": trained.numbers["micro_batch"],
+        "loss": config.loss,
+        "loss_counts": trained.loss.counts_C.tolist(),
+        "seed": config.stage_seed("init"),
+        "best_round": trained.best_round,
+    }
+    return publish(config.directory / MODEL_FOLDER, trained.best, described)
 
 
-def _publish(folder: Path, tensors: dict[str, Any], described: dict[str, Any]) -> Path:
+def publish_baseline(
+    spec: ModelSpec,
+    config: TrialConfig,
+    material: Material,
+    fitted: Fitted,
+    prior: np.ndarray,
+    validation_logits: np.ndarray,
+) -> Path | None:
+    """Make the folder of a baseline's trial, by rename; returns it, None where the model isn't one that can be kept."""
+    if spec.fitted is None:
+        return None
+    arrays, plain = taken_apart(fitted)
+    described = _describe(spec, config, material, prior, validation_logits) | {"learnt": plain}
+    return publish(config.directory / MODEL_FOLDER, arrays, described)
+
+
+def publish(folder: Path, tensors: dict[str, Any], described: dict[str, Any]) -> Path:
+    """Make a folder of tensors, torch's or numpy's, and what they mean, by rename; returns it."""
+    import torch
+
     with replacing(folder, alone=True) as part:
         part.mkdir()
-        write_tensors(part / WEIGHTS, tensors)
+        write_tensors(part / WEIGHTS, {name: torch.as_tensor(tensor) for name, tensor in tensors.items()})
         text = json.dumps(described | {"sha256": sha256(part / WEIGHTS)}, indent=1, ensure_ascii=False)
         (part / DESCRIPTION).write_text(text, encoding="utf-8")
     return folder
@@ -55,104 +79,54 @@ def is_adapted(description: Path) -> bool:
     return isinstance(json.loads(description.read_text(encoding="utf-8")).get("options", {}).get("train"), dict)
 
 
-def write_merged(folder: Path, whole: Path) -> Path:
-    """Make a folder of an adapted network's, in which adapters and the weights beside them are one; returns it.
-
-    Its `weights` are read for the vocabulary alone. RequestError as in `open_model`.
-    """
-    annotator = open_model(folder)
-    every = {name for name, _ in annotator.network.named_parameters()}
-    described = annotator.described | {"options": annotator.described["options"] | {"train": "all"}}
-    described["base"] = checkpoint.frozen_hash(annotator.network, every)
-    return _publish(whole, checkpoint.trained_tensors(annotator.network, every), described)
-
-
-def _describe(spec: ModelSpec, config: TrialConfig, material: Material, trained: Trained) -> dict[str, Any]:
+def _describe(
+    spec: ModelSpec, config: TrialConfig, material: Material, prior: np.ndarray, validation_logits: np.ndarray
+) -> dict[str, Any]:
     """Return everything but the weights; frozen parameters come from `weights`, or were drawn from `seed`."""
     options, _ = protocol.apply(config.defects, config.options, {})
     encoding = {} if config.encoding is None else json.loads(config.encoding.read_text(encoding="utf-8"))
+    cells = {"natural": material.natural, "train": material.kept}
     return {
         "version": VERSION,
         "model": spec.name,
         "options": spec.options(**options).model_dump() | material.shards.network_options,
         "classes": material.classes,
+        "cells": {name: material.counts(rows).tolist() for name, rows in cells.items()},
         "encoding": encoding,
-        "weights": None if config.weights is None else str(config.weights),
-        "base": trained.base,
-        "recipe": trained.recipe.model_dump() | {"precision": trained.tags["precision"].split()[0]},
-        "micro_batch": trained.numbers["micro_batch"],
-        "loss": config.loss,
-        "loss_counts": trained.loss.counts_C.tolist(),
-        "seed": config.stage_seed("init"),
-        "best_round": trained.best_round,
+        "on": config.on,
+        "scale": _scale(material.shards),
+        "adjustments": _adjustments(prior, validation_logits, material.labels[material.validation]),
         "trial": config.key,
     }
 
 
-@dataclass(frozen=True)
-class Annotator:
-    """A trained network, ready for cells that it has never seen. genes: what its columns of counts are, in order."""
-
-    spec: ModelSpec
-    described: dict[str, Any]
-    encoder: Any
-    network: Any
-    at_once: MicroBatch  # cells that fit into memory, as in training, or fewer
-
-    @property
-    def classes(self) -> list[str]:
-        return self.described["classes"]
-
-    @property
-    def genes(self) -> list[str]:
-        return self.described["encoding"]["genes"]
-
-    def predict(self, counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
-        """Return the probability of each class, float64 [n, C], averaged over draws of the encoding as in the trial.
-
-        counts: raw, CSR [n, len(genes)]; totals: counts per cell over all genes measured, float64 [n].
-        """
-        more = range(1, self.described["options"].get("draws", 1))
-        encoders = [self.encoder, *(self.encoder.redrawn(draw) for draw in more)]
-        logits = averaged([self._logits(encoder(counts, None, totals=totals)) for encoder in encoders])
-        return softmax(logits.astype(np.float64), axis=1)
-
-    def _logits(self, encoded: Encoded) -> np.ndarray:
-        recipe = Recipe(**self.described["recipe"])
-        feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
-        trainer = Trainer(
-            self.network, recipe, None, feed, self.described["seed"], choose_device("auto"), at_once=self.at_once
-        )
-        outputs = trainer.predict(np.arange(len(encoded)))
-        return loss_of(self.described["loss"], self.described["loss_counts"]).logits(outputs)
+def _scale(shards: Any) -> dict[str, list[float]] | None:
+    """Return what vectors were brought to mean 0 and variance 1 by, None where they, or genes, came as they are."""
+    if not isinstance(shards, Scaled):
+        return None
+    return {"mean": shards.mean.tolist(), "deviation": shards.deviation.tolist()}
 
 
-def open_model(folder: Path) -> Annotator:
-    """Return the network in a trial's folder `checkpoint`; RequestError if it isn't whole, or its base isn't there."""
-    described = _description(folder)
-    spec, weights = registry.get(described["model"]), described["weights"]
-    weights = None if weights is None else Path(weights)
-    options = {name: value for name, value in described["options"].items() if name in spec.options.model_fields}
-    network_options = {name: value for name, value in described["options"].items() if name not in options}
-    encoder = spec.encoder(described["encoding"]["genes"], weights, **options, **described["encoding"]["learned"])
-    seed_torch(described["seed"])
-    network = spec.build(len(described["classes"]), weights=weights, **options, **network_options)
-    choose(network, spec, options.get("train"), weights is not None)
-    tensors = checkpoint.tensors(folder, WEIGHTS)
-    checkpoint.restore_weights(network, tensors)
-    if checkpoint.frozen_hash(network, set(tensors)) != described["base"]:
-        raise RequestError(
-            f"{folder}: was trained on other frozen weights than those in {weights}; put the first ones back there"
-        )
-    merge(network)
-    return Annotator(spec, described, encoder, network, MicroBatch(described["micro_batch"]))
+def _adjustments(prior: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return what adjusts probabilities after training, and what those of validation cells [v] tell of other cells'.
+
+    temperature, prior: see posthoc; low: the highest probability that LEAST of the validation cells fall short of, None
+    without any.
+    """
+    highest = softmax(logits.astype(np.float64), axis=1).max(axis=1) if len(labels) else None
+    return {
+        "temperature": fit_temperature(logits, labels),
+        "prior": np.asarray(prior, dtype=np.float64).tolist(),
+        "low": None if highest is None else float(np.quantile(highest, LEAST)),
+    }
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def description_of(folder: Path) -> dict[str, Any]:
+    """Return what a folder's model.json says; RequestError if the folder isn't whole, or of another version."""
     missing = [name for name in (DESCRIPTION, WEIGHTS) if not (folder / name).exists()]
     if missing:
         raise RequestError(
-            f"{folder}: has no {' and no '.join(missing)}; give the folder `checkpoint` of a finished network's run"
+            f"{folder}: has no {' and no '.join(missing)}; give the folder `checkpoint` of a finished run"
         )
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))

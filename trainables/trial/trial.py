@@ -123,12 +123,12 @@ def _train_network(
 ) -> _Learnt:
     from trainables.networks import attention
     from trainables.training.training import train_network
-    from trainables.trial.package import publish_model
+    from trainables.trial.package import publish_network
 
     attention.forget_used()
     trained = train_network(spec, config, material, report, checkpoint, bill)
-    if config.control is None and config.on is None:  # nobody is to use what has learnt nothing, or knows no counts
-        publish_model(spec, config, material, trained)
+    if config.control is None:  # nobody is to use what has learnt nothing
+        publish_network(spec, config, material, trained)
     logits = (trained.validation_logits, trained.test_logits)
     return _Learnt(
         trained.loss.prior, trained.history, trained.numbers, *logits, trained.tags | {"attention": attention.used()}
@@ -139,6 +139,8 @@ def _fit_baseline(
     spec: ModelSpec, config: TrialConfig, material: Material, report: Report, checkpoint: Path | None, bill: cost.Cost
 ) -> _Learnt:
     """Fit a model that has no epochs; its time is that of the fit alone, as a network's is that of its steps."""
+    from trainables.trial.package import publish_baseline
+
     options, _ = protocol.apply(config.defects, config.options, {})
     options = spec.options(**options).model_dump()
     shards, labels = material.shards, material.labels
@@ -154,8 +156,10 @@ def _fit_baseline(
     )
     seconds = time.perf_counter() - begin
     logits = [_baseline_logits(model, material, part) for part in (validation, material.test)]
-    numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
     prior = getattr(model, "prior", loss.prior)
+    if config.control is None:
+        publish_baseline(spec, config, material, model, prior, logits[0])
+    numbers = {"seconds_per_epoch": seconds, "cells_per_second": len(rows) / max(seconds, 1e-9), "epochs_run": 1}
     return _Learnt(prior, [], numbers | model.numbers, *logits, {"device": "cpu"})
 
 

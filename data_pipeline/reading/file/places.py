@@ -1,5 +1,6 @@
 """Where a file lies: a path on this machine, or a URI (s3://..., gs://..., memory://...) that fsspec opens."""
 
+import shutil
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,15 @@ def open_hdf5(path: str):
         with where.open("rb") as file:
             head = file.read(foreign.LONGEST)
         raise RequestError(_why_not_hdf5(path, head, where.stat().st_size, error)) from error
+
+
+def fetch(path: str, to: Path) -> None:
+    """Copy a file's bytes to `to`; OSError if that can't be."""
+    if is_uri(path):
+        system, inside = _remote(path)
+        system.get_file(inside, str(to))
+        return
+    shutil.copyfile(path, to)
 
 
 @cache

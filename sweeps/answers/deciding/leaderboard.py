@@ -14,7 +14,7 @@ from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import critical
 from sweeps.answers.deciding.ranking import Board, Ranking, rankings
-from sweeps.answers.deciding.wording import many, named
+from sweeps.answers.deciding.wording import ONLY_CHANCE, many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE
@@ -97,7 +97,11 @@ def show(found: Sequence[Board], runs: pd.DataFrame, designs: Designs, form: str
         return
     tables.warn(warning)
     if not found:
-        print("nothing to rank yet: no split has a finished trial of every choice (chance and defects are none)")
+        is_chance = set(choices.kinds(runs).values()) == {CHANCE}
+        why = (
+            ONLY_CHANCE if is_chance else "no split has a finished trial of every choice (chance and defects are none)"
+        )
+        print(f"nothing to rank{'' if is_chance else ' yet'}: {why}")
         return
     for board in found:
         where = f"{board.dataset}, skew {board.ranking.skew}, {many(board.ranking.splits, 'split')}"

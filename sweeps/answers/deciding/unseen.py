@@ -62,8 +62,8 @@ def _trained(run: pd.Series, kind: str, designs: Designs) -> float:
 
 def _told(scores: Scores, kind: str) -> tuple[float, float, dict[str, float]]:
     """Return a trial's (auroc, passed, share of the type's cells by the type they are given)."""
-    mine, highest = scores.truth == scores.classes.index(kind), scores.probabilities.max(1)
-    given = scores.probabilities.argmax(1)[mine]
+    mine, highest = scores.truth == scores.classes.index(kind), scores.highest
+    given = scores.given[mine]
     counts = np.bincount(given, minlength=len(scores.classes)) / mine.sum()
     taken = {name: float(share) for name, share in zip(scores.classes, counts, strict=True) if share > 0}
     least = np.quantile(highest[~mine], 1 - KEPT)

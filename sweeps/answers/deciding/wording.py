@@ -16,6 +16,7 @@ from sweeps.statistics.families import DATASETS
 from sweeps.statistics.intervals import FEW, LEAST, sign
 
 NAMED = 4  # of a list
+ONLY_CHANCE = "all of these trials are of chance (majority), which looks at no gene"
 TIE = 0.005  # a difference that nobody needs to know
 
 
@@ -75,6 +76,8 @@ def _headline(told: list[Ranking], runs: pd.DataFrame) -> str:
     """Say what is best, over all skews: what is best or ties with the best at each of them."""
     if not told and len(runs) and (runs["defects"] != "").all():
         return "can't tell; all that is finished was made with defects on purpose"
+    if not told and set(choices.kinds(runs).values()) == {CHANCE}:
+        return f"nothing to choose from; {ONLY_CHANCE}"
     if not told:
         return "can't tell; no split has a finished trial of every choice"
     if (few := min(one.splits for one in told)) < LEAST:

@@ -1,4 +1,4 @@
-"""`cellskew promote`: a finished trial's best checkpoint as a version of a model in MLflow's registry."""
+"""`cellskew promote`: what a finished trial has learnt as a version of a model in MLflow's registry."""
 
 import re
 import tempfile
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from data_pipeline.errors import RequestError
 from sweeps.cluster import environment
 from sweeps.tracking.uris import shown_uri, stores
-from trainables import spec
 from trainables.trial.outcome import MODEL_FOLDER
 
 if TYPE_CHECKING:
@@ -20,6 +19,11 @@ assert environment.DEFAULTS  # imported first: MLflow, imported below, reads the
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 MERGED = "merged"  # folder among a run's artifacts: an adapted network with its base
 LINK = "cellskew.checkpoint"  # tag of a run, and of the version made of it, whose weights stay in the storage folder
+ADJUSTMENT = "cellskew.posthoc"  # tag of a version: the adjustment after training that it was chosen with
+WHY_NONE = (
+    "its sweep says `tracking: {checkpoints: none}`, an earlier version trained it, which kept none of a baseline, or "
+    "its model doesn't say what to keep (`fitted`, see docs/your-own-model.md)"
+)
 ORIGIN = (
     "trial",
     "sweep",
@@ -47,25 +51,25 @@ class Promoted:
     new: bool
 
 
-def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Promoted:
+def promote(run_id: str, name: str, storage: Path, given_uri: str | None, adjustment: str = "none") -> Promoted:
     """Register the checkpoint of run `run_id` as model `name`; again: the same version. RequestError if it can't be.
 
-    Of a network with adapters these and their base together, in a folder of its own among the run's artifacts.
+    adjustment: made after training, with which `predict --model` is to use it. Of a network with adapters these and
+    their base together, in a folder of its own among the run's artifacts.
     """
-    if not NAME.fullmatch(name):
-        raise RequestError(f"--name {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
+    check_name(name, "--name")
     registry, run = find(run_id, storage, given_uri)
     link = linked(run, storage)
     if link is not None:
         _add_description(registry, run, link)
     elif not registry.has_artifact(run, MODEL_FOLDER):
         raise RequestError(
-            f"{run.name} has no checkpoint among its artifacts: its sweep says `tracking: {{checkpoints: none}}`. Say "
-            f"upload or link there, delete the run (mlflow runs delete --run-id {run_id}) and run the sweep again: a "
-            "trial that is trained is only uploaded"
+            f"{run.name} has no checkpoint among its artifacts: {WHY_NONE}. Say upload or link there, delete the run "
+            f"(mlflow runs delete --run-id {run_id}) and run the sweep again: a trial that is trained is only uploaded"
         )
     tags = {f"cellskew.{word}": run.tags[f"cellskew.{word}"] for word in ORIGIN if f"cellskew.{word}" in run.tags}
     tags |= {} if link is None else {LINK: str(link)}
+    tags |= {} if adjustment == "none" else {ADJUSTMENT: adjustment}
     if _merge(registry, run, link):
         version, new = registry.register(name, run, MERGED, {word: tags[word] for word in tags if word != LINK})
         return Promoted(name, version, run.name, f"{run.artifact_uri}/{MERGED}", new)
@@ -73,9 +77,16 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None) -> Pro
     return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else str(link), new)
 
 
+def check_name(name: str, option: str) -> None:
+    """RequestError for a name that no registered model is given."""
+    if not NAME.fullmatch(name):
+        raise RequestError(f"{option} {name!r}: use up to 100 letters, digits, spaces, dots, dashes, underscores")
+
+
 def _merge(registry: "Registry", run: "RunState", link: Path | None) -> bool:
     """Tell whether a run's network has adapters; see to it that its artifacts have it merged then."""
-    from trainables.trial.package import is_adapted, write_merged
+    from trainables.trial.annotator import write_merged
+    from trainables.trial.package import is_adapted
 
     with tempfile.TemporaryDirectory(prefix="cellskew-") as scratch:
         into = Path(scratch)
@@ -90,7 +101,7 @@ def _merge(registry: "Registry", run: "RunState", link: Path | None) -> bool:
 
 
 def find(run_id: str, storage: Path, given_uri: str | None) -> tuple["Registry", "RunState"]:
-    """Return the finished run of a network, and the MLflow that has it; RequestError if there is none."""
+    """Return a finished run, and the MLflow that has it; RequestError if there is none."""
     from sweeps.tracking.kept.registry import Registry
 
     uris = stores(storage, given_uri)
@@ -115,14 +126,9 @@ def linked(run: "RunState", storage: Path) -> Path | None:
 
 
 def _check(run: "RunState") -> None:
-    """RequestError if the run is not that of a finished network."""
-    model = run.tags.get("cellskew.architecture", run.tags["cellskew.model"])
-    if spec.get(model).kind == "baseline":
-        raise RequestError(f"{run.name}: {model} is a baseline, which leaves no checkpoint; choose a network's run")
+    """RequestError if the run is not a finished one, of a model that has learnt something."""
     if control := run.tags.get("cellskew.control"):
         raise RequestError(f"{run.name} is a control ({control}), which knows nothing of cells; choose another run")
-    if on := run.tags.get("cellskew.on"):
-        raise RequestError(f"{run.name} was trained on {on}: its network reads no counts; choose another run")
     if run.status != "FINISHED":
         sweep = run.tags.get("cellskew.sweep", "NAME")
         reason = f" ({run.reason})" if run.reason else ""

@@ -64,11 +64,10 @@ def _read(group: pd.DataFrame, stored: Stored) -> tuple[Told, dict[str, pd.DataF
         scores = stored.scores(run)
         if scores is None or kinds[run["model"]] == CHANCE:
             continue
-        given = scores.probabilities.argmax(1)
-        sure = np.stack([scores.probabilities.max(1).astype(float), given == scores.truth])
+        sure = np.stack([scores.highest.astype(float), scores.given == scores.truth])
         told.setdefault(run["model"], {}).setdefault(remedy(run), []).append(sure)
         counts = np.zeros((len(scores.classes),) * 2)
-        np.add.at(counts, (scores.truth, given), 1)
+        np.add.at(counts, (scores.truth, scores.given), 1)
         table = pd.DataFrame(counts, scores.classes, scores.classes)
         label = choices.label(run)
         tables[label] = tables[label].add(table, fill_value=0) if label in tables else table

@@ -14,13 +14,16 @@ from data_pipeline.spreadsheets import read_csv
 from sweeps.statistics.resampling import Predictions
 from sweeps.tracking.places import local_path
 
+HIGHEST = "probability"  # column of predictions.parquet in a bundle, in place of a probability per type
+
 
 @dataclass(frozen=True)
 class Scores:
-    """A trial's probabilities. truth: int64 [n] into `classes`; probabilities: float32 [n, C]."""
+    """What a trial said of test cells. truth, given: int64 [n] into `classes`; highest: probability, float32 [n]."""
 
     truth: np.ndarray
-    probabilities: np.ndarray
+    given: np.ndarray
+    highest: np.ndarray
     classes: list[str]
 
 
@@ -65,17 +68,18 @@ class Stored:
         return Predictions(table["cell_id"].to_numpy(str), truth, predicted, classes, donors)
 
     def scores(self, run: pd.Series) -> Scores | None:
-        """Return how likely a run took each type to be for its test cells, without adjustment; a bundle has none."""
+        """Return what a run took its test cells for and how sure it was, without adjustment."""
         data = self._read(run["run_id"], run.get("artifact_uri"), "predictions.parquet")
         if data is None:
             return None
         table = pd.read_parquet(io.BytesIO(data))
         classes = [name.removeprefix("p_") for name in table if name.startswith("p_")]
-        number = {name: place for place, name in enumerate(classes)}
-        probabilities = table[[f"p_{name}" for name in classes]].to_numpy(np.float32)
-        if np.isnan(probabilities).any():
+        highest = highest_of(table)
+        if np.isnan(highest).any():
             return None
-        return Scores(table["truth"].map(number).to_numpy(np.int64), probabilities, classes)
+        number = {name: place for place, name in enumerate(classes)}
+        truth, given = (table[name].map(number).to_numpy(np.int64) for name in ("truth", "prediction"))
+        return Scores(truth, given, highest, classes)
 
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
         if not isinstance(artifact_uri, str) or not artifact_uri:
@@ -92,3 +96,10 @@ class Stored:
                 return Registry(self.uri).download(run_id, name, Path(folder)).read_bytes()
             except (RequestError, OSError):
                 return None
+
+
+def highest_of(predictions: pd.DataFrame) -> np.ndarray:
+    """Return each cell's highest probability, float32 [n]; NaN in bundles of earlier versions, which had none."""
+    if HIGHEST in predictions:
+        return predictions[HIGHEST].to_numpy(np.float32)
+    return predictions.filter(regex="^p_").to_numpy(np.float32).max(axis=1)

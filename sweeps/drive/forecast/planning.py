@@ -63,6 +63,7 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
     known = contents.known(spec, cells, storage, keep=False)
     every, trials = known.trials(), known.first(spec.looks[0]).trials()
     contents.check_distinct(every)
+    contents.check_vectors(every, cells)
     found, made = shapes(trials, cells, spec.places), vectors.vectors(trials, cells, _fitted_on)
     by_axes = {}
     for trial in trials:

@@ -14,9 +14,10 @@ from scipy import sparse
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
-from data_pipeline.reading.vectors import Vectors, open_vectors
+from data_pipeline.reading.vectors import Vectors
 from data_pipeline.rows import choice
 from data_pipeline.shards.writing import Job
+from sweeps.drive.contents import vectors_of
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.tasks import Task
 from trainables import protocol
@@ -173,9 +174,7 @@ class Encoders:
         on, dataset = config["on"], config["dataset"]
         key = identity_hash(on, dataset)
         if key not in self._vectors:
-            cells = self.cells[dataset]
-            paths = [on["embeddings"]] if "embeddings" in on else list(cells.source.all_paths)
-            self._vectors[key] = open_vectors(paths, on.get("obsm"), cells.cell_ids, on["sha256"], dataset)
+            self._vectors[key] = vectors_of(on, self.cells[dataset])
         return self._vectors[key]
 
     def seen(self, config: Config) -> Any:

@@ -1,6 +1,7 @@
 """MLflow as the keeper of finished runs, their artifacts and registered models."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -9,6 +10,16 @@ from sweeps.tracking.connection import asking, connect
 from sweeps.tracking.kept.runs import RunState, state_of, stored
 from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import take_credentials
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model: of which run, which folder of its artifacts."""
+
+    number: str
+    run_id: str
+    folder: str
+    tags: dict[str, str]
 
 
 class Registry:
@@ -56,6 +67,16 @@ class Registry:
             return
         with asking(self.uri):
             self.client.log_artifact(run.run_id, str(file), folder)
+
+    def version(self, name: str, number: str | None) -> Version | None:
+        """Return a version of a registered model (its name without quotes), the newest without a number; None: none."""
+        with asking(self.uri):
+            every = self.client.search_model_versions(f"name = '{name}'")
+        mine = [one for one in every if number in (None, str(one.version))]
+        if not mine:
+            return None
+        found = max(mine, key=lambda one: int(one.version))
+        return Version(str(found.version), found.run_id, found.source.rstrip("/").rsplit("/", 1)[1], dict(found.tags))
 
     def register(self, name: str, run: RunState, folder: str, tags: dict[str, str]) -> tuple[str, bool]:
         """Make a run's artifact folder a version of model `name`; returns (version, whether it is new).

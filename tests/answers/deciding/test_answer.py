@@ -37,6 +37,11 @@ def test_ties_are_said_and_no_winner_is_made_of_them():
     assert "no baseline" not in found["can't be said"] and "networks" in found["can't be said"]
 
 
+def test_where_only_chance_is_left_nothing_is_called_unfinished():
+    found = said(runs({("majority", "none"): 0.1, ("majority", "oversample"): 0.1}))
+    assert found["answer"].startswith("nothing to choose from; all of these trials are of chance")
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 def test_under_three_splits_nothing_is_told(splits):
     found = said(runs(CLEAR, splits=splits))

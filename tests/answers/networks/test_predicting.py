@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.answers.networks import predicting
+from sweeps.answers.networks.meant import Meant
+from sweeps.drive import contents
 from sweeps.drive.preparing.prepare import open_datasets, prepare
 from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload, upload
@@ -26,7 +28,7 @@ from sweeps.tracking.places import local_path
 from trainables.spec import get, names
 from trainables.trial.trial import run_trial
 
-NETWORKS = [name for name in names() if get(name).kind == "network"]
+ALL = names()
 SWEEP = """
 name: annotators
 datasets: [{{name: small, path: {path}, label: celltype}}]
@@ -37,20 +39,27 @@ models: {{{models}}}
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory, ray_here) -> dict[str, Path]:
-    """The directory of a finished trial per network, on the cells of cells.h5ad two folders above."""
+    """The directory of a finished trial per model, on the cells of cells.h5ad two folders above."""
     root = tmp_path_factory.mktemp("annotators")
     write(root / "cells.h5ad")
-    return {name: trained(root, f"{name}: {{size: tiny, epochs: 2}}") for name in NETWORKS}
+    told = {name: "size: tiny, epochs: 2" if get(name).kind == "network" else "" for name in ALL}
+    return {name: trained(root, f"{name}: {{{text}}}") for name, text in told.items()}
 
 
 def trained(root: Path, model: str, text: str = SWEEP) -> Path:
     """Return the directory of a finished trial on root/cells.h5ad."""
+    config = prepared(root, model, text)
+    run_trial(config, lambda metrics, path: None, None)
+    return Path(config["directory"])
+
+
+def prepared(root: Path, model: str, text: str) -> dict:
+    """Return what a trial on root/cells.h5ad is told, what it needs being made."""
     sweep = parse(text.format(path=root / "cells.h5ad", models=model), root / "annotators.yaml")
-    (trial,) = sweep.trials()
-    (paths,) = prepare([trial.config()], open_datasets(sweep, root), root)
-    directory = root / "trials" / trial.key
-    run_trial(trial.config() | paths | {"directory": str(directory)}, lambda metrics, path: None, None)
-    return directory
+    cells = open_datasets(sweep, root)
+    (trial,) = contents.known(sweep, cells, root).trials()
+    (paths,) = prepare([trial.config()], cells, root)
+    return trial.config() | paths | {"directory": str(root / "trials" / trial.key)}
 
 
 @pytest.fixture
@@ -67,10 +76,15 @@ def new_cells(trials, tmp_path) -> Path:
 
 
 def annotate(directory: Path, data: Path, out: Path, least: float = 0.5, **options):
-    return predicting.predict([directory / "checkpoint"], str(data), options, out, least, lambda done, total: None)
+    return predict([directory / "checkpoint"], data, options=options, out=out, min_genes=least)
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+def predict(folders: list[Path], data: Path, progress=lambda done, total: None, adjustment: str = "none", **wish):
+    models = [Meant(folder, str(folder), adjustment) for folder in folders]
+    return predicting.predict(models, str(data), predicting.Wish(**wish), progress)
+
+
+@pytest.mark.parametrize("model", ALL)
 def test_cells_are_annotated_as_in_the_trial(model, trials, new_cells, tmp_path):
     found = annotate(trials[model], new_cells, tmp_path / "out.parquet")
     table = pd.read_parquet(tmp_path / "out.parquet")
@@ -234,8 +248,7 @@ def test_cells_of_lower_probability_are_unassigned_and_nothing_else_changes(tria
     annotate(trials["scgpt"], new_cells, tmp_path / "all.parquet")
     whole = pd.read_parquet(tmp_path / "all.parquet")
     sure, folder = float(whole["probability"].median()), trials["scgpt"] / "checkpoint"
-    given = [str(new_cells), {}, tmp_path / "sure.parquet", 0.5, lambda done, total: None, sure]
-    predicting.predict([folder], *given)
+    predict([folder], new_cells, out=tmp_path / "sure.parquet", sure=sure)
     some = pd.read_parquet(tmp_path / "sure.parquet")
     low = whole["probability"] < sure
     assert 0 < low.sum() < len(low) and (some.loc[low, "prediction"] == "unassigned").all()
@@ -243,9 +256,9 @@ def test_cells_of_lower_probability_are_unassigned_and_nothing_else_changes(tria
     shutil.copytree(folder, tmp_path / "checkpoint")
     classes = json.loads((folder / "model.json").read_text())["classes"]
     describe(tmp_path / "checkpoint", classes=["unassigned", *classes[1:]])
-    given[-2] = lambda done, total: pytest.fail("cells were annotated before it was refused")
+    fails = lambda done, total: pytest.fail("cells were annotated before it was refused")  # noqa: E731
     with pytest.raises(RequestError, match="a type of the training is called unassigned"):
-        predicting.predict([tmp_path / "checkpoint"], *given)
+        predict([tmp_path / "checkpoint"], new_cells, fails, out=tmp_path / "sure.parquet", sure=sure)
 
 
 # several networks
@@ -256,7 +269,7 @@ def test_an_ensemble_has_mean_probabilities_and_says_where_its_networks_agree(tr
     for name in ("scgpt", "geneformer"):
         annotate(trials[name], new_cells, tmp_path / f"{name}.parquet")
         tables.append(pd.read_parquet(tmp_path / f"{name}.parquet"))
-    found = predicting.predict(folders, str(new_cells), {}, tmp_path / "both.parquet", 0.5, lambda done, total: None)
+    found = predict(folders, new_cells, out=tmp_path / "both.parquet")
     both = pd.read_parquet(tmp_path / "both.parquet")
     scores = [name for name in both if name.startswith("p_")]
     np.testing.assert_allclose(both[scores], (tables[0][scores] + tables[1][scores]) / 2, atol=1e-6)
@@ -270,18 +283,18 @@ def test_networks_of_other_types_make_no_ensemble(trials, new_cells, tmp_path):
     classes = json.loads((tmp_path / "checkpoint" / "model.json").read_text())["classes"]
     describe(tmp_path / "checkpoint", classes=["unheard-of", *classes[1:]])
     folders = [trials["scgpt"] / "checkpoint", tmp_path / "checkpoint"]
-    said = f"only some of the networks know .*{classes[0]}.*; an ensemble's must know the same types"
+    said = f"only some of the models know .*{classes[0]}.*; an ensemble's must know the same types"
     with pytest.raises(RequestError, match=said):
-        predicting.predict(folders, str(new_cells), {}, tmp_path / "out.csv", 0.5, lambda done, total: None)
+        predict(folders, new_cells, out=tmp_path / "out.csv")
     with pytest.raises(RequestError, match="named twice: .*checkpoint"):
-        predicting.predict(folders[:1] * 2, str(new_cells), {}, tmp_path / "out.csv", 0.5, lambda done, total: None)
+        predict(folders[:1] * 2, new_cells, out=tmp_path / "out.csv")
 
 
-def test_runs_and_folders_make_an_ensemble(trials, new_cells, tmp_path):
-    sweep = Sweep(tmp_path)
+def test_runs_and_folders_make_an_ensemble(trials, new_cells, tmp_path, blank_database):
+    sweep = Sweep(tmp_path, blank_database)
     run_id = sweep.end(sweep.network, checkpoint=str(trials["scbert"] / "checkpoint"))
     done = predict_by(["--run", run_id, "--checkpoint", trials["scgpt"] / "checkpoint"], tmp_path, new_cells)
-    assert done.exit_code == 0 and "2 networks: mean probabilities; all of them name the same type" in done.output
+    assert done.exit_code == 0 and "2 models: mean probabilities; all of them name the same type" in done.output
 
 
 # by run
@@ -292,8 +305,8 @@ def predict_by(words: list, storage: Path, new_cells: Path):
     return CliRunner().invoke(cli.app, given)
 
 
-def test_a_run_is_found_in_mlflow_and_its_uploaded_checkpoint_used(trials, new_cells, tmp_path):
-    sweep = Sweep(tmp_path)
+def test_a_run_is_found_in_mlflow_and_its_uploaded_checkpoint_used(trials, new_cells, tmp_path, blank_database):
+    sweep = Sweep(tmp_path, blank_database)
     upload(trials["scgpt"], Upload(sweep.network.artifact_uri, None, with_checkpoint=True))
     run_id = sweep.end(sweep.network)
     done = predict_by(["--run", run_id], tmp_path, new_cells)
@@ -304,34 +317,34 @@ def test_a_run_is_found_in_mlflow_and_its_uploaded_checkpoint_used(trials, new_c
     pd.testing.assert_frame_equal(*same)
 
 
-def test_a_linked_checkpoint_is_used_where_it_lies(trials, new_cells, tmp_path):
-    sweep = Sweep(tmp_path)
+def test_a_linked_checkpoint_is_used_where_it_lies(trials, new_cells, tmp_path, blank_database):
+    sweep = Sweep(tmp_path, blank_database)
     run_id = sweep.end(sweep.network, checkpoint=str(trials["scbert"] / "checkpoint"))
     assert predict_by(["--run", run_id], tmp_path, new_cells).exit_code == 0
     assert (tmp_path / "out.parquet").exists()
 
 
-def test_runs_without_a_network_to_use_are_refused(trials, new_cells, tmp_path):
-    sweep = Sweep(tmp_path)
+def test_runs_without_a_network_to_use_are_refused(trials, new_cells, tmp_path, blank_database):
+    sweep = Sweep(tmp_path, blank_database)
     sweep.tracker.finish(sweep.baseline.run_id, "FINISHED", {})
     run_id = sweep.end(sweep.network)
     for run, said in (
         (run_id, "has no checkpoint among its artifacts"),
-        (sweep.baseline.run_id, "is a baseline, which leaves no checkpoint"),
+        (sweep.baseline.run_id, "an earlier version trained it, which kept none of a baseline"),
         ("0" * 32, "has no trial's run"),
     ):
         done = predict_by(["--run", run], tmp_path, new_cells)
         assert isinstance(done.exception, RequestError) and said in str(done.exception)
     neither = predict_by([], tmp_path, new_cells)
-    assert "either --run RUN_ID or --checkpoint FOLDER" in str(neither.exception)
+    assert "say which model: --run RUN_ID, --checkpoint FOLDER" in str(neither.exception)
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_an_adapted_network_is_promoted_with_its_base(linked, trials, new_cells, tmp_path):
+def test_an_adapted_network_is_promoted_with_its_base(linked, trials, new_cells, tmp_path, blank_database):
     write(tmp_path / "cells.h5ad")
     folder = write_folder(tmp_path, GENES)
     directory = trained(tmp_path, f"scgpt: {{weights: {folder}, epochs: 1, train: {{lora: {{rank: 2}}}}}}")
-    sweep = Sweep(tmp_path / "runs")
+    sweep = Sweep(tmp_path / "runs", blank_database)
     if linked:
         run_id = sweep.end(sweep.network, checkpoint=str(directory / "checkpoint"))
     else:

@@ -28,7 +28,7 @@ from trainables.material import open_material
 from trainables.spec import get
 from trainables.training import checkpoint
 from trainables.training.training import build
-from trainables.trial.package import open_model
+from trainables.trial.annotator import open_model
 from trainables.trial.trial import run_trial
 
 WRITERS = {
@@ -133,6 +133,22 @@ def test_vectors_are_made_once_for_all_splits_skews_strategies_and_losses(tmp_pa
     folders = {folder for config in configs for folder in config["features"].values()}
     assert len(found) == 8 and len(folders) == 1 and Shards(Path(*folders)).origin["frozen"]
     assert not any(resources.is_auto(trial) for trial in found), "a core does, where nobody asks for a GPU"
+
+
+def test_made_cells_have_vectors_too_and_a_head_is_trained_on_them(tmp_path, monkeypatch):
+    make = lambda tasks, count: [task.make(path, *task.args) for path, task in tasks.items() if not path.exists()]  # noqa: E731
+    monkeypatch.setattr(prepare, "make_files", make)
+    monkeypatch.setattr("sweeps.drive.preparing.encoders.ray.put", lambda value: value)
+    weights_of(tmp_path, "scgpt")
+    grid = "skews: [{kind: exponential, ratio: 4}]\nstrategies: [{kind: smote, neighbours: 3}]\n"
+    (config,) = prepared(tmp_path, trials(tmp_path, "scgpt", "", grid))
+    material = open_material(read(config))
+    made = np.arange(90, len(material.features))
+    assert set(config["features"]) == {config["shards"], config["generated"]}
+    assert len(made) and set(made) <= set(material.training_rows(0)) and len(material.features) == len(material.shards)
+    vectors = material.feed(get("scgpt"), 8).batch(made[:5]).inputs["vectors"]
+    assert vectors.shape == (5, 8) and vectors.std(dim=0).min() > 0
+    assert 0 < run_trial(config, lambda *said: None, None)["test_macro_f1"] <= 1
 
 
 def test_other_weights_in_the_same_folder_are_other_vectors_and_other_trials(tmp_path):

@@ -170,8 +170,7 @@ def build_head(num_classes: int, weights: Path | str, **options: Any) -> Any:
     chosen = {name: value for name, value in options.items() if name in GeneformerOptions.model_fields}
     head = Head(_config(read_config(Path(weights)), GeneformerOptions(**chosen)), num_classes)
     path = files.require(Path(weights), "geneformer", NETWORK_FILES)[STATE]
-    own = {name: tensor for name, tensor in _state(path, num_classes).items() if name.startswith(FRESH)}
-    head.fresh = files.fill(head, own, FRESH, f"weights {weights}: {path.name}: ")
+    head.fresh = files.fill(head, _state(path, num_classes, FRESH), FRESH, f"weights {weights}: {path.name}: ")
     return head
 
 
@@ -208,11 +207,11 @@ def _pretrained(num_classes: int, folder: Path, num_tokens: int | None, chosen: 
     return network
 
 
-def _state(path: Path, num_classes: int) -> dict[str, Any]:
+def _state(path: Path, num_classes: int, parts: tuple[str, ...] = ("",)) -> dict[str, Any]:
     """Return what a checkpoint holds, in our names; a classifier of other types is none."""
     from trainables import weights
 
-    state = convert(weights.load_state(path))
+    state = convert(weights.load_state(path, parts))
     if HEAD + "weight" in state and len(state[HEAD + "weight"]) != num_classes:
         return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
     return state

@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy import sparse
 
 from data_pipeline.normalise import log_normalised
 from trainables.fitting.choosing import Best, Targets, is_there, targets
-from trainables.spec import Encoded, ModelSpec, Options
+from trainables.spec import Encoded, ModelSpec, Options, ascending
 
 if TYPE_CHECKING:
     from trainables.models.logistic_regression.solver import Problem, Solution
@@ -29,7 +29,9 @@ class LogisticOptions(Options):
     """
 
     penalty: Literal["l1", "l2"] = "l2"
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(STRENGTHS, min_length=1)
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(ascending)] = Field(
+        STRENGTHS, min_length=1
+    )
     max_iterations: int = Field(MAX_ITERATIONS, ge=1)
 
 
@@ -144,7 +146,9 @@ SPEC = ModelSpec(
     kind="baseline",
     options=LogisticOptions,
     encoder=encoder,
+    needs_totals=True,
     fit=fit,
+    fitted=Fitted,
     on={},
     scaled=True,
 )

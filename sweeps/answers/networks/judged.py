@@ -1,0 +1,87 @@
+"""`cellskew predict --evaluate`: how many cells whose types are known were found, in the numbers of a trial."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from data_pipeline.errors import RequestError
+from data_pipeline.names import did_you_mean
+from data_pipeline.reading.labels import Renames
+from sweeps import tables
+from trainables import metrics
+from trainables.trial.confidence import aurc
+
+if TYPE_CHECKING:
+    from trainables.trial.annotator import Annotator
+
+
+@dataclass(frozen=True)
+class Judged:
+    """numbers: every metric of a trial's test cells, by name; types: see metrics.per_class. unknown: cells by type that
+    no model knows; unlabelled: cells of which nothing is said. Neither kind is in the numbers."""
+
+    numbers: dict[str, float]
+    types: pd.DataFrame
+    unknown: dict[str, int]
+    unlabelled: int
+
+
+def renamed(labels: np.ndarray, renames: Renames) -> np.ndarray:
+    """Return labels (str objects [n]) by their new names; "" for those that are left out."""
+    names = dict(renames)
+    return np.array([names.get(label, label) for label in labels], dtype=object)
+
+
+def check(labels: np.ndarray, classes: list[str], column: str) -> None:
+    """RequestError if no label is a type that the models know: said before any cell is annotated."""
+    found = set(labels) - {""}
+    if found & set(classes):
+        return
+    there, known = ", ".join(sorted(found)[:5]) or "none", ", ".join(classes[:5])
+    raise RequestError(
+        f"--evaluate {column}: none of its values ({there}) is a type that was trained on ({known}, ...); "
+        f"{did_you_mean(min(found, default=''), classes)}name another column, or rename with --map"
+    )
+
+
+def judge(probabilities: np.ndarray, labels: np.ndarray, annotators: Sequence["Annotator"]) -> Judged:
+    """Return how right probabilities, float [n, C], are. labels: str objects [n], "" where nothing is known.
+
+    Types are rare or common by the training cells of the models, of several their mean.
+    """
+    classes = annotators[0].classes
+    place = {name: number for number, name in enumerate(classes)}
+    known = np.array([label in place for label in labels], dtype=bool)
+    truth = np.array([place[label] for label in labels[known]], dtype=np.int64)
+    cells = {name: _trained_on(annotators, classes, name) for name in ("natural", "train")}
+    seen = probabilities[known]
+    numbers = metrics.evaluate(seen, truth, cells["natural"], cells["train"])
+    numbers["aurc"] = aurc(seen.max(axis=1), seen.argmax(axis=1) == truth)
+    others = Counter(labels[~known])
+    return Judged(numbers, metrics.per_class(seen, truth, classes, cells), others, others.pop("", 0))
+
+
+def _trained_on(annotators: Sequence["Annotator"], classes: list[str], part: str) -> np.ndarray:
+    """Return the training cells of each class, int64 [C]."""
+    each = [dict(zip(one.classes, one.described["cells"][part], strict=True)) for one in annotators]
+    return np.rint([np.mean([cells[name] for cells in each]) for name in classes]).astype(np.int64)
+
+
+def show(found: Judged) -> None:
+    """Print the metrics as a trial has them, then each type, and what is not in them."""
+    rows = [{"metric": name, "value": f"{value:.4f}"} for name, value in found.numbers.items()]
+    tables.draw(pd.DataFrame(rows))
+    types = found.types[found.types["test"] > 0]
+    shown = types[["class", "test", "predicted"]].assign(
+        **{name: [f"{value:.3f}" for value in types[name]] for name in ("precision", "recall", "f1")}
+    )
+    tables.draw(shown)
+    if found.unknown:
+        named = ", ".join(f"{name} ({cells:,})" for name, cells in sorted(found.unknown.items()))
+        print(f"{sum(found.unknown.values()):,} cells are of types that were not trained on, and in no number: {named}")
+    if found.unlabelled:
+        print(f"{found.unlabelled:,} cells have no label, and are in no number")
