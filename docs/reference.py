@@ -125,6 +125,13 @@ costs](answers.md#until-it-is-sure). Not with a test set of the dataset's own: a
 splits: {until: {half_width: 0.02, metric: macro_f1, between: strategy, within: model}, at_most: 30}
 ```
 
+`tree:` of a dataset names a YAML file that says which type lies above which, one above all: `CD4 T: T cell`, `T cell:
+lymphocyte`, and so on, a line each, types by name as in the labels. Then every trial of it has hierarchical precision,
+recall and F1 among its metrics. The loss `hierarchical` goes by the tree where labels are of several levels (some cells
+are called `T cell`, others `CD4 T`); where no type lies above another it would be `cross_entropy`, and is refused. It
+names the finest types alone, so hold it against other losses by `hierarchical_f1`, not by `macro_f1`, in which a broad
+type that is never named has 0.
+
 Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
 themselves.
 """

@@ -25,7 +25,7 @@ class TrialConfig(BaseModel):
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
     control: what is done to the labels of training and validation cells, see material. on: whose vectors of cells the
-    shards hold, None: genes. code: what stands for the code of a model from outside.
+    shards hold, None: genes. tree: types, each with the one above it. code: stands for that of a model from outside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +46,7 @@ class TrialConfig(BaseModel):
     control: Control | None = None
     on: dict[str, Any] | None = None
     code: str | None = None
+    tree: dict[str, str] | None = None
     encoding: Path | None = None
     generated: Path | None = None
     distances: Path | None = None

@@ -12,6 +12,7 @@ from data_pipeline.rows.resample import STRATEGIES
 from data_pipeline.seeds import generator
 from data_pipeline.shards.feed import Feed
 from data_pipeline.shards.shards import Joined, Shards, Stored
+from data_pipeline.tree import Tree, below
 from trainables.config import TrialConfig
 from trainables.spec import ModelSpec
 
@@ -73,6 +74,10 @@ class Material:
         """Return rows per class in a pass, [C], as a loss is told them; where draws vary, what they are on average."""
         is_balanced = self.fixed_rows is None and getattr(STRATEGIES[self.strategy["kind"]], BALANCED, False)
         return self.balanced_counts if is_balanced else self.counts(self.training_rows(0))
+
+    def below(self, tree: Tree | None) -> np.ndarray | None:
+        """Return which types lie below which, bool [C, C], by a tree of them; None without one."""
+        return None if tree is None else below(tree, self.classes)
 
     def feed(self, spec: ModelSpec, batch_size: int) -> Feed:
         """Return the batches of this material for a network, or for a head that is trained on features."""

@@ -109,7 +109,10 @@ def _relative(sweep: Path) -> list[str]:
     document = yaml_lines.read(sweep.read_text(encoding="utf-8")).value
     models = document["models"] if isinstance(document["models"], dict) else {}
     given = [
-        entry.get(key) for entry in document["datasets"] if isinstance(entry, dict) for key in ("path", "test_path")
+        entry.get(key)
+        for entry in document["datasets"]
+        if isinstance(entry, dict)
+        for key in ("path", "test_path", "tree")
     ]
     given += [(entry.get("labels") or {}).get("map") for entry in document["datasets"] if isinstance(entry, dict)]
     given += [settings.get("weights") for settings in models.values() if isinstance(settings, dict)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from data_pipeline.errors import RequestError
 from data_pipeline.hashes import Hashes, identity_hash
 from data_pipeline.reading.vectors import Vectors, open_vectors
+from data_pipeline.tree import is_nested, tree_problems
 from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
@@ -31,6 +32,7 @@ def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = Tr
 
     keep: remember the hashes of weights and vectors in the storage folder, so that each file is read once for them.
     """
+    check_trees(spec, cells)
     hashes = Hashes(storage / "weights.json")
     folders = {
         model.label: model for model in spec.models if model.weights is not None and Path(model.weights).is_dir()
@@ -45,6 +47,29 @@ def known(spec: SweepSpec, cells: dict[str, Any], storage: Path, keep: bool = Tr
     if keep and (weights or vectors):
         hashes.keep()
     return spec.model_copy(update={"contents": Contents(digests, weights, vectors)})
+
+
+def check_trees(spec: SweepSpec, cells: dict[str, Any]) -> None:
+    """RequestError where a tree lacks types of its dataset, or the loss `hierarchical` would be `cross_entropy`."""
+    problems = []
+    for name, opened in cells.items():
+        tree = spec.trees.get(name, {})
+        lacking = tree_problems(tree, opened.classes, f"dataset {name}") if tree else []
+        problems += lacking
+        if not lacking and _goes_by_tree(spec) and not is_nested(tree, opened.classes):
+            problems.append(
+                f"dataset {name}: the loss hierarchical would be cross_entropy under another name: "
+                + ("no type of it lies above another in its tree" if tree else "it has no `tree:`")
+                + "; leave it out there: exclude: [{dataset: "
+                + name
+                + ", loss: hierarchical}]"
+            )
+    if problems:
+        raise RequestError(*problems)
+
+
+def _goes_by_tree(spec: SweepSpec) -> bool:
+    return any(loss.kind == "hierarchical" for loss in spec.losses)
 
 
 def vectors_hash(on: dict[str, Any], cells: Any, hashes: Hashes) -> str:

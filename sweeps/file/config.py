@@ -48,6 +48,7 @@ class SweepSpec(BaseModel):
     datasets: list[str | dict[str, Any]]
     dataset_names: list[str]
     identities: dict[str, dict[str, Any]]  # dataset name -> what it is to a trial's key
+    trees: dict[str, dict[str, str]] = Field(default_factory=dict)  # dataset name -> type -> the one above it
     genes: dict[str, Any]
     splits: list[dict[str, Any]]  # with `until` those that it may come to
     until: Until | None = None  # in no trial's key
@@ -155,6 +156,7 @@ class SweepSpec(BaseModel):
             "posthoc": self.posthoc,
         }
         described |= {} if model.on is None else {"on": model.on}
+        described |= {"tree": self.trees[dataset]} if dataset in self.trees else {}
         described |= {} if model.code is None else {"code": model.code}
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}

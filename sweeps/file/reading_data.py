@@ -8,6 +8,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.reading.known import catalog
 from data_pipeline.reading.labels import read_renames
 from data_pipeline.reading.source import Drop, Duplicates, Source, Twins, Values
+from data_pipeline.tree import read_tree
 from sweeps.file.plugins import Problem, unknown
 from sweeps.file.strict import NAME, Strict, shaped
 
@@ -36,13 +37,14 @@ class Dataset(Strict):
     labels: Labels | None = None
     twins: Twins | None = None
     other_features: Drop | None = None
+    tree: str | None = None
 
 
 UNREAD = ""  # a table of labels that wasn't looked at, in the place of what it says
 
 
 def read_datasets(given: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any], list[Problem]]:
-    found: dict[str, Any] = {"datasets": [], "dataset_names": [], "identities": {}}
+    found: dict[str, Any] = {"datasets": [], "dataset_names": [], "identities": {}, "trees": {}}
     problems: list[Problem] = []
     for index, item in enumerate(given if isinstance(given, list) else []):
         entry, name, wrong = read_dataset(item, folder)
@@ -56,6 +58,9 @@ def read_datasets(given: Any, folder: Path, check_files: bool) -> tuple[dict[str
         renames, wrong = _renames(entry, check_files)
         problems += [(("datasets", index, "labels", "map"), said) for said in wrong]
         found["identities"][name] = identity(entry, name, renames)
+        tree, wrong = _tree(entry, check_files)
+        problems += [(("datasets", index, "tree"), said) for said in wrong]
+        found["trees"] |= {name: tree} if tree else {}
     return found, problems
 
 
@@ -79,6 +84,8 @@ def read_dataset(item: Any, folder: Path) -> tuple[Any, str, list[Problem]]:
             entry[key] = _absolute(entry[key], folder)
     if "labels" in entry:
         entry["labels"] = {"map": _absolute(entry["labels"]["map"], folder)}
+    if "tree" in entry:
+        entry["tree"] = _absolute(entry["tree"], folder)
     problems += _dataset_problems(entry)
     first = entry["path"] if isinstance(entry.get("path"), str) else next(iter(entry.get("path", [])), "")
     name = entry.get("name", Path(first).stem)
@@ -118,6 +125,16 @@ def _renames(entry: str | dict[str, Any], check_files: bool) -> tuple[list[list[
         return [list(pair) for pair in read_renames(entry["labels"]["map"])], []
     except RequestError as error:
         return UNREAD, list(error.problems)
+
+
+def _tree(entry: str | dict[str, Any], check_files: bool) -> tuple[dict[str, str], list[str]]:
+    """Return (the tree of cell types, {} without one; what is wrong with its file, where files are looked at)."""
+    if isinstance(entry, str) or "tree" not in entry:
+        return {}, []
+    try:
+        return read_tree(entry["tree"]), []
+    except RequestError as error:
+        return {}, list(error.problems) if check_files else []
 
 
 def identity(entry: str | dict[str, Any], name: str, renames: list[list[str]] | str) -> dict[str, Any]:

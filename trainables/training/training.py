@@ -274,7 +274,7 @@ class _Run:
         if stage.head is not None:
             for name, parameter in self.trainer.network.named_parameters():
                 parameter.requires_grad_(name.startswith(stage.head))
-        self.trainer.loss = loss_of(self.config.loss, stage.class_counts)
+        self.trainer.loss = loss_of(self.config.loss, stage.class_counts, self.material.below(self.config.tree))
         self.trainer.start(stage.recipe, self.config.stage_seed(stage.name))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 
 from data_pipeline.atomic import publish
+from data_pipeline.tree import ancestors, hierarchical
 from trainables import metrics
 from trainables.config import TrialConfig
 from trainables.material import Material
@@ -78,6 +79,9 @@ def _evaluate(config: TrialConfig, material: Material, probabilities: np.ndarray
     truth = material.labels[material.test]
     numbers = metrics.evaluate(probabilities, truth, material.counts(material.natural), material.counts(material.kept))
     numbers["aurc"] = aurc(probabilities.max(1), probabilities.argmax(1) == truth)
+    if config.tree is not None:
+        table = metrics.confusion_counts(truth, probabilities.argmax(1), len(material.classes))
+        numbers |= hierarchical(table, ancestors(config.tree, material.classes))
     if config.skew["kind"] == "rarefy":
         thinned = metrics.of_class(probabilities, truth, material.classes.index(str(config.skew["class_name"])))
         numbers |= {f"{name}_rarefied": value for name, value in thinned.items()}

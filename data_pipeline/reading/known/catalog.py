@@ -20,7 +20,7 @@ CATALOG = Path(__file__).with_name("datasets.yaml")
 OPTIONS = ["label", "layer", "values", "gene_names", "donor", "duplicates", "empty_cells", "unlabelled", "totals"]
 OPTIONS += ["twins", "other_features", "labels"]
 PATHS = ["path", "test_path"]
-KEYS = ["name", *PATHS, *OPTIONS]
+KEYS = ["name", *PATHS, *OPTIONS, "tree"]  # of which the cells say nothing: whoever asks how types are related reads it
 
 
 @dataclass(frozen=True)

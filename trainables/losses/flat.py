@@ -1,75 +1,18 @@
-"""Training losses that know how unequal the classes are, and what a network trained with them has learnt.
+"""Losses that know how unequal the classes are, not how they are related. Shapes: n or B cells, C classes."""
 
-LOSSES[name](class_counts [C] of the rows trained on, **parameters) is a `Loss`: called with (outputs_BC, labels_B,
-progress) it gives a scalar, where progress is the finished share of the training. All are the mean over the cells of a
-batch, in float32 whatever the outputs are, so that accumulated batches weigh every cell alike. A class without training
-cells has weight 0 where classes are weighted, and counts as one cell where the logarithm or a power of its count is
-needed; it never gives NaN.
-Shapes: n or B cells, C classes.
-"""
-
-from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from data_pipeline.errors import RequestError
-from trainables.class_weights import Counts, PerClass, beta_of, effective_number, inverse_frequency
+from trainables.class_weights import PerClass, beta_of, effective_number, inverse_frequency
+from trainables.losses.loss import Loss
 
-if TYPE_CHECKING:  # torch takes a second to import, and a sweep file is read for the names alone
+if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Loss(ABC):
-    """One loss for one training set. Whoever reads a network's outputs as probabilities goes through `logits`.
-
-    A loss has to say what its network learns: with `prior` and `logits`, softmax(logits(outputs)) are the probabilities
-    of the types if these came in the mix `prior`. The tests hold every loss of LOSSES to it.
-    """
-
-    class_counts: Counts
-    only_weights: ClassVar[bool] = False  # nothing but `weights`, so that a model without gradients can have it too
-
-    def __post_init__(self) -> None:
-        if not (self.counts_C > 0).any():
-            raise RequestError(f"the loss needs training cells, and none of the {len(self.counts_C)} classes has any")
-
-    @cached_property
-    def counts_C(self) -> np.ndarray:
-        return np.asarray(self.class_counts, dtype=np.float64)
-
-    @property
-    @abstractmethod
-    def prior(self) -> np.ndarray:
-        """The class mix, float64 [C], not normalised, 0 for a class without rows, that the outputs have learnt."""
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The weight of a cell by class, float64 [C]; None: all alike."""
-        return None
-
-    def logits(self, outputs: np.ndarray) -> np.ndarray:
-        """Return what softmax makes probabilities of, float [n, C], from the outputs of the network."""
-        return outputs
-
-    @abstractmethod
-    def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
-        """Return the loss of each cell, float32 [B], from float32 outputs."""
-
-    def __call__(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
-        return self.of_cells(outputs_BC.float(), labels_B, progress).mean()
-
-    @cached_property
-    def _weights_C(self) -> PerClass:
-        return PerClass(self.weights)
-
-    @property
-    def _at_least_one_C(self) -> np.ndarray:
-        return np.maximum(self.counts_C, 1.0)
 
 
 class CrossEntropy(Loss):
@@ -254,23 +197,6 @@ class BalancedSoftmax(Loss):
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         return _cross_entropies(outputs_BC + self._logs_C.on(outputs_BC.device), labels_B)
-
-
-LOSSES: dict[str, type[Loss]] = {
-    "cross_entropy": CrossEntropy,
-    "weighted": Weighted,
-    "class_balanced": ClassBalanced,
-    "focal": Focal,
-    "ldam": Ldam,
-    "logit_adjusted": LogitAdjusted,
-    "balanced_softmax": BalancedSoftmax,
-}
-
-
-def loss_of(described: dict[str, Any], class_counts: Counts) -> Loss:
-    """Return the loss that {"kind": name in LOSSES, **parameters} describes, for rows of these classes."""
-    params = {name: value for name, value in described.items() if name != "kind"}
-    return LOSSES[described["kind"]](class_counts, **params)
 
 
 def _log_of_the_rest(logs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,32 @@
+"""`tree:` of a dataset: by what it says part of its trials' keys, and of no other's."""
+
+import pytest
+import yaml
+
+from data_pipeline.errors import RequestError
+from sweeps.file import config
+
+SWEEP = "name: x\ndatasets: [{name: pbmc68k_reduced%s}]\nmodels: [majority]\n"
+
+
+def keys(tmp_path, more: str = "", **options) -> list[str]:
+    (tmp_path / "x.yaml").write_text(SWEEP % more)
+    return [trial.declared for trial in config.load(tmp_path / "x.yaml", **options).trials()]
+
+
+def test_a_tree_is_known_by_what_it_says_and_its_file_found_from_anywhere(tmp_path):
+    (tmp_path / "a.yaml").write_text("CD34+: cell\nDendritic: cell\n")
+    (tmp_path / "b.yaml").write_text("Dendritic: cell\nCD34+: cell\n")
+    (tmp_path / "c.yaml").write_text("Dendritic: cell\nCD34+: Dendritic\n")
+    plain, first, same, other = (keys(tmp_path, more) for more in ("", *(f", tree: {one}.yaml" for one in "abc")))
+    assert first == same and len({*plain, *first, *other}) == 3
+    stored = config.load(tmp_path / "x.yaml").given
+    again = config.parse(yaml.safe_dump(stored), tmp_path.parent / "elsewhere.yaml")
+    assert [trial.declared for trial in again.trials()] == other
+    assert again.trials()[0].config()["tree"] == {"Dendritic": "cell", "CD34+": "Dendritic"}
+    assert "tree" not in config.load(tmp_path / "x.yaml").trials()[0].described["dataset"]
+
+
+def test_a_tree_that_is_not_there_is_said_with_its_line(tmp_path):
+    with pytest.raises(RequestError, match=r"x.yaml:2: datasets\[0\].tree: .*none.yaml: can't be read"):
+        keys(tmp_path, ", tree: none.yaml")
