@@ -24,7 +24,7 @@ from sweeps.drive.stopping import Interrupted, Signals, Stop
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
-from sweeps.tracking.artifacts import Upload
+from sweeps.tracking.artifacts import Upload, make_place
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.locks.lock import SweepLock
 from sweeps.tracking.outbox import MANY
@@ -292,4 +292,4 @@ class _Drive:
 
     def _upload(self, run: RunState) -> Upload:
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None
-        return Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload")
+        return make_place(Upload(run.artifact_uri, server, with_checkpoint=self.spec.checkpoints == "upload"))

@@ -1,8 +1,11 @@
 """A trial's files -> the artifacts of its run. Workers do this themselves; the tracking store is not asked."""
 
+import contextlib
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweeps.tracking.places import local_path
 from trainables.trial.outcome import MODEL_FOLDER
@@ -36,6 +39,38 @@ def upload_log(directory: Path, to: Upload) -> None:
     _put(_logs(directory), None, to)
 
 
+def make_place(to: Upload) -> Upload:
+    """Make the folder of all runs, where files go to one, and return `to`; the driver's part.
+
+    A worker makes none: where it doesn't see that folder it isn't on the same disk, and would copy into the void.
+    """
+    here = local_path(to.artifact_uri)
+    if here is not None:
+        with contextlib.suppress(OSError):  # said by whatever is to be put there
+            here.parents[1].mkdir(parents=True, exist_ok=True)
+    return to
+
+
+def is_seen(here: Path) -> bool:
+    """Tell whether this machine sees the folder of all runs in which a run's files are to lie at `here`."""
+    return here.parents[1].exists()
+
+
+def probe(to: Upload) -> None:
+    """Put a small file where a run's files are to go and take it away again; raises what the store says."""
+    here = local_path(to.artifact_uri)
+    if here is not None:
+        with tempfile.TemporaryFile(dir=here.parents[1]) as file:
+            file.write(b"cellskew")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "probe.txt"
+        file.write_text("cellskew asks whether files arrive\n")
+        _store([file], None, to)
+    with contextlib.suppress(Exception):  # not every store lets files be removed
+        _repository(to).delete_artifacts(file.name)
+
+
 def _logs(directory: Path) -> list[Path]:
     return [directory / name for name in LOGS if (directory / name).exists()]
 
@@ -58,10 +93,14 @@ def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
 
 def _store(files: list[Path], folder: Path | None, to: Upload) -> None:
     """Put files, and a folder under its name, into a run's artifact store."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    store = get_artifact_repository(to.artifact_uri, tracking_uri=to.tracking_uri)
+    store = _repository(to)
     for file in files:
         store.log_artifact(str(file))
     if folder is not None:
         store.log_artifacts(str(folder), folder.name)
+
+
+def _repository(to: Upload) -> Any:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(to.artifact_uri, tracking_uri=to.tracking_uri)

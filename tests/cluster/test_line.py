@@ -136,13 +136,28 @@ def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path):
 
     said = []
     trial = SimpleNamespace(status="PENDING", config={"key": "t0"}, experiment_tag="1_x")
+    trial.init_local_path = lambda: said.append("given a folder")
     tune = SimpleNamespace(get_live_trials=lambda: [trial], _staged_trials=[trial])
     tune._unstage_trial_with_resources = lambda trial: said.append("unstaged")
     tune.stop_trial = lambda trial: said.append("stopped")
     made = SimpleNamespace(is_misplaced=lambda key: True, back=lambda key: said.append("back"))
     made.has_inherited = lambda key: False
     order.InOrder(made, Stop(tmp_path / "stop")).choose_trial_to_run(tune)
-    assert said == ["back", "unstaged", "stopped"]
+    assert said == ["back", "unstaged", "given a folder", "stopped"]
+
+
+def test_tune_can_tell_the_end_of_a_trial_that_was_stopped_before_it_had_a_worker(tmp_path, monkeypatch):
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Trial
+    from ray.tune.result_grid import ResultGrid
+
+    from sweeps.drive.launching import order
+
+    monkeypatch.setattr("ray.train._internal.storage._get_ray_train_session_dir", lambda: str(tmp_path))
+    trial = Trial("any", stub=True, storage=StorageContext(str(tmp_path), "sweep"))
+    order._end(SimpleNamespace(stop_trial=lambda trial: None), trial)
+    told = SimpleNamespace(trials=[trial], trial_dataframes={}, _fs=None)
+    assert ResultGrid(told)[0].error is None
 
 
 def test_nothing_waits_behind_a_long_trial(monkeypatch):

@@ -115,6 +115,7 @@ def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: 
     workers), the trials that are not over are launched again, each at most `max_failures` times.
     """
     news = News(tracker, watch, stop, settings.max_failed, settings.say)
+    news.uploads.try_store(jobs[0])
     try:
         _train(jobs, news, stop, storage, settings)
     finally:

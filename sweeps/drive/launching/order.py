@@ -70,7 +70,7 @@ class InOrder(NotKept, FIFOScheduler):
         waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
         for trial in waiting:
             if self.stop.asked:
-                tune_controller.stop_trial(trial)
+                _end(tune_controller, trial)
             elif self.line.is_misplaced(key_of(trial)):
                 self.line.back(key_of(trial))
                 _take_back(tune_controller, trial)
@@ -110,6 +110,12 @@ def _take_back(tune_controller: Any, trial: TuneTrial) -> None:
     """
     if trial in tune_controller._staged_trials:
         tune_controller._unstage_trial_with_resources(trial)
+    _end(tune_controller, trial)
+
+
+def _end(tune_controller: Any, trial: TuneTrial) -> None:
+    """Stop a trial that has not started. At its end Tune 2.60 asks each for its folder, and dies of one without."""
+    trial.init_local_path()
     tune_controller.stop_trial(trial)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sweeps.drive.launching.job import Job
-from sweeps.drive.launching.worker import UPLOAD, WAITS, try_upload
+from sweeps.drive.launching.worker import UPLOAD, WAITS, describe, try_upload
+from sweeps.tracking.artifacts import Upload, probe
+from sweeps.tracking.uris import without_secrets
 
 PAUSES = (1, 2, 5, 10)  # seconds before the next attempt while the store is away; the last again and again
 PATIENCE = 120.0  # seconds at a sweep's end for what hasn't arrived; the next run brings the rest
@@ -26,6 +28,20 @@ class Uploads:
     waiting: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     over: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
+
+    def try_store(self, job: Job) -> None:
+        """Say so if files can't be put where this trial's are to go: now, not once it has trained."""
+        if job.upload is not None:
+            threading.Thread(target=self._try_store, args=(job.upload,), name="cellskew-probe", daemon=True).start()
+
+    def _try_store(self, to: Upload) -> None:
+        try:
+            probe(to)
+        except Exception as error:  # every store has its own exceptions
+            self.say(
+                f"files of trials can't be put where MLflow has them, {without_secrets(to.artifact_uri)}: "
+                f"{describe(error)[:300]}. Numbers go on, and files stay in the storage folder until they can be"
+            )
 
     def put(self, job: Job, lacking: dict[str, str]) -> None:
         """Have a finished trial's files uploaded, if that is what it waits for."""

@@ -18,7 +18,7 @@ from sweeps.cluster.origin import machine
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.log import epoch_line, logged, logger
-from sweeps.tracking.artifacts import Upload, upload, upload_log
+from sweeps.tracking.artifacts import Upload, is_seen, upload, upload_log
 from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import without_secrets
 from trainables.config import LEAVE
@@ -71,7 +71,7 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
         send({"final": numbers, "where": machine() | tags, "lacking": lacking})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
-        if job.upload is not None:
+        if job.upload is not None and not _unseen(job.upload):
             with contextlib.suppress(Exception):  # it is in the folder all the same
                 upload_log(directory, job.upload)
 
@@ -168,12 +168,22 @@ def _upload(job: Job) -> dict[str, str]:
     why: dict[str, str] = {}
     if job.upload is not None and local_path(job.upload.artifact_uri) is None:
         return {UPLOAD: WAITS}
+    if job.upload is not None and (said := _unseen(job.upload)):
+        return {UPLOAD: said}
     for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
         why = try_upload(job.directory, job.upload)
         if not why or pause is None:
             break
         time.sleep(pause)
     return why
+
+
+def _unseen(to: Upload) -> str | None:
+    """Return that this node doesn't see the folder in which runs' files lie, if it doesn't and they lie in one."""
+    here = local_path(to.artifact_uri)
+    if here is None or is_seen(here):
+        return None
+    return f"{platform.node()} does not see {here.parents[1]}, where the driver has made room for them"
 
 
 def try_upload(directory: Path, to: Upload) -> dict[str, str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ray import cloudpickle
@@ -15,7 +16,7 @@ from sweeps.cluster import nodes
 from sweeps.drive.launching import uploading, worker
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.uploading import Uploads
-from sweeps.tracking.artifacts import Upload
+from sweeps.tracking.artifacts import Upload, make_place, probe
 
 ROOT = Path(__file__).parents[3]
 SECRET = "hunter2-and-more"
@@ -82,3 +83,28 @@ def test_a_worker_begins_with_the_drivers_credentials_and_settings(monkeypatch, 
     assert place == str(ROOT / "sweeps") and sameness.places() == [str(ROOT)]
     assert found["MLFLOW_TRACKING_PASSWORD"] == SECRET and "UNRELATED" not in found
     assert found["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "our own settings are there, too"
+
+
+def test_a_store_that_takes_no_file_is_told_before_the_first_trial_has_trained(tmp_path, monkeypatch):
+    def refuse(to: Upload) -> None:
+        raise OSError("no bucket of that name")
+
+    monkeypatch.setattr(uploading, "probe", refuse)
+    said: list[str] = []
+    Uploads(lambda job: None, said.append).try_store(job(tmp_path / "a"))
+    wait_for(lambda: said)
+    assert said[0].startswith("files of trials can't be put where MLflow has them, mlflow-artifacts:/1/r/artifacts: ")
+    assert "no bucket of that name" in said[0] and "stay in the storage folder" in said[0]
+
+
+def test_a_folder_of_runs_is_made_by_the_driver_and_a_machine_that_does_not_see_it_copies_into_no_void(tmp_path):
+    to = Upload(str(tmp_path / "runs" / "1" / "r" / "artifacts"), None, with_checkpoint=False)
+    given, sent = replace(job(tmp_path / "k"), upload=to), []
+    worker.work(given, sent.append, lambda config, report, checkpoint: {"test_macro_f1": 0.5})
+    assert f"does not see {tmp_path / 'runs' / '1'}" in sent[-1]["lacking"]["upload"]
+    assert not (tmp_path / "runs").exists()
+    probe(make_place(to))
+    worker.work(given, sent.append, lambda config, report, checkpoint: {"test_macro_f1": 0.5})
+    assert sent[-1]["lacking"] == {}
+    assert "log.txt" in [path.name for path in (tmp_path / "runs/1/r/artifacts").iterdir()]
+    assert [path.name for path in (tmp_path / "runs/1").iterdir()] == ["r"], "the probe leaves nothing"
