@@ -96,8 +96,8 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
     asked = call("run", "bad.yaml", cwd=tmp_path)
     assert asked.returncode == 2 and asked.stdout == ""
     assert asked.stderr.splitlines() == [
-        "cellskew: bad.yaml:5: models.majorty: unknown model 'majorty'; did you mean majority? known: geneformer, "
-        "gradient_boosting, knn, linear_svm, logistic_regression, majority, mlp, scbert, scgpt",
+        "cellskew: bad.yaml:5: models.majorty: unknown model 'majorty'; did you mean majority? known: celltypist, "
+        "geneformer, gradient_boosting, knn, linear_svm, logistic_regression, majority, mlp, scbert, scgpt",
         "cellskew: bad.yaml:9: sedes: unknown key 'sedes'; did you mean seeds? known: name, datasets, genes, splits, "
         "skews, strategies, losses, models, seeds, protocol, defects, posthoc, controls, tracking, resources, "
         "exclude, questions, max_failures, checkpoint_every",
