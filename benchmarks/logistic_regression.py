@@ -2,18 +2,21 @@
 
 python benchmarks/logistic_regression.py [--cells 55000] [--genes 3000] [--penalty l1] [--peer]
 Made-up cells with the class shares of Zheng68K, about a tenth of the genes detected; types differ by a factor of
-exp(0.15 N(0, 1)) per gene, so that neighbours are mistaken for each other.
+exp(0.15 N(0, 1)) per gene, so that neighbours are mistaken for each other. On one core, as a trial of a baseline has.
 """
 
 import argparse
+import os
 import time
 
-import numpy as np
-from scipy import sparse
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read as numpy and MKL are imported: threads that wait burn time
 
-from trainables.metrics import evaluate
-from trainables.models.logistic_regression.model import STRENGTHS, matrix
-from trainables.spec import Encoded, get
+import numpy as np  # noqa: E402
+from scipy import sparse  # noqa: E402
+
+from trainables.metrics import evaluate  # noqa: E402
+from trainables.models.logistic_regression.model import STRENGTHS, matrix  # noqa: E402
+from trainables.spec import Encoded, get  # noqa: E402
 
 SHARES = np.array([20757, 16645, 8775, 6185, 5877, 3059, 2847, 2095, 1871, 242, 97]) / 68450
 BLOCK = 5000

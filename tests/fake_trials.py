@@ -65,7 +65,7 @@ def cells(digest: str) -> Any:
     return SimpleNamespace(digest=digest, labels=labels, **known)
 
 
-def nothing_to_prepare(configs: list, cells: dict, storage: Path, count: Any) -> list[dict[str, Any]]:
+def nothing_to_prepare(configs: list, cells: dict, storage: Path, *more: Any) -> list[dict[str, Any]]:
     return [{"shards": "none", "generated": None, "rows": None} for _ in configs]
 
 

@@ -38,5 +38,5 @@ class Screen:
         self.at["end"] = time.monotonic()
 
 
-def nothing_to_prepare(configs: list, cells: dict, storage: Path, count: Any) -> list[dict[str, Any]]:
+def nothing_to_prepare(configs: list, cells: dict, storage: Path, *more: Any) -> list[dict[str, Any]]:
     return [{"shards": "none", "generated": None, "rows": None} for _ in configs]

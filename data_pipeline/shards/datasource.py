@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from scipy import sparse
@@ -28,8 +28,11 @@ def for_each_block(
     block: int,
     count: Callable[[int, int], None],
     work: Callable[[int, int, sparse.csr_matrix], None],
+    at_once: int | None = None,
 ) -> None:
     """Call work(index, start, counts) for every task (index into `readers`, first row); Ray must be running.
+
+    at_once: so many blocks; None: as many as there are CPUs.
 
     A lost worker's block is worked on again by another; the first error of `work` is raised here as it was there.
     count(done, of all) is called after each block.
@@ -45,16 +48,22 @@ def for_each_block(
 
     blocks = ray.data.read_datasource(CountBlocks(readers, num_cells, tasks, block))
     done = blocks.map_batches(run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    if at_once is not None:
+        done.context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=at_once)
     _wait(done, len(tasks), count)
 
 
 def for_each_part(
-    tasks: list[tuple[int, int]], work: Callable[[int, int], None], count: Callable[[int, int], None]
+    tasks: list[tuple[int, int]],
+    work: Callable[[int, int], None],
+    count: Callable[[int, int], None],
+    at_once: int | None = None,
 ) -> None:
     """Call work(index, start) for every task, in actors that keep what `work` has loaded; Ray must be running.
 
-    An actor has a share of a GPU where the cluster has some, else a CPU. A lost actor's part is worked on again by
-    another; the first error of `work` is raised here as it was there. count(done, of all) is called after each part.
+    An actor has a share of a GPU where the cluster has some, else a CPU, of `at_once` at most. A lost actor's part is
+    worked on again by another; the first error of `work` is raised here as it was there. count(done, of all) is called
+    after each part.
     """
     if not tasks:
         return
@@ -76,15 +85,15 @@ def for_each_part(
             return pa.table({"error": pa.array(errors, pa.binary())})
 
     blocks = ray.data.from_arrow([pa.table({"index": [index], "start": [start]}) for index, start in tasks])
-    done = blocks.map_batches(Holding, batch_size=None, batch_format="pyarrow", **_pool(len(tasks)))
+    done = blocks.map_batches(Holding, batch_size=None, batch_format="pyarrow", **_pool(len(tasks), at_once))
     _wait(done, len(tasks), count)
 
 
-def _pool(num_tasks: int) -> dict[str, Any]:
+def _pool(num_tasks: int, at_once: int | None) -> dict[str, Any]:
     """Return how many actors there may be, and what each has: half a GPU, so that one reads while another computes."""
     has = ray.cluster_resources()
     gpus = int(has.get("GPU", 0))
-    most = ACTORS_PER_GPU * gpus if gpus else int(has.get("CPU", 1))
+    most = ACTORS_PER_GPU * gpus if gpus else at_once or int(has.get("CPU", 1))
     each = {"num_gpus": 1 / ACTORS_PER_GPU} if gpus else {}
     size = max(1, min(most, num_tasks))
     return {"compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size), "num_cpus": 1, **each}

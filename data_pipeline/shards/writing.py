@@ -172,12 +172,14 @@ def _write_cells(job: Job) -> None:
     publish(path, sink.getvalue().to_pybytes())
 
 
-def write_shards(jobs: list[Job], count: Callable[[str, int, int], None] | None = None) -> None:
+def write_shards(
+    jobs: list[Job], count: Callable[[str, int, int], None] | None = None, at_once: int | None = None
+) -> None:
     """Encode every job that isn't complete, in one Ray Data job that reads each block of counts once.
 
     Vectors by networks follow, once the encodings are there that they are made of. count(what, done, of all) is told of
-    each block. Ray must be running. A job that was cut short goes on where it stopped; parts that are there are not
-    made again.
+    each block. at_once: blocks, None: as many as there are CPUs. Ray must be running. A job that was cut short goes on
+    where it stopped; parts that are there are not made again.
     """
     jobs = list({str(job.folder): job for job in jobs}.values())
     vectors = _opened([job for job in jobs if job.source is not None])
@@ -186,11 +188,11 @@ def write_shards(jobs: list[Job], count: Callable[[str, int, int], None] | None 
     by_cells: dict[tuple[str, str], list[Job]] = {}
     for job in encoded:
         by_cells.setdefault(job.reads, []).append(job)
-    _encode(list(by_cells.values()), lambda done, of: count and count("preparing: blocks encoded", done, of))
+    _encode(list(by_cells.values()), lambda done, of: count and count("preparing: blocks encoded", done, of), at_once)
     for job in encoded:
         _finish(job)
     if vectors:
-        _rest(vectors, lambda done, of: count and count("preparing: features, parts of cells", done, of))
+        _rest(vectors, lambda done, of: count and count("preparing: features, parts of cells", done, of), at_once)
 
 
 def _opened(jobs: list[Job]) -> list[Job]:
@@ -232,7 +234,7 @@ def _missing_blocks(group: list[Job]) -> list[int]:
     return [start for start in starts if not all(job.writer.has(start) for job in group)]
 
 
-def _encode(groups: list[list[Job]], count: Callable[[int, int], None]) -> None:
+def _encode(groups: list[list[Job]], count: Callable[[int, int], None], at_once: int | None) -> None:
     from data_pipeline.shards.datasource import for_each_block
 
     writers = [[job.writer for job in group] for group in groups]
@@ -243,7 +245,7 @@ def _encode(groups: list[list[Job]], count: Callable[[int, int], None]) -> None:
             writer.write(start, counts)
 
     tasks = [(index, start) for index, group in enumerate(groups) for start in _missing_blocks(group)]
-    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, count, encode)
+    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, count, encode, at_once)
 
 
 class AtRest:
@@ -270,11 +272,11 @@ class AtRest:
         return self._open[1]
 
 
-def _rest(jobs: list[Job], count: Callable[[int, int], None]) -> None:
+def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | None) -> None:
     """Make the vectors of all jobs, and publish the manifest of each."""
     from data_pipeline.shards.datasource import for_each_part
 
     tasks = [(index, start) for index, job in enumerate(jobs) for start in _missing_blocks([job])]
-    for_each_part(tasks, AtRest(jobs), count)
+    for_each_part(tasks, AtRest(jobs), count, at_once)
     for job in jobs:
         _finish(job)

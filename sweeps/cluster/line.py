@@ -1,13 +1,12 @@
 """The trials that wait: which is next, and on which node. Knows neither Ray nor Tune."""
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from sweeps.cluster.resources import Shape
-from sweeps.cluster.room import Held, Places
+from sweeps.cluster.room import CRUMB, Coming, Handed, Held, Places, Waiting
 
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 SHORT = 120.0  # a trial that was over within so many seconds has another one wait for its worker
@@ -16,26 +15,6 @@ FAULTS = 2  # trials that a node fails before it gets no more
 TRIES = 3  # nodes that may fail a trial before it counts as its own failure
 SAY_EVERY = 60.0  # seconds between words about trials that no node has room for
 Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
-
-
-class Waiting(Protocol):
-    """A trial that waits: see Job."""
-
-    key: str
-    resources: dict[str, float]
-    cost: float
-
-
-@dataclass
-class Handed:
-    """A trial that has been handed out: its node (None: any) and its part of it, None while it waits for a worker."""
-
-    job: Waiting
-    node: str | None
-    part: Held | None
-    since: float
-    is_heir: bool = False  # of the worker that another one had
-    comes_back: str = ""  # why, once its end will not be one
 
 
 class Line:
@@ -57,13 +36,12 @@ class Line:
         most: int | None,
         clock: Callable[[], float] | None = None,
         short: float = SHORT,
+        coming: Coming | None = None,
     ) -> None:
-        self.clock, self.brief = time.monotonic if clock is None else clock, short
+        self.coming, self.clock, self.brief = coming, clock or time.monotonic, short
         self.waiting: dict[Shape, deque[Waiting]] = {}
         self.left: Counter[Shape] = Counter()  # what those that wait cost together
-        for job in jobs:
-            self.waiting.setdefault(Shape.of(job.resources), deque()).append(job)
-            self.left[Shape.of(job.resources)] += job.cost
+        self._queue(jobs)
         self.capacities, self.say, self.most = capacities, say, most
         self.places = Places()
         self.handed: dict[str, Handed] = {}
@@ -76,27 +54,43 @@ class Line:
         self.looked = self.said = -1e9
 
     def is_over(self) -> bool:
-        """Tell whether all trials are done: none waits, and none that runs may come back."""
-        return not self.handed and not any(self.waiting.values())
+        """Tell whether all trials are done: none waits, none that runs may come back, and none is being prepared."""
+        return not self.is_preparing() and not self.handed and not any(self.waiting.values())
+
+    def is_preparing(self) -> bool:
+        """Tell whether trials will come that aren't ready yet."""
+        return self.coming is not None and not self.coming.is_over()
 
     def next(self) -> Handed | None:
         """Hand out the trial that is to start now; None: none has room."""
         self._look()
+        spare = self._spare()
         if self.most is not None and len(self.handed) >= self.most:
             return None
         shapes = sorted((shape for shape, jobs in self.waiting.items() if jobs), key=self._urgency)
         without = {node for node, until in self.avoided.items() if until > self.clock()} | set(self.barred)
         for shape in shapes:
-            node = self.places.find(shape, self._dense(), without)
+            node = self.places.find(shape, self._dense(), without) if shape.cpu <= spare + CRUMB else None
             if node is not None:
                 return self._hand(shape, node, self.places.take(shape, node))
             if shape.gpu > 1:
                 without |= {self.places.nearest(shape, without)}
-        for shape in shapes:
+        for shape in shapes if spare >= 0 else []:
             node = self._worker_to_come(shape, without)
             if node is not None:
                 return self._hand(shape, node, None)
         return None
+
+    def _spare(self) -> float:
+        """Take in the trials that have become ready; return the CPUs that the preparation of others leaves."""
+        if self.coming is None:
+            return math.inf
+        arrived = self.coming.arrived()
+        self._queue(arrived)
+        for shape in {Shape.of(job.resources) for job in arrived}:
+            self.waiting[shape] = deque(sorted(self.waiting[shape], key=lambda job: -job.cost))
+        self.coming.work.wanted = self.wanted()
+        return sum(node.free_cpu for node in self.places.nodes.values()) - self.coming.work.taken
 
     def started(self, key: str) -> None:
         """Note that a trial has its worker; one that waited behind another may have got one of its own before."""
@@ -187,7 +181,8 @@ class Line:
             return True
         if self.avoided.get(found.node, 0) > self.clock():
             return True
-        is_late = found.part is not None and self.clock() - found.since > PATIENCE and self._fits_elsewhere(found)
+        has_waited = self.clock() - found.since > PATIENCE and not self.is_preparing()
+        is_late = found.part is not None and has_waited and self._fits_elsewhere(found)
         if is_late:
             self.avoid(found.node, PATIENCE)
         return is_late
@@ -231,6 +226,11 @@ class Line:
         shape, nodes = Shape.of(found.job.resources), self.places.nodes
         others = set(nodes) - {found.node} - set(self.barred)
         return any(_could(nodes[name].cpu, nodes[name].gpu, shape) for name in others)
+
+    def _queue(self, jobs: Sequence[Waiting]) -> None:
+        for job in jobs:
+            self.waiting.setdefault(Shape.of(job.resources), deque()).append(job)
+            self.left[Shape.of(job.resources)] += job.cost
 
     def _wait_again(self, job: Waiting) -> None:
         self.waiting[Shape.of(job.resources)].appendleft(job)

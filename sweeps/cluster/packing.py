@@ -16,6 +16,7 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.sameness import checked
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
+from sweeps.file.trials import Trial
 
 VERSION = 3  # raise it when the same kind of trial comes to need another amount
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
@@ -24,6 +25,21 @@ TYPE = "accelerator_type:"
 LONGEST = 1_200.0  # seconds that a measurement may take, the coming of a node of its kind included
 Found = dict[str, Any]  # what a measurement returns
 Measure = Callable[[dict[str, Any]], Found]
+
+
+def of_trials(
+    trials: list[Trial],
+    made: list[dict[str, Any]],
+    storage: Path,
+    nodes: list[dict[str, float]],
+    measure: Measure,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Return the share of a GPU of each network's trial, by key, that is to be measured. made: what was prepared."""
+    here = {"directory": str(storage / "profiles")}
+    pairs = zip(trials, made, strict=True)
+    configs = {one.key: one.config() | paths | here for one, paths in pairs if resources.is_auto(one)}
+    return shares(configs, storage, nodes, measure, say) if configs and resources.has_gpus(nodes) else {}
 
 
 def shares(

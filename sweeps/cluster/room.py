@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sweeps.cluster.resources import Shape, workers
 
@@ -68,6 +68,36 @@ class Held(NamedTuple):
     node: str
     shape: Shape
     gpus: tuple[int, ...]
+
+
+class Waiting(Protocol):
+    """A trial that waits: see Job."""
+
+    key: str
+    resources: dict[str, float]
+    cost: float
+
+
+class Coming(Protocol):
+    """Trials that aren't ready yet, see drive.coming; work: the CPUs that are taken for them, and what trials want."""
+
+    work: Any
+
+    def arrived(self) -> list[Any]: ...
+
+    def is_over(self) -> bool: ...
+
+
+@dataclass
+class Handed:
+    """A trial that has been handed out: its node (None: any) and its part of it, None while it waits for a worker."""
+
+    job: Waiting
+    node: str | None
+    part: Held | None
+    since: float
+    is_heir: bool = False  # of the worker that another one had
+    comes_back: str = ""  # why, once its end will not be one
 
 
 class Places:

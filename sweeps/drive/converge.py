@@ -15,12 +15,14 @@ from data_pipeline.reading.check import doubts
 from sweeps.cluster import environment, head, joining, origin, resources
 from sweeps.drive import allowance, contents, lineage, rounds
 from sweeps.drive.before import check_nothing_waits, check_writable
+from sweeps.drive.coming import Coming
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.shapes import shapes
 from sweeps.drive.launching.job import Job
 from sweeps.drive.outcome import Outcome
 from sweeps.drive.request import Look, Parts, Request, Screen, all_splits, real_parts
 from sweeps.drive.stopping import Interrupted, Signals, Stop
+from sweeps.drive.workshop import Workshop
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
@@ -226,39 +228,40 @@ class _Drive:
         from sweeps.drive.launching import launch
 
         self.screen.say(f"preparing {len(todo)} trials")
-        made = self.parts.prepare([trial.config() for trial in todo], cells, self.storage, self.screen.count)
-        if any(paths.get("distances") for paths in made):
-            self.screen.say(
-                "how far made cells are from real ones: generated_cells.csv of each run, and "
-                f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
-            )
-        measured = self._measured(todo, made, nodes)
-        jobs = []
-        for trial, paths in zip(todo, made, strict=True):
-            share = resources.of_trial(trial, nodes, measured.get(trial.key, 1.0))
-            jobs.append(self._job(trial, paths, known[trial.key], data[trial.dataset], share))
-        jobs.sort(key=lambda job: -job.cost)
-        costs = {trial.key: self.costs[trial.key] for trial in todo}
-        self.screen.begin(todo, outcome.before + outcome.finished, costs, lambda: self.tracker.outbox)
-        limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.allowance
-        settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
-        with self.stop.waiting():
-            tally = launch.train(jobs, self.tracker, self.screen.event, self.stop, self.storage, settings)
+        coming, costs = self._coming(todo, known, nodes, cells, data), {one.key: self.costs[one.key] for one in todo}
+        try:
+            coming.begin()
+            self.screen.begin(todo, outcome.before + outcome.finished, costs, lambda: self.tracker.outbox)
+            limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.allowance
+            settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
+            with self.stop.waiting():
+                tally = launch.train(coming, self.tracker, self.screen.event, self.stop, self.storage, settings)
+        finally:
+            coming.close()
+        if any(job.config.get("distances") for job in coming.jobs):
+            shown = f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
+            self.screen.say(f"how far made cells are from real ones: {shown}")
         self._note(tally, outcome, costs)
 
-    def _measured(self, todo: list[Trial], made: list[dict], nodes: list[dict]) -> dict[str, float]:
-        """Return the share of a GPU of each network's trial, by key, that is to be measured."""
+    def _coming(self, todo: list[Trial], known: dict, nodes: list[dict], cells: dict, data: dict) -> Coming[Job]:
+        """Return the trials' jobs as they will be prepared; how far one group is is told, its end by those ready."""
         from sweeps.cluster import packing
+        from sweeps.drive.preparing.prepare import groups
 
-        here = {"directory": str(self.storage / "profiles")}
-        configs = {
-            trial.key: trial.config() | paths | here
-            for trial, paths in zip(todo, made, strict=True)
-            if resources.is_auto(trial)
-        }
-        if not configs or not resources.has_gpus(nodes):
-            return {}
-        return packing.shares(configs, self.storage, nodes, self.parts.measure, self.screen.say)
+        def job(trial: Trial, paths: dict[str, Any], measured: float = 1.0) -> Job:
+            share = resources.of_trial(trial, nodes, measured)
+            return self._job(trial, paths, known[trial.key], data[trial.dataset], share)
+
+        def prepared(trials: list[Trial]) -> list[Job]:
+            configs, count = [trial.config() for trial in trials], self.screen.count
+            within = lambda what, done, of: done < of and count(what, done, of)  # noqa: E731
+            made = self.parts.prepare(configs, cells, self.storage, within, work)
+            measured = packing.of_trials(trials, made, self.storage, nodes, self.parts.measure, self.screen.say)
+            return [job(trial, paths, measured.get(trial.key, 1.0)) for trial, paths in zip(trials, made, strict=True)]
+
+        work = Workshop()
+        self.parts.check([trial.config() for trial in todo], cells, self.storage, self.screen.count)
+        return Coming(groups(todo, nodes), prepared, lambda trial: job(trial, {}), work, self.screen.count)
 
     def _note(self, tally: Any, outcome: Outcome, costs: dict[str, float]) -> None:
         outcome.finished, outcome.interrupted = outcome.finished + len(tally.finished), len(tally.interrupted)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from sweeps.drive.allowance import Allowance
+from sweeps.drive.workshop import Workshop
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 
@@ -30,12 +31,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares."""
+    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares; check: refuses
+    what can be refused before anything is prepared."""
 
     open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]
-    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable], list[dict[str, Any]]]
+    prepare: Callable[[list[dict[str, Any]], dict[str, Any], Path, Callable, Workshop], list[dict[str, Any]]]
     run_trial: Callable[..., dict[str, Any]]
     measure: Callable[[dict[str, Any]], dict[str, Any]]
+    check: Callable[..., None] = lambda *given: None
 
 
 class Wanted(Protocol):
@@ -71,8 +74,8 @@ class Screen(Protocol):
 
 def real_parts() -> Parts:
     """Return the parts of real trials: opened files, encoded shards, networks."""
-    from sweeps.drive.preparing.prepare import open_datasets, prepare
+    from sweeps.drive.preparing.prepare import check, open_datasets, prepare
     from trainables.trial.profile import peak_memory
     from trainables.trial.trial import run_trial
 
-    return Parts(open_datasets, prepare, run_trial, peak_memory)
+    return Parts(open_datasets, prepare, run_trial, peak_memory, check)

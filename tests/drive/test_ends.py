@@ -203,9 +203,10 @@ def test_the_last_node_lost_is_a_value_and_its_code_says_run_again(monkeypatch, 
 
     monkeypatch.setattr(launch, "_fit", fit)
     monkeypatch.setattr(launch, "cluster_is_gone", lambda: True)
-    job = SimpleNamespace(key="k")
+    job = SimpleNamespace(key="k", cost=1.0, upload=None)
     settings = launch.Settings(lambda *about: {})
-    tally = launch.train([job], SimpleNamespace(sweep="small"), lambda *about: None, stop, tmp_path, settings)
+    coming = SimpleNamespace(jobs=[job], failed=[], is_over=lambda: True)
+    tally = launch.train(coming, SimpleNamespace(sweep="small"), lambda *about: None, stop, tmp_path, settings)
     assert not tally.finished and stop.why == "Ray lost its last node"
     assert (
         Outcome(wanted=1, stopped=stop.why).is_broken and not Outcome(wanted=1, stopped="stopped by Ctrl-C").is_broken
@@ -221,7 +222,7 @@ def test_ctrl_c_after_the_last_trial_is_no_reason_to_go_on(monkeypatch, tmp_path
     def pressed(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(converge, "converge", lambda *given: done)
+    monkeypatch.setattr(converge, "converge", lambda *given, **more: done)
     monkeypatch.setattr("sweeps.commands.running._conclude", pressed)
     (tmp_path / "small.yaml").write_text("name: small\ndatasets: [pbmc68k_reduced]\nmodels: {majority: {}}\n")
     ended = CliRunner().invoke(cli.app, ["run", str(tmp_path / "small.yaml"), "--storage", str(tmp_path / "runs")])

@@ -21,13 +21,14 @@ from sweeps.cluster.demand import Demand, capacities
 from sweeps.cluster.line import Line
 from sweeps.cluster.nodes import cluster_is_gone, end_with_raylet
 from sweeps.drive.allowance import Allowance
+from sweeps.drive.coming import Coming
 from sweeps.drive.launching.helpers import together
 from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch, first_line
 from sweeps.drive.launching.order import InOrder, NotKept, Queue, job_of, key_of, news_of, on_node
 from sweeps.drive.launching.standstill import StandsStill, Standstill
 from sweeps.drive.launching.uploading import PATIENCE
-from sweeps.drive.launching.worker import Trainable, leave, work
+from sweeps.drive.launching.worker import Trainable, cause, describe, leave, work
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.store import Tracker
 
@@ -58,8 +59,10 @@ class Listener(NotKept, tune.Callback):
             if cluster_is_gone():
                 self.news.stop.ask(LOST)
                 raise RuntimeError(self.news.stop.why)
+            _tell_of_unprepared(self.line.coming, self.news)
             self.news.tally.has(self.line.capacity())
-            self.standstill.look(any(trial.status == TuneTrial.RUNNING for trial in trials), self.line.is_promised())
+            runs = any(trial.status == TuneTrial.RUNNING for trial in trials)
+            self.standstill.look(runs or self.line.is_preparing(), self.line.is_promised())
             for job in self.line.leaving():
                 leave(job.directory)
             spent = None if self.allowance is None else self.allowance.spent(self.news.tally)
@@ -107,27 +110,38 @@ def _deaths(trial: TuneTrial) -> str:
     return f"its worker died {times}" + (f", last: {said[-1]}" if said else "")
 
 
-def train(jobs: list[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
-    """Run the jobs through Ray Tune, as many at once as there is room for, those of a shape in their order. Ray must
-    run.
+def train(coming: Coming[Job], tracker: Tracker, watch: Watch, stop: Stop, storage: Path, settings: Settings) -> Tally:
+    """Run the jobs that have come and will come through Ray Tune, as many at once as there is room for, those of a
+    shape in their order. Ray must run.
 
     A worker that dies is replaced by Tune. When Tune itself falls over (Ray 2.60 does if a node's memory monitor kills
     workers), the trials that are not over are launched again, each at most `max_failures` times.
     """
     news = News(tracker, watch, stop, settings.max_failed, settings.say)
-    news.uploads.try_store(jobs[0])
+    news.uploads.try_store(coming.jobs[0])
     try:
-        _train(jobs, news, stop, storage, settings)
+        _train(coming, news, stop, storage, settings)
+        _tell_of_unprepared(coming, news)
     finally:
         news.uploads.close(0.0 if stop.asked else PATIENCE)
     return news.tally
 
 
-def _train(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
+def _tell_of_unprepared(coming: Coming[Job], news: News) -> None:
+    while coming.failed:
+        job, error = coming.failed.pop()
+        news.unprepared(job, describe(error), cause(error))
+
+
+def _train(coming: Coming[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
     strikes: Counter[str] = Counter()
-    while jobs and not stop.asked:
+    while not stop.asked:
+        jobs = [job for job in coming.jobs if not news.tally.is_over(job.key)]
+        jobs.sort(key=lambda job: -job.cost)
+        if not jobs and coming.is_over():
+            break
         try:
-            _fit(jobs, news, stop, storage, settings)
+            _fit(jobs, coming, news, stop, storage, settings)
             break
         except (RuntimeError, ray.exceptions.RayError) as error:
             if cluster_is_gone():
@@ -143,19 +157,18 @@ def _train(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Set
             else:
                 strikes.update(fallen if fallen else [job.key for job in jobs])
             hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
-            lost = [job for job in jobs if job.key in fallen]
+            lost = [job for job in coming.jobs if job.key in fallen]
             news.fell_over(first_line(error), lost, hopeless)
-            jobs = [job for job in jobs if not news.tally.is_over(job.key)]
             time.sleep(settings.pause * max(strikes.values(), default=1))
 
 
-def _fit(jobs: list[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
+def _fit(jobs: list[Job], coming: Coming[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
     state = storage.absolute() / "ray"
     name = f"{news.tracker.sweep}-{os.getpid()}"
     shutil.rmtree(state / name, ignore_errors=True)
     barred = storage.absolute() / "sweeps" / f"{news.tracker.sweep}.barred.json"
     barred.unlink(missing_ok=True)
-    line = Line(jobs, capacities, settings.say, settings.max_concurrent)
+    line = Line(jobs, capacities, settings.say, settings.max_concurrent, coming=coming)
     demand = Demand(news.tracker.sweep)
     tuner = tune.Tuner(
         tune.with_resources(_on_worker(settings.run_trial), _resources),

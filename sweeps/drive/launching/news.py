@@ -136,6 +136,10 @@ class News:
         self._failed(job, why, "outside", "", {})
         self.tally.end(job.key)
 
+    def unprepared(self, job: Job, why: str, cause: str) -> None:
+        """Note that what a trial needs could not be made."""
+        self._failed(job, why, cause, "", {})
+
     def over(self, job: Job) -> None:
         """Note that a trial has ended, before its time if it has told neither of an end nor of a failure."""
         if job.key not in self.tally.running:

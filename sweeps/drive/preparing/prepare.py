@@ -1,4 +1,4 @@
-"""What trials need before the first one starts: opened datasets, encoded shards, generated cells, chosen rows.
+"""What trials need before they start: opened datasets, encoded shards, generated cells, chosen rows.
 
 Everything made here is content-addressed and published by rename, so preparing again finds it and does nothing. What
 passes over counts is done by Ray: a task per choice of genes, per encoder that learns, per set of made cells.
@@ -13,10 +13,13 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
 from data_pipeline.rows.generated import GeneratedCells, load_cells
 from data_pipeline.rows.resample import STRATEGIES, check_compared
-from data_pipeline.shards.writing import Job, write_shards
+from data_pipeline.shards.writing import BLOCK, Job, write_shards
+from sweeps.cluster import resources
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.encoders import Config, Encoders, given, options_of
 from sweeps.drive.preparing.tasks import Count, Task, make_files
+from sweeps.drive.workshop import Workshop
+from sweeps.file.trials import Trial
 from trainables import spec as registry
 from trainables.spec import ModelSpec
 
@@ -31,10 +34,18 @@ def _as_trained(spec: ModelSpec, network: Any, options: dict[str, Any]) -> None:
 class Preparation:
     """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`."""
 
-    def __init__(self, cells: dict[str, Cells], storage: Path, count: Count) -> None:
-        self.cells, self.storage, self.count = cells, storage, count
+    def __init__(self, cells: dict[str, Cells], storage: Path, count: Count, work: Workshop | None = None) -> None:
+        self.cells, self.storage, self.count, self.work = cells, storage, count, work or Workshop()
         self.encoders = Encoders(cells, storage)
         self._made: dict[Path, GeneratedCells] = {}
+
+    def check(self, configs: list[Config]) -> None:
+        """RequestError if what is given for a trial (vectors, weights, counts) won't do; makes a few genes for that."""
+        for config in filter(given, configs):
+            self.encoders.vectors(config)
+        for config in filter(makes_own, configs):
+            self._by_strategy(config)
+        self._try_weights(configs)
 
     def prepare(self, configs: list[Config]) -> list[dict[str, str | None]]:
         """Make what is missing; returns for each config the paths that run_trial takes. Ray must run.
@@ -42,27 +53,41 @@ class Preparation:
         shards, encoding (how cells became a model's input, for whoever uses the trained model), and where the strategy
         makes them: generated (shards of made cells), distances (a table of how far these are from real ones), rows.
         """
-        for config in filter(given, configs):  # refused before anything is made
-            self.encoders.vectors(config)
-        make_files(self._each(self.encoders.genes, configs), self.count)
-        self._try_weights(configs)
-        make_files(self._each(self.encoders.learned, configs) | self._each(self._by_strategy, configs), self.count)
+        self._make(self.encoders.genes, configs)
+        self._make(self.encoders.learned, configs)
+        self._make(self._by_strategy, list(filter(makes_own, configs)))
         jobs: dict[Path, Job] = {}
         made = [self._one(config, jobs) for config in configs]
-        write_shards(list(jobs.values()), self.count)
-        make_files(self._each(self._distances, configs), self.count)
+        self._encode(jobs)
+        self._make(self._distances, configs)
         return made
+
+    def _make(self, task_of: Any, configs: list[Config]) -> None:
+        make_files(self._each(task_of, configs), self.count, self.work)
+
+    def _encode(self, jobs: dict[Path, Job]) -> None:
+        missing = {folder: job for folder, job in jobs.items() if not job.is_complete()}
+        if missing:
+            blocks = sum(-(-job.cells.num_cells // BLOCK) for job in missing.values())
+            files = {*missing, *(job.source.folder for job in missing.values() if job.source is not None)}
+            with self.work.making(files, blocks) as at_once:
+                write_shards(list(missing.values()), self._counted, at_once)
+
+    def _counted(self, what: str, done: int, total: int) -> None:
+        self.work.check()
+        self.count(what, done, total)
 
     def _each(self, task_of: Any, configs: list[Config]) -> dict[Path, Task]:
         """Return what `task_of` (config -> (path, task), or None) finds to be made, each file once."""
         return dict(task for config in configs if (task := task_of(config)) is not None)
 
     def _try_weights(self, configs: list[Config]) -> None:
-        """Load every weights folder once before anything is made; RequestError lists what is wrong with all of them."""
+        """Load every weights folder once before anything else; RequestError lists what is wrong with all of them."""
         tried: dict[str, Config] = {}
         for config in configs:
             if (own := _network(config)) is not None:
                 tried.setdefault(identity_hash(own), config)
+        self._make(self.encoders.genes, list(tried.values()))
         problems: list[str] = []
         for config in tried.values():
             try:
@@ -84,14 +109,11 @@ class Preparation:
         rows = making.looks_at_counts(config["strategy"])
         return self.storage / "generated" / (f"rows-{key}.npy" if rows else f"{key}.npz")
 
-    def _by_strategy(self, config: Config) -> tuple[Path, Task] | None:
-        """Return the task that makes a strategy's cells, or its rows where it looks at counts."""
+    def _by_strategy(self, config: Config) -> tuple[Path, Task]:
+        """Return the task that makes a strategy's cells, or its rows where it looks at counts; see makes_own."""
         from data_pipeline.rows.synthesize import SYNTHESIZERS
 
-        strategy, split = config["strategy"], config["split"]["seed"]
-        if strategy["kind"] in STRATEGIES and not making.looks_at_counts(strategy):
-            return None
-        path = self._made_file(config)
+        path, strategy, split = self._made_file(config), config["strategy"], config["split"]["seed"]
         args = (self.encoders.readable[config["dataset"]], self.encoders.rows(config).kept)
         if making.looks_at_counts(strategy):
             check_compared(len(args[1]))
@@ -174,6 +196,38 @@ def _network(config: Config) -> tuple[str, str, dict[str, Any]] | None:
     return None if config["weights"] is None else (config["model"], config["weights"], options_of(config))
 
 
+def makes_own(config: Config) -> bool:
+    """Tell whether the trial's strategy makes cells, or chooses rows by counts."""
+    return config["strategy"]["kind"] not in STRATEGIES or making.looks_at_counts(config["strategy"])
+
+
+def _group_of(config: Config) -> str:
+    """Return what trials share that are made ready together: all that is made for them but their encodings."""
+    if given(config):
+        return config["dataset"]
+    own = [config[name] for name in ("strategy", "seed", "defects")] if makes_own(config) else None
+    return identity_hash(config["dataset"], config["split"], config["skew"], config["genes"], own)
+
+
+def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]]:
+    """Return the trials in groups that are made ready together, those whose strategies make cells last.
+
+    All are one group where something is made, or measured, on a whole GPU: once trials run, none is free.
+    """
+    from data_pipeline.rows.synthesize import SYNTHESIZERS
+
+    configs = {trial.key: trial.config() for trial in todo}
+    kinds = {config["strategy"]["kind"] for config in configs.values()}
+    on_gpu = any(getattr(SYNTHESIZERS.get(kind), "on_gpu", False) for kind in kinds)
+    on_gpu |= any("model" in (config.get("on") or {}) for config in configs.values())
+    if resources.has_gpus(nodes) and (on_gpu or any(map(resources.is_auto, todo))):
+        return [todo]
+    found: dict[str, list[Trial]] = {}
+    for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
+        found.setdefault(_group_of(configs[trial.key]), []).append(trial)
+    return list(found.values())
+
+
 def _as_published(config: Config) -> bool:
     """Tell whether the trial's cells are made with the published recipe's missing scale."""
     return "scvi_unscaled" in config["defects"]
@@ -201,7 +255,12 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def prepare(
-    configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent
+    configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent, work: Workshop | None = None
 ) -> list[dict[str, str | None]]:
     """Return for each trial configuration the paths of Preparation.prepare, making what is missing."""
-    return Preparation(cells, storage, count).prepare(configs)
+    return Preparation(cells, storage, count, work).prepare(configs)
+
+
+def check(configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent) -> None:
+    """RequestError if what is given for the trials won't do, see Preparation.check."""
+    Preparation(cells, storage, count).check(configs)

@@ -12,6 +12,7 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import checked
+from sweeps.drive.workshop import LOOK_EVERY, Workshop, raise_all
 
 SEEN_WITHIN = 60.0  # seconds
 Count = Callable[[str, int, int], None]  # what, how many are done, of how many
@@ -28,25 +29,34 @@ class Task:
     on_gpu: bool = False
 
 
-def make_files(tasks: dict[Path, Task], count: Count) -> None:
+def make_files(tasks: dict[Path, Task], count: Count, work: Workshop | None = None) -> None:
     """Make every file that isn't there yet; Ray must run. All requests that can't be met are refused together."""
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if missing else False
-    kinds: dict[ray.ObjectRef, str] = {}
-    attempt = checked(_attempt, lambda said: said)
-    for path, task in missing.items():
-        worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(attempt)
-        kinds[worker.remote(task.make, path, *task.args)] = task.kind
-    of, done, errors, waiting = Counter(kinds.values()), Counter(), [], list(kinds)
-    while waiting:
-        (ready,), waiting = ray.wait(waiting, num_returns=1)
-        error = ray.get(ready)
-        errors += [] if error is None else [_error(error)]
-        done[kinds[ready]] += 1
-        count(f"preparing: {kinds[ready]}", done[kinds[ready]], of[kinds[ready]])
-    _raise(errors)
+    if all(path.exists() for path in tasks):
+        return
+    work = work or Workshop()
+    with work.making(tasks, len(tasks)) as at_once:
+        missing = {path: task for path, task in tasks.items() if not path.exists()}
+        _make(missing, count, at_once, work.check)
     for path in missing:
         _await(path)
+
+
+def _make(missing: dict[Path, Task], count: Count, at_once: int, check: Callable[[], None]) -> None:
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    attempt, todo, running = checked(_attempt, lambda said: said), list(missing.items()), {}
+    of, done, errors = Counter(task.kind for task in missing.values()), Counter(), []
+    while todo or running:
+        check()
+        while todo and len(running) < at_once:
+            path, task = todo.pop(0)
+            worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(attempt)
+            running[worker.remote(task.make, path, *task.args)] = task.kind
+        for ready in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
+            error, kind = ray.get(ready), running.pop(ready)
+            errors += [] if error is None else [_error(error)]
+            done[kind] += 1
+            count(f"preparing: {kind}", done[kind], of[kind])
+    raise_all(errors)
 
 
 def _await(path: Path) -> None:
@@ -72,12 +82,3 @@ def _attempt(make: Callable[..., None], path: Path, *args: Any) -> bytes | None:
 
 def _error(came: bytes | str) -> Exception:
     return RequestError(came) if isinstance(came, str) else cloudpickle.loads(came)
-
-
-def _raise(errors: list[Exception]) -> None:
-    refused = [problem for error in errors if isinstance(error, RequestError) for problem in error.problems]
-    for error in errors:
-        if not isinstance(error, RequestError):
-            raise error
-    if refused:
-        raise RequestError(*dict.fromkeys(refused))

@@ -23,7 +23,7 @@ from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.shards import Shards
 from sweeps.drive.preparing import tasks
 from sweeps.drive.preparing.making import Readable, distances
-from sweeps.drive.preparing.prepare import Preparation, open_datasets, prepare
+from sweeps.drive.preparing.prepare import Preparation, check, open_datasets, prepare
 from sweeps.drive.preparing.tasks import Task, make_files
 from sweeps.file.config import parse
 from trainables.models.geneformer.medians import fit_encoder
@@ -280,7 +280,7 @@ def test_weights_that_do_not_load_are_refused_before_anything_is_made(tmp_path):
     text = SWEEP.format(path=write(tmp_path / "small.h5ad"), strategy="none", model="majority", more="")
     spec = parse(text.replace("{majority: {}}", f"{{{models}}}"), tmp_path / "made.yaml")
     with pytest.raises(RequestError) as refused:
-        prepare([trial.config() for trial in spec.trials()], open_datasets(spec, tmp_path), tmp_path)
+        check([trial.config() for trial in spec.trials()], open_datasets(spec, tmp_path), tmp_path)
     assert len(refused.value.problems) == 2
     assert all(f"{path}: damaged or cut off" in str(refused.value) for path in checkpoints.values())
     assert not (tmp_path / "shards").exists()

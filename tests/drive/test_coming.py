@@ -1,0 +1,150 @@
+"""Trials start when their own inputs are there: others are still being prepared, and some can't be."""
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_trials import Silent, drive, nothing_to_prepare, parts, runs, spec
+
+from data_pipeline.errors import RequestError
+from sweeps.cluster.line import Line
+from sweeps.cluster.resources import Shape
+from sweeps.drive.coming import Coming
+from sweeps.drive.workshop import Closed, Workshop
+
+
+def trial(key: str, model: str = "m") -> SimpleNamespace:
+    return SimpleNamespace(key=key, label=model, cost=1.0, resources={"cpu": 1.0, "gpu": 0.0})
+
+
+def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Coming:
+    made = Coming(groups, prepared, lambda one: one, Workshop(lambda: cpus), lambda *told: made.told.append(told))
+    made.told = []
+    return made
+
+
+def wait_for(what) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_trials_are_handed_over_while_others_are_still_being_prepared():
+    long = threading.Event()
+
+    def prepared(group: list) -> list:
+        if group[0].key == "long":
+            long.wait(20)
+        return group
+
+    made = coming([[trial("long")], [trial("a"), trial("b")], [trial("c")]], prepared)
+    made.begin()
+    wait_for(lambda: (made.arrived(), len(made.jobs) == 3)[1])
+    assert {job.key for job in made.jobs} == {"a", "b", "c"} and not made.is_over()
+    line = Line(made.jobs, lambda: {"n": Shape(0.0, 4.0)}, print, None, coming=made)
+    for _ in range(3):
+        line.over(line.next().job.key)
+    assert line.next() is None and not line.is_over() and line.is_preparing()
+    long.set()
+    wait_for(lambda: (handed := line.next()) is not None and handed.job.key == "long")
+    line.over("long")
+    assert line.is_over() and not line.is_preparing()
+    assert made.told[-1] == ("preparing: trials ready", 4, 4)
+
+
+def test_what_cannot_be_made_fails_the_trials_that_need_it_alone():
+    tried: Counter = Counter()
+
+    def prepared(group: list) -> list:
+        tried.update(one.key for one in group)
+        if any(one.label == "bad" for one in group):
+            raise RequestError("no gene is known")
+        return group
+
+    made = coming([[trial("a"), trial("b", "bad"), trial("c", "bad")], [trial("d")]], prepared)
+    made.begin()
+    wait_for(lambda: (made.arrived(), made.is_over())[1])
+    assert sorted(job.key for job in made.jobs) == ["a", "d"]
+    assert sorted((job.key, str(error)) for job, error in made.failed) == [(key, "no gene is known") for key in "bc"]
+    assert max(tried.values()) == 2
+
+
+def test_where_nothing_can_be_made_all_is_refused_at_once():
+    def prepared(group: list) -> list:
+        raise RequestError(f"no cells of {group[0].key}")
+
+    with pytest.raises(RequestError) as refused:
+        coming([[trial("a")], [trial("b")]], prepared).begin()
+    assert sorted(refused.value.problems) == ["no cells of a", "no cells of b"]
+
+
+def test_a_file_is_made_by_one_at_a_time_with_the_cpus_that_trials_leave():
+    work = Workshop(lambda: 8.0)
+    with work.making([Path("a"), Path("b")], 20) as lent:
+        assert lent == work.taken == 8, "no trial wants any"
+    work.wanted = Counter({Shape(0.0, 1.0): 3})
+    with work.making([Path("a")], 20) as lent:
+        assert lent == 5
+    work.wanted = Counter({Shape(0.0, 1.0): 100, Shape(0.0, 6.0): 1})
+    inside: list[str] = []
+
+    def other() -> None:
+        with work.making([Path("a"), Path("c")], 1):
+            inside.append("other")
+
+    with work.making([Path("a")], 3) as lent, work.making([Path("d")], 20) as rest:
+        assert (lent, rest) == (3, 1), "half of them, whatever trials want"
+        work.wanted = Counter()
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.05)
+        assert inside == [], "another makes it"
+    thread.join(20)
+    assert inside == ["other"] and work.taken == 0
+    work.is_closed = True
+    with pytest.raises(Closed):
+        work.check()
+
+
+def test_trials_leave_the_cpus_on_which_others_are_prepared():
+    made = coming([[trial("a")], [trial("b")], [trial("c")]])
+    made.begin()
+    wait_for(lambda: (made.arrived(), made.is_over())[1])
+    line = Line(made.jobs, lambda: {"n": Shape(0.0, 2.0)}, print, None, coming=made)
+    made.work.taken = 1
+    first = line.next()
+    assert first is not None and line.next() is None
+    line.over(first.job.key)
+    assert line.next() is not None
+    made.work.taken = 2
+    assert line.short and line.next() is None, "nor does one wait behind a short one"
+    assert made.work.wanted == {Shape(0.0, 1.0): 2}
+    made.work.taken = 0
+    assert line.next() is not None
+
+
+def test_a_sweep_trains_while_it_is_prepared_and_without_what_cannot_be(ray_here, tmp_path):
+    sweep, screen = spec(), Silent()
+
+    def prepare(configs: list, *given) -> list:
+        (split,), (skew,) = (
+            {config[name][of] for config in configs} for name, of in (("split", "seed"), ("skew", "kind"))
+        )
+        if split == 1:
+            wait_for(lambda: any(what == "finished" for what, _ in screen.events))
+        if (split, skew) == (0, "exponential") and any(config["model"] == "scgpt" for config in configs):
+            raise RequestError("class b lacks 3 cells")
+        return nothing_to_prepare(configs, *given)
+
+    outcome = drive(tmp_path, sweep, screen, dataclasses.replace(parts(), prepare=prepare))
+    assert outcome.finished == 7 and list(outcome.failed.values()) == ["class b lacks 3 cells"]
+    assert "preparing: trials ready 7/8" in screen.said
+    found = runs(tmp_path)
+    ((name, (_, _, tags)),) = [(name, run) for name, run in found.items() if run[0] == "FAILED"]
+    assert name.startswith("scgpt") and "exponential" in name
+    assert (tags["cellskew.reason"], tags["cellskew.cause"]) == ("class b lacks 3 cells", "trial")
