@@ -159,10 +159,11 @@ class Trial:
     def params(self) -> dict[str, str]:
         """Return everything resolved, flat, as MLflow parameters: what files hold, not where they lie."""
         flat: dict[str, str] = {}
+        tree = {} if "tree" not in self.described else {"tree": _hash(self.described["tree"])}  # names MLflow refuses
         dataset = {name: value for name, value in self.described["dataset"].items() if name not in PLACES}
         weights = None if self.described["weights"] is None else {"sha256": self.weights_hash}
         for name, value in (
-            self.described | {"dataset": dataset | {"digest": self.digest}, "weights": weights} | self._vectors
+            self.described | {"dataset": dataset | {"digest": self.digest}, "weights": weights} | self._vectors | tree
         ).items():
             inner = value.items() if isinstance(value, dict) else [("", value)]
             flat |= {f"{name}.{key}" if key else name: _text(one) for key, one in inner}

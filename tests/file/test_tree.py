@@ -24,6 +24,8 @@ def test_a_tree_is_known_by_what_it_says_and_its_file_found_from_anywhere(tmp_pa
     again = config.parse(yaml.safe_dump(stored), tmp_path.parent / "elsewhere.yaml")
     assert [trial.declared for trial in again.trials()] == other
     assert again.trials()[0].config()["tree"] == {"Dendritic": "cell", "CD34+": "Dendritic"}
+    (tree,) = [value for name, value in again.trials()[0].params().items() if "tree" in name]
+    assert len(tree) == 16, "MLflow takes few characters of a type's name, and few of a value"
     assert "tree" not in config.load(tmp_path / "x.yaml").trials()[0].described["dataset"]
 
 
