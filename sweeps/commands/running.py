@@ -34,6 +34,7 @@ from sweeps.commands.options import (
 if TYPE_CHECKING:
     from sweeps.drive.outcome import Outcome
     from sweeps.file.config import SweepSpec
+    from sweeps.tracking.about import Summary
 
 
 GIGABYTES = 80.0  # of a GPU, where the plan isn't told
@@ -204,6 +205,7 @@ def _check_storage(storage: Path) -> None:
 
 def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", screen: Any) -> None:
     from sweeps import tables
+    from sweeps.answers import above
     from sweeps.answers.deciding import answer, table
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs import results
@@ -221,7 +223,7 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
             tables.say(*(["", *said] if said else []))
             if left_out is not None:
                 screen.say(left_out)
-            page = _describe(store, name, storage, said)
+            page = _describe(store, name, storage, said, above.summaries(runs, designs))
         except RequestError as error:  # MLflow went away since the last trial; the sweep is what it is
             screen.say(f"no table now: {error}")
     tell(name, storage, uri, store, outcome, screen.say)
@@ -229,12 +231,13 @@ def _conclude(name: str, storage: Path, uri: str | None, outcome: "Outcome", scr
         screen.say(f"        then its runs are at {page}" if store.startswith("sqlite") else f"MLflow: {page}")
 
 
-def _describe(store: str, name: str, storage: Path, said: list[str]) -> str:
-    """Note with the sweep in MLflow what came out and what its file was; return MLflow's page of its runs."""
-    from sweeps.tracking.about import describe
+def _describe(store: str, name: str, storage: Path, said: list[str], found: "list[Summary]") -> str:
+    """Note with the sweep in MLflow what came out, of each choice too, and its file; return the page of its runs."""
+    from sweeps.tracking.about import describe, summarise
 
     file = storage / "sweeps" / f"{name}.yaml"
     texts = {f"{name}.yaml": file.read_text(encoding="utf-8")} if file.exists() else {}
+    summarise(store, name, found)
     return describe(store, name, said, texts | ({"answer.txt": "\n".join(said)} if said else {}))
 
 

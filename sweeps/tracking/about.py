@@ -1,12 +1,29 @@
-"""What MLflow's page says of a sweep as a whole: a note with the answer, its file, a link to the table of its runs."""
+"""What MLflow's page says of a sweep as a whole: a note with the answer, its file, means of choices, a link."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+from sweeps.tracking import joint
 from sweeps.tracking.connection import asking, connect
 from sweeps.tracking.uris import shown_uri, take_credentials
 
 NOTE, LONGEST = "mlflow.note.content", 4900  # MLflow's own tag, and what it holds
 ABOUT = "cellskew.about"  # experiment tag: the run with the sweep's files; it has no cellskew.trial, so no table has it
+
+SUMMARY, PARENT = "cellskew.summary", "mlflow.parentRunId"  # tags: of a summary run, its name; of a trial's, that run
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A choice over its splits, for a run of its own above its trials' (ids in `runs`); no trial, so in no table."""
+
+    name: str
+    numbers: dict[str, float]
+    tags: dict[str, str]
+    runs: list[str]
 
 
 def describe(uri: str, sweep: str, sentences: Sequence[str], files: Mapping[str, str]) -> str:
@@ -33,3 +50,38 @@ def link(uri: str, experiment_id: str) -> str:
     """Return MLflow's page with the table of an experiment's runs; of a database, where `mlflow ui` serves it."""
     base = shown_uri(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{base}/#/experiments/{experiment_id}/runs"
+
+
+def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:
+    """Have a run per choice with its means, made once and renewed, that is the parent of its trials' runs."""
+    client = connect(uri)
+    with asking(take_credentials(uri)):
+        experiment = client.get_experiment_by_name(sweep).experiment_id
+        known = {run.data.tags[SUMMARY]: run.info.run_id for run in _tagged(client, experiment, f"`{SUMMARY}` != ''")}
+        together = joint.works(client, experiment)
+        for one in found:
+            with joint.one_transaction(client) if together else nullcontext():
+                _write(client, experiment, one, known.get(one.name))
+
+
+def _write(client: Any, experiment: str, one: Summary, run_id: str | None) -> None:
+    if run_id is None:
+        tags = one.tags | {SUMMARY: one.name, "mlflow.source.name": "cellskew"}
+        run_id = client.create_run(experiment, run_name=one.name, tags=tags).info.run_id
+        client.set_terminated(run_id)
+    for name, value in one.numbers.items():
+        client.log_metric(run_id, name, value)
+    mine = {run.info.run_id for run in _tagged(client, experiment, f"`{PARENT}` = '{run_id}'")}
+    for trial in one.runs:
+        if trial not in mine:
+            client.set_tag(trial, PARENT, run_id)
+
+
+def _tagged(client: Any, experiment: str, asked: str) -> list[Any]:
+    """Return the runs with such a tag, all pages."""
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment], f"tags.{asked}", max_results=PAGE, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found

@@ -5,6 +5,8 @@ import time
 from fake_trials import spec
 from mlflow import MlflowClient
 
+from sweeps.answers import above
+from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.tracking import about, joint
 from sweeps.tracking.uris import default_uri
@@ -63,3 +65,26 @@ def test_a_run_begins_when_its_training_does_and_keeps_that_when_it_goes_on(tmp_
 def test_names_begin_with_what_is_chosen():
     names = [trial.name for trial in spec().trials()]
     assert all(name.startswith(("scgpt·none·", "majority·none·")) for name in names) and len(set(names)) == len(names)
+
+
+def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path):
+    from sweeps.tracking.store import Tracker
+
+    (tmp_path / "sweeps").mkdir()
+    tracker, run = registered(tmp_path, Tracker)
+    uri, runs = default_uri(tmp_path), results.fetch(default_uri(tmp_path), "small")
+    mine = runs[runs["model"] == run.tags["cellskew.model"]].assign(status="FINISHED", test_macro_f1=0.5)
+    for value in (0.5, 0.7):
+        one = mine.assign(test_macro_f1=value, **{"test_macro_f1.logit_adjust": value + 0.1})
+        about.summarise(uri, "small", above.summaries(one, Designs(one)))
+    assert tracker.close(60)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    found = {one.info.run_id: one for one in client.search_runs([experiment], "tags.`cellskew.summary` != ''")}
+    parents = {client.get_run(run_id).data.tags["mlflow.parentRunId"] for run_id in mine["run_id"]}
+    assert set(found) == parents and len(found) == len(mine.groupby(above.AXES))
+    first = next(iter(found.values()))
+    assert first.info.run_name.startswith(f"{run.tags['cellskew.model']}·") and first.info.status == "FINISHED"
+    assert first.data.metrics["mean_macro_f1"] == 0.7 and first.data.metrics["mean_macro_f1.logit_adjust"] > 0.79
+    assert first.data.metrics["splits"] >= 1 and "test_macro_f1" not in first.data.metrics, "it is no trial's"
+    assert len(results.fetch(uri, "small")) == len(spec().trials()), "no table has it"

@@ -105,13 +105,21 @@ def tokens(trial: Trial, cells: Any) -> float:
 def disk_mb(trial: Trial, cells: Any) -> float:
     """Return roughly the megabytes that a finished trial's weights and files keep on disk."""
     if trial.described["recipe"] is None:
-        return FILES_MB
+        return FILES_MB + COPIES * _learnt(trial, cells) / 1e6
     size = size_of(trial)
     if _train(trial) not in ("all", "published"):
         rank = 0 if _train(trial) == "head" else _train(trial)["lora"]["rank"]
         return FILES_MB + COPIES * 4 * (HEADS.get(trial.model, 0) + PER_RANK * rank) / 1e6
     genes = _selected(trial, cells) if trial.described["weights"] is None else VOCABULARY.get(trial.model, 0)
     return FILES_MB + COPIES * 4 * (PARAMETERS[size] + PER_GENE[size] * genes) / 1e6
+
+
+def _learnt(trial: Trial, cells: Any) -> float:
+    """Return about the bytes of what a baseline has learnt: knn keeps its training cells, others a number per gene."""
+    genes = _selected(trial, cells)
+    if trial.model == "knn":
+        return 4.0 * len(cells.labels) * (trial.described["options"].get("components") or genes)
+    return 8.0 * len(cells.classes) * genes
 
 
 def size_of(trial: Trial) -> str:
