@@ -130,6 +130,7 @@ def report(
     metric: Annotated[str, typer.Option(help="Metric of plots and comparisons.")] = "macro_f1",
     format: Annotated[Page | None, typer.Option(help="Default: what --out ends in, else html.")] = None,
     figures: Annotated[Path | None, typer.Option(help="A folder for the figures as SVG files.")] = None,
+    png: Annotated[bool, typer.Option("--png", help="With --figures: as PNG too, by Chromium.")] = False,
     where: Where = None,
     all: Every = False,
     storage: Storage = STORAGE,
@@ -147,12 +148,12 @@ def report(
     out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
-    title = " ".join(map(title_of, name))
+    title = " ".join(map(title_of, [name] if isinstance(name, str) else name))
     page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said)
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:
-        print(copies.write_pictures(page, figures))
+        print(copies.write_pictures(page, figures, png))
 
 
 def export(

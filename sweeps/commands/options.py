@@ -155,19 +155,22 @@ def gathers(**parts: Callable[..., Any]) -> Callable[[Callable[..., None]], Call
     function makes of them."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [one for name, one in inspect.signature(command).parameters.items() if name not in parts]
         theirs = {name: list(inspect.signature(part).parameters.values()) for name, part in parts.items()}
+        own = inspect.signature(command).parameters
+        every = [one for name in own for one in theirs.get(name, [own[name]])]
+        signature = inspect.Signature([every[0], *(one.replace(kind=one.KEYWORD_ONLY) for one in every[1:])])
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
+        def run(*given: Any, **named: Any) -> None:
+            bound = signature.bind(*given, **named)
+            bound.apply_defaults()
+            said = bound.arguments
             made = {
-                name: part(**{one.name: given.pop(one.name) for one in theirs[name]}) for name, part in parts.items()
+                name: part(**{one.name: said.pop(one.name) for one in theirs[name]}) for name, part in parts.items()
             }
-            command(**given, **made)
+            command(**said, **made)
 
-        every = [*own, *(one for some in theirs.values() for one in some)]
-        run.__signature__ = inspect.Signature(every)
-        run.__annotations__ = {one.name: one.annotation for one in every}
+        run.__signature__, run.__annotations__ = signature, {one.name: one.annotation for one in every}
         return run
 
     return decorate

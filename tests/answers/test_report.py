@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import struct
 import subprocess
 from html import unescape
 from xml.etree import ElementTree
@@ -245,8 +246,14 @@ def test_a_pdf_needs_a_browser(whole, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 @pytest.mark.slow
-def test_chromium_prints_a_page(whole):
+def test_chromium_prints_a_page_and_its_figures(whole, tmp_path):
     assert copies.pdf(whole).startswith(b"%PDF")
+    name, svg = next(iter(copies.pictures(whole).items()))
+    width, height = map(int, re.search(r'width="(\d+)" height="(\d+)"', svg).groups())
+    one = whole[: whole.index("</svg>") + len("</svg>")]
+    assert copies.write_pictures(one, tmp_path, with_png=True).endswith("1 figures as SVG and PNG")
+    made = (tmp_path / name).with_suffix(".png").read_bytes()
+    assert made.startswith(b"\x89PNG") and made[16:24] == struct.pack(">II", 2 * width, 2 * height)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")

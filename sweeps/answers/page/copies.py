@@ -1,4 +1,4 @@
-"""A page's figures as files of their own, and the page as PDF by whichever Chromium there is."""
+"""A page's figures as files of their own, and these as PNG and the page as PDF by whichever Chromium there is."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from data_pipeline.atomic import deliver
 from data_pipeline.errors import RequestError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+SHARP = 2  # points of a PNG per unit of a figure
 PATIENCE = 300.0  # seconds that a browser may take
 PARTS = re.compile(
     r'<h[23][^>]*>(?P<heading>.*?)</h[23]>|<p class="legend"[^>]*>(?P<legend>.*?)</p>|(?P<svg><svg .*?</svg>)',
@@ -70,39 +71,62 @@ def _legend(entries: list[tuple[str, str]], width: int, height: int) -> tuple[st
     return "".join(drawn), row + 1 if entries else 0
 
 
-def write_pictures(page: str, folder: Path) -> str:
+def write_pictures(page: str, folder: Path, with_png: bool = False) -> str:
     """Write a page's figures into a folder, made if need be; returns how many in words, and what else lies there."""
-    found = pictures(page)
+    browser, found = _browser("--png") if with_png else None, pictures(page)
     for name, svg in found.items():
         deliver(folder / name, svg.encode())
+        if browser is not None:
+            made = _made(browser, svg, "figure.svg", "figure.png", _as_png(svg))
+            deliver((folder / name).with_suffix(".png"), made)
     older = sorted(path.name for path in folder.glob("[0-9][0-9][0-9]-*.svg") if path.name not in found)
-    said = f"{folder}: {len(found)} figures as SVG"
+    said = f"{folder}: {len(found)} figures as SVG{' and PNG' if with_png else ''}"
     return f"{said}; not of this page, and left there: {', '.join(older)}" if older else said
 
 
 def pdf(page: str) -> bytes:
     """Return a page printed on A4. RequestError where no Chromium is installed, or it can't."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
+    return _made(
+        _browser("--format pdf"), page, "page.html", "page.pdf", ["--no-pdf-header-footer", "--print-to-pdf={out}"]
+    )
+
+
+def _as_png(svg: str) -> list[str]:
+    """Return how a browser makes a PNG of a figure: twice as many points as it is wide and high."""
+    width, height = re.search(r'width="(\d+)" height="(\d+)"', svg).groups()
+    return [f"--window-size={width},{height}", f"--force-device-scale-factor={SHARP}", "--screenshot={out}"]
+
+
+def _browser(asked: str) -> str:
+    """Return Chromium, or what is like it; RequestError where there is none."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
         raise RequestError(
-            "--format pdf needs Chromium or Chrome, and none is on the PATH; install one (apt-get install chromium), "
-            "or write HTML and print it from a browser: it has a style for paper"
+            f"{asked} needs Chromium or Chrome, and none is on the PATH; install one (apt-get install chromium), or "
+            "write HTML, which has a style for paper, and SVG"
         )
-    with tempfile.TemporaryDirectory(prefix="cellskew-") as name:
-        source, out = Path(name) / "page.html", Path(name) / "page.pdf"
-        source.write_text(page, encoding="utf-8")
-        _print(browser, source, out)
+    return found
+
+
+def _made(browser: str, text: str, name: str, into: str, how: list[str]) -> bytes:
+    """Return what a browser makes of a page or figure. name, into: of the files; how: options, {out} for the latter."""
+    with tempfile.TemporaryDirectory(prefix="cellskew-") as folder:
+        source, out = Path(folder) / name, Path(folder) / into
+        source.write_text(text, encoding="utf-8")
+        _run(browser, source, out, [word.format(out=out) for word in how])
         return out.read_bytes()
 
 
-def _print(browser: str, source: Path, out: Path) -> None:
+def _run(browser: str, source: Path, out: Path, how: list[str]) -> None:
     alone = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses its sandbox to root
-    words = [browser, "--headless", "--disable-gpu", *alone, f"--user-data-dir={out.parent / 'profile'}"]
-    words += ["--no-pdf-header-footer", f"--print-to-pdf={out}", source.as_uri()]
+    words = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *alone]
+    words += [f"--user-data-dir={out.parent / 'profile'}", *how, source.as_uri()]
     try:
         said = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False).stderr
     except subprocess.TimeoutExpired:
         said = f"it took more than {PATIENCE:.0f} s"
     if not out.exists():
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        raise RequestError(f"{browser} made no PDF: {last[:300]}; write HTML and print it from a browser")
+        last, kind = (said.strip().splitlines() or ["it said nothing"])[-1], out.suffix[1:].upper()
+        raise RequestError(
+            f"{browser} made no {kind}: {last[:300]}; write HTML and print it from a browser, or use SVG"
+        )
