@@ -20,6 +20,7 @@ from data_pipeline.names import shown
 from data_pipeline.spreadsheets import to_csv
 
 LATEX = "latex"
+PAGE = 110  # characters of a line of prose, at most
 IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 IN_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
 IN_LATEX |= {"±": r"$\pm$", "·": r"$\cdot$", "–": "--", "…": r"\dots{}"}
@@ -173,7 +174,8 @@ def hours(seconds: float) -> str:
 
 
 def say(*sentences: str, form: str = "table", mark: str = "") -> None:
-    """Print sentences below a table, each on lines of its own, as wide as a page; below LaTeX as comments.
+    """Print sentences below a table, each on lines of its own, as wide as a page or a narrower terminal; below LaTeX as
+    comments.
 
     mark: drawn before each.
     """
@@ -182,4 +184,4 @@ def say(*sentences: str, form: str = "table", mark: str = "") -> None:
         first, next_ = f"{mark}  ", " " * (len(mark) + 2)
     for sentence in sentences:
         said = shown(sentence, lines=True)
-        print(textwrap.fill(said, 110, initial_indent=first, subsequent_indent=next_))
+        print(textwrap.fill(said, min(PAGE, console().width), initial_indent=first, subsequent_indent=next_))

@@ -55,3 +55,10 @@ def test_a_table_goes_into_a_file_in_the_form_that_its_name_says(tmp_path, capsy
     assert said.err == "few splits\n" * 2 and said.out.count("written") == 3
     with pytest.raises(RequestError, match="say how with --format"):
         options.printed_as(None, False, tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (120, 110), (200, 110)])
+def test_no_sentence_is_wider_than_the_terminal(columns, widest, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "console", lambda: SimpleNamespace(width=columns))
+    tables.say("a word and another " * 20)
+    assert widest - 12 < max(map(len, capsys.readouterr().out.splitlines())) <= widest

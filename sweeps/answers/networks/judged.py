@@ -82,6 +82,8 @@ def show(found: Judged) -> None:
     tables.draw(shown)
     if found.unknown:
         named = ", ".join(f"{name} ({cells:,})" for name, cells in sorted(found.unknown.items()))
-        print(f"{sum(found.unknown.values()):,} cells are of types that were not trained on, and in no number: {named}")
+        tables.say(
+            f"{sum(found.unknown.values()):,} cells are of types that were not trained on, and in no number: {named}"
+        )
     if found.unlabelled:
-        print(f"{found.unlabelled:,} cells have no label, and are in no number")
+        tables.say(f"{found.unlabelled:,} cells have no label, and are in no number")

@@ -168,9 +168,11 @@ def show(found: Predicted, advice: Callable[[str], str]) -> None:
     table = found.types.assign(probability=[f"{value:.2f}" for value in found.types["probability"]])
     tables.draw(table.rename(columns={"probability": "mean probability"}))
     where = f": {', '.join(map(str, found.wrote))}" if found.wrote else ""
-    print(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes{where}")
+    tables.say(f"{found.num_cells:,} cells annotated by {found.known:,} of the model's {found.genes:,} genes{where}")
     if found.models > 1:
-        print(f"{found.models} models: mean probabilities; all of them name the same type of {found.agreed:,} cells")
+        tables.say(
+            f"{found.models} models: mean probabilities; all of them name the same type of {found.agreed:,} cells"
+        )
     for doubt in found.doubts:
         tables.console().print(f"note: {advice(doubt)}")
     if found.low > MANY_LOW:
@@ -178,6 +180,6 @@ def show(found: Predicted, advice: Callable[[str], str]) -> None:
             f"probabilities are low: {found.low:.0%} of the cells have a highest one that only 5% of the trial's "
             "validation cells fell short of. They may be of types, or of a kind of data, that was not trained on"
         )
-    print("a model names one of the types that it was trained on, whatever the cell is; look at low probabilities")
+    tables.say("a model names one of the types that it was trained on, whatever the cell is; look at low probabilities")
     if found.judged is not None:
         judged.show(found.judged)
