@@ -121,6 +121,8 @@ def histories(scene: Scene, storage: Path) -> Record:
     told: dict[str, dict[str, str]] = {run: {} for run in runs}
     for run, key, value in tags:
         told.get(run, {})[key] = value
+    runs = {run: status for run, status in runs.items() if "cellskew.trial" in told[run]}
+    told = {run: told[run] for run in runs}
     problems, steps = [], steps_of(points)
     for run in runs:
         problems += history_problems(scene, told[run], steps.get(run, {}))

@@ -4,7 +4,7 @@ import pandas as pd
 
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs.results import SHOWN
-from sweeps.tracking.about import Summary
+from sweeps.tracking.about import SUMMARY, Summary
 
 AXES = ["model", "strategy", "loss", "skew", "dataset"]  # what makes a choice, in the order of a run's name
 SEPARATOR = "·"
@@ -27,5 +27,5 @@ def _summary(part: pd.DataFrame, designs: Designs) -> Summary:
         found, name = designs.estimate(part[part[metric].notna()], metric), metric.removeprefix("test_")
         numbers[f"mean_{name}"] = found.mean
         numbers |= {} if pd.isna(found.sd) else {f"sd_{name}": found.sd}
-    tags = {f"cellskew.{axis}": str(first[axis]) for axis in AXES}
+    tags = {f"{SUMMARY}.{axis}": str(first[axis]) for axis in AXES}  # not a trial's, which queries go by
     return Summary(SEPARATOR.join(tags.values()), numbers, tags, list(part["run_id"]))

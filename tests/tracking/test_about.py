@@ -87,4 +87,5 @@ def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path):
     assert first.info.run_name.startswith(f"{run.tags['cellskew.model']}·") and first.info.status == "FINISHED"
     assert first.data.metrics["mean_macro_f1"] == 0.7 and first.data.metrics["mean_macro_f1.logit_adjust"] > 0.79
     assert first.data.metrics["splits"] >= 1 and "test_macro_f1" not in first.data.metrics, "it is no trial's"
+    assert not any(name in first.data.tags for name in ("cellskew.trial", "cellskew.model")), "queries go by these"
     assert len(results.fetch(uri, "small")) == len(spec().trials()), "no table has it"
