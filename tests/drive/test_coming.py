@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from fake_trials import Silent, drive, nothing_to_prepare, parts, runs, spec
 
 from data_pipeline.errors import RequestError
@@ -28,7 +29,7 @@ def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Com
 
 
 def wait_for(what) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -136,7 +137,9 @@ def test_a_sweep_trains_while_it_is_prepared_and_without_what_cannot_be(ray_here
             {config[name][of] for config in configs} for name, of in (("split", "seed"), ("skew", "kind"))
         )
         if split == 1:
-            wait_for(lambda: any(what == "finished" for what, _ in screen.events))
+            wait_for(lambda: [what for what, _ in screen.events].count("finished") >= 3)
+            with given[-1].making([Path("genes")], 2) as at_once:  # on CPUs that trials had
+                ray.get([ray.remote(num_cpus=1)(lambda: None).remote() for _ in range(at_once)], timeout=60)
         if (split, skew) == (0, "exponential") and any(config["model"] == "scgpt" for config in configs):
             raise RequestError("class b lacks 3 cells")
         return nothing_to_prepare(configs, *given)

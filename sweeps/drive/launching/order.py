@@ -1,9 +1,11 @@
 """The line's trials as Tune asks for them: which is next, where, and which must wait again."""
 
 import json
+import time
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -13,6 +15,11 @@ from sweeps.cluster.line import Line
 from sweeps.cluster.resources import workers
 from sweeps.drive.launching.job import Job
 from sweeps.drive.stopping import Stop
+
+# Where no trial is ready or runs, Tune 2.60 does nothing but ask for one, for 600 s: workers that have ended would keep
+# the CPUs that preparations need.
+TuneController._update_trial_queue.__defaults__ = (False, 0)
+IDLE = 0.2  # seconds between questions for a trial while none runs
 
 
 class NotKept:
@@ -39,6 +46,7 @@ class Queue(NotKept, Searcher):
         self.demand.want(self.line.wanted)
         handed = self.line.next()
         if handed is None:
+            time.sleep(0.0 if self.line.handed else IDLE)  # else Tune would ask without a pause
             return None
         self.keys[trial_id] = handed.job.key
         return {"job": handed.job.to_text(), "node": handed.node, "key": handed.job.key}
