@@ -122,6 +122,7 @@ on finished trials alone, so that a sweep that was killed goes on with the same 
 costs](answers.md#until-it-is-sure). Not with a test set of the dataset's own: all its splits share the test cells:
 
 ```yaml
+strategies: [none, oversample]
 splits: {until: {half_width: 0.02, metric: macro_f1, between: strategy, within: model}, at_most: 30}
 ```
 
