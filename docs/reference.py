@@ -124,6 +124,7 @@ costs](answers.md#until-it-is-sure). Not with a test set of the dataset's own: a
 ```yaml
 strategies: [none, oversample]
 splits: {until: {half_width: 0.02, metric: macro_f1, between: strategy, within: model}, at_most: 30}
+strategies: [none, oversample]
 ```
 
 `tree:` of a dataset names a YAML file that says which type lies above which, one above all: `CD4 T: T cell`, `T cell:
