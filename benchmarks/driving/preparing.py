@@ -29,7 +29,7 @@ name: preparing
 datasets: [pbmc68k_reduced]
 genes: {{select: hvg, n: 200}}
 splits: {{seeds: {splits}}}
-models: {{scgpt: {{size: tiny, steps: 50}}, logistic_regression: {{}}}}
+models: {{scgpt: {{size: tiny, steps: 200}}, logistic_regression: {{}}}}
 """
 
 
