@@ -140,7 +140,8 @@ def _gate_driver() -> None:
     from sweeps.tracking.store import Tracker
 
     for_each = datasource.for_each_block
-    datasource.for_each_block = lambda *given: for_each(*given[:-1], functools.partial(gated_work, given[-1]))
+    gated = lambda *given: for_each(*given[:5], functools.partial(gated_work, given[5]), *given[6:])  # noqa: E731
+    datasource.for_each_block = gated
     before(Operations, "create_index", "database")
     created: list[Any] = []
     after(MlflowClient, "create_run", "registration", lambda *a, **k: created.append(1) or len(created) == 2)
