@@ -146,6 +146,22 @@ def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path):
     assert said == ["back", "unstaged", "given a folder", "stopped"]
 
 
+def test_a_trial_whose_worker_did_not_come_up_goes_back_in_line_a_few_times(tmp_path):
+    from sweeps.drive.launching import order
+    from sweeps.drive.stopping import Stop
+
+    made = line(job("t0"), nodes={"a": CPU})
+    ordered = order.InOrder(made, Stop(tmp_path / "stop"))
+    trial = SimpleNamespace(status="PENDING", config={"key": "t0"})
+    for _ in range(lines.TRIES):
+        assert drawn(made) == [("t0", "a")]
+        ordered.on_trial_error(None, trial)
+        assert made.came_back("t0") == "its node is gone or has no room"
+    assert drawn(made) == [("t0", "a")]
+    ordered.on_trial_error(None, trial)
+    assert made.came_back("t0") is None, "then it is its own failure"
+
+
 def test_tune_can_tell_the_end_of_a_trial_that_was_stopped_before_it_had_a_worker(tmp_path, monkeypatch):
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Trial

@@ -85,13 +85,16 @@ class Listener(NotKept, tune.Callback):
         self.news.goes_on(job_of(trial), f"{_deaths(trial)}; went on from the last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self.news.lost(job_of(trial), _deaths(trial))
-        _forget(trial)
+        self._ended(trial, lambda job: self.news.lost(job, _deaths(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+        self._ended(trial, self.news.over)
+
+    def _ended(self, trial: TuneTrial, tell: Callable[[Job], None]) -> None:
+        """Tell the end of a trial, unless it is in line again."""
         why = self.line.came_back(key_of(trial))
         if why is None:
-            self.news.over(job_of(trial))
+            tell(job_of(trial))
         else:
             self.news.waits_again(job_of(trial), why)
         _forget(trial)

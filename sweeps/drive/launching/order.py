@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 from ray import tune
@@ -11,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.cluster.demand import Demand
-from sweeps.cluster.line import Line
+from sweeps.cluster.line import TRIES, Line
 from sweeps.cluster.resources import workers
 from sweeps.drive.launching.job import Job
 from sweeps.drive.stopping import Stop
@@ -67,6 +68,7 @@ class InOrder(NotKept, FIFOScheduler):
     def __init__(self, line: Line, stop: Stop) -> None:
         super().__init__()
         self.line, self.stop = line, stop
+        self.unstarted: Counter[str] = Counter()  # of a trial: workers that didn't come up
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """Return the trial that is to have a worker which has become free: the oldest that was put behind another.
@@ -97,9 +99,16 @@ class InOrder(NotKept, FIFOScheduler):
                 self.line.came_back(key_of(trial))  # nobody hears of its end
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Have a trial that Tune tries again start on another node, if its own is gone."""
+        """Have a trial that Tune tries again start on another node, if its own is gone.
+
+        One whose worker did not come up, as its node went meanwhile, Tune 2.60 gives up for good: it goes back
+        in line instead.
+        """
         self.line.stays(key_of(trial))
-        if trial.status != TuneTrial.RUNNING:  # else it is over
+        if trial.status == TuneTrial.PENDING and self.unstarted[key_of(trial)] < TRIES:
+            self.unstarted[key_of(trial)] += 1
+            self.line.back(key_of(trial))
+        elif trial.status == TuneTrial.ERROR:  # Tune tries it again; else it is over
             node = self.line.moved(key_of(trial))
             trial.update_resources(on_node(node, trial.placement_group_factory.required_resources))
 
