@@ -66,6 +66,7 @@ class MlflowServer:
     artifacts: str
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen | None = None
 
@@ -75,7 +76,15 @@ class MlflowServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", self.store, "--artifacts-destination", self.artifacts, "--workers", "1"]
+        command += [
+            "--backend-store-uri",
+            self.store,
+            "--artifacts-destination",
+            self.artifacts,
+            "--workers",
+            "1",
+            *self.options,
+        ]
         given = os.environ | QUIET | self.environment
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
