@@ -231,7 +231,7 @@ def _of_ties(told: list[Ranking]) -> Iterator[str]:
 def _of_kinds(told: list[Ranking], runs: pd.DataFrame) -> Iterator[str]:
     kinds = set(choices.kinds(runs).values())
     if told and NETWORK not in kinds:
-        yield "anything of networks, as none is here"
+        yield "anything of foundation models, as none is here"
     if told and BASELINE not in kinds:
         yield "whether a network is needed, as no baseline is here"
     if told and CHANCE not in kinds:
