@@ -120,7 +120,7 @@ def test_resume_goes_on_in_the_folders_own_store_wherever_the_folder_is_now(swee
 
     asked = []
     monkeypatch.setattr(
-        "sweeps.drive.converge.converge", lambda spec, request, screen: asked.append(request) or Outcome(0)
+        "sweeps.drive.converge.converge", lambda spec, request, screen, look: asked.append(request) or Outcome(0)
     )
     monkeypatch.setattr(running, "_conclude", lambda *given: None)
     (tmp_path / "moved" / "sweeps").mkdir(parents=True)

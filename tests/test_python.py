@@ -72,7 +72,7 @@ def test_run_and_plan_take_a_files_path(tmp_path, monkeypatch):
     file.write_text(SWEEP)
     found = sweeps.plan(file, tmp_path / "runs")
     assert len(found.trials) == 8 and found.seconds > 0 and list(tmp_path.iterdir()) == [file]
-    monkeypatch.setattr("sweeps.drive.converge.converge", lambda *given: asked.append(given) or "outcome")
+    monkeypatch.setattr("sweeps.drive.converge.converge", lambda *given, look: asked.append(given) or "outcome")
     monkeypatch.chdir(tmp_path)
     assert sweeps.run("small.yaml", "runs", max_concurrent=2, retry_failed=True) == "outcome"
     ((spec, request, _),) = asked

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ray
-
 from data_pipeline.errors import RequestError
 from sweeps.cluster.resources import Shape
 
@@ -25,7 +23,7 @@ class Workshop:
     """
 
     def __init__(self, cpus: Callable[[], float] | None = None) -> None:
-        self.cpus = cpus or (lambda: ray.cluster_resources().get("CPU", 0.0))
+        self.cpus = cpus or _of_the_cluster
         self.wanted: Counter[Shape] = Counter()  # trials that run or are ready, see Line.wanted
         self.taken, self.is_closed = 0, False
         self._making: set[Path] = set()
@@ -60,6 +58,12 @@ class Workshop:
         half = max(1.0, cpus // 2)
         trials = sum(shape.cpu * number for shape, number in self.wanted.items() if shape.cpu <= cpus - half)
         return max(half, cpus - trials) - self.taken
+
+
+def _of_the_cluster() -> float:
+    import ray
+
+    return ray.cluster_resources().get("CPU", 0.0)
 
 
 def raise_all(errors: list[Exception]) -> None:

@@ -148,12 +148,12 @@ def test_a_sweep_gives_its_trials_what_was_measured(ray_with_gpus, tmp_path, not
 
     given = fake_trials.spec(resources="{scgpt: {gpu: auto, cpu: 0.25}}", genes="{select: hvg, n: 50}")
     parts = dataclasses.replace(converge.real_parts(), measure=meter(notes, 16e9), run_trial=fake_trials.fake_trial)
-    jobs, train = [], launch.train
-    monkeypatch.setattr(launch, "train", lambda given, *more: jobs.extend(given) or train(given, *more))
+    seen, train = [], launch.train
+    monkeypatch.setattr(launch, "train", lambda given, *more: seen.append(given) or train(given, *more))
     fake_trials.parts()  # workers get fake_trials by value
     outcome = converge.converge(given, converge.Request(storage=tmp_path), fake_trials.Silent(), parts)
     assert outcome.is_complete, outcome.failed
-    got = {(job.config["model"], job.resources["gpu"], job.config["gpu_share"]) for job in jobs}
+    got = {(job.config["model"], job.resources["gpu"], job.config["gpu_share"]) for job in seen[0].jobs}
     assert got == {("scgpt", 0.25, 0.25), ("majority", 0.0, 0.0)}
     assert {path.read_text() for path in notes.iterdir()} == {"scgpt"}
 

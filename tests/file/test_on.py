@@ -104,9 +104,8 @@ def test_a_key_is_what_the_vectors_are_not_where_they_lie(places):
 def test_vectors_that_are_not_there_are_refused_before_anything_is_made(places):
     folder, cells = places
     genes, vectors = trials(folder, cells, "knn: {}, p: {model: knn, on: {obsm: X_uc}}")
-    config = genes.config() | {"strategy": {"kind": "smote", "neighbours": 3}}
     with pytest.raises(RequestError, match="has no obsm 'X_uc'; did you mean X_uce?"):
-        Preparation({"my": cells}, folder / "runs", lambda *said: None).prepare([config, vectors.config()])
+        Preparation({"my": cells}, folder / "runs", lambda *said: None).check([genes.config(), vectors.config()])
     assert not (folder / "runs").exists()
     listed = trials(folder, cells, "knn: {}, p: {model: knn, on: {obsm: X_uc}}, o: {model: knn, on: {obsm: Y}}")
     with pytest.raises(RequestError) as caught:

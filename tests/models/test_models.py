@@ -39,7 +39,7 @@ def network_of(spec: ModelSpec, counts: sparse.csr_matrix, num_classes: int = 3)
 def test_the_files_are_the_registry():
     assert {"scgpt", "scbert", "geneformer", "logistic_regression", "majority"} <= set(MODELS)
     assert all(get(name).name == name for name in MODELS)
-    with pytest.raises(KeyError, match="no model 'scgtp'; did you mean scgpt.*known: geneformer, gradient"):
+    with pytest.raises(KeyError, match="no model 'scgtp'; did you mean scgpt.*known: celltypist, geneformer, gradient"):
         get("scgtp")
 
 

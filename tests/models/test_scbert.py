@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from data_pipeline.errors import RequestError
-from data_pipeline.shards.feed import Batch
+from data_pipeline.shards.feed import ALL, Batch
 from trainables.networks import performer
 from trainables.networks.performer import CellHead, PerformerLM
 from trainables.spec import get
@@ -154,7 +154,7 @@ def test_golden_training_trace_with_carried_accumulation(large):
         losses.append(functional.cross_entropy(logits, labels))
         return losses[-1]
 
-    def batch(rows: np.ndarray) -> Batch:
+    def batch(rows: np.ndarray, part: slice = ALL) -> Batch:
         return Batch({"tokens": trace["tokens"][rows]}, trace["labels"].numpy()[rows], rows)
 
     feed = SimpleNamespace(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_trials import Silent, parts, spec
 
-from sweeps.answers.networks import predicting, promote
+from sweeps.answers.networks import meant, promote
 from sweeps.answers.runs import results
 from sweeps.answers.runs.stored import Stored
 from sweeps.drive.converge import Request, converge
@@ -44,7 +44,7 @@ def test_a_network_of_a_moved_folder_is_found_and_promoted(tmp_path, blank_datab
     run_id = finished_network(tmp_path / "old", blank_database, linked)
     (tmp_path / "old").rename(tmp_path / "new")
     storage = tmp_path / "new"
-    with predicting.checkpoint_of(run_id, storage, None) as folder:
+    with meant.folder_of_run(run_id, storage, None) as folder:
         assert (folder / "model.json").read_text() == DESCRIBED and folder.is_relative_to(storage)
     found = promote.promote(run_id, "best", storage, None)
     assert found.new and str(storage) in found.place

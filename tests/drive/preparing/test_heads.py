@@ -20,6 +20,7 @@ from data_pipeline.shards.writing import write_here
 from sweeps.cluster import resources
 from sweeps.drive import contents
 from sweeps.drive.preparing import prepare
+from sweeps.drive.workshop import Workshop
 from sweeps.file.config import load
 from sweeps.file.trials import Trial
 from trainables.config import read
@@ -58,7 +59,7 @@ def weights_path(folder: Path, model: str) -> Path:
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch) -> None:
     """What is missing is made in this process."""
-    here = lambda jobs, count: [write_here(job) for job in jobs if not job.is_complete()]  # noqa: E731
+    here = lambda jobs, *more: [write_here(job) for job in jobs if not job.is_complete()]  # noqa: E731
     monkeypatch.setattr(prepare, "write_shards", here)
     resting._LOADED.clear()
 
@@ -66,7 +67,7 @@ def without_ray(monkeypatch) -> None:
 def prepared(folder: Path, found: list[Trial], **changes: Any) -> list[dict[str, Any]]:
     cells = {"small": open_cells(source(folder / "cells.h5ad"))}
     configs = [trial.config() for trial in found]
-    made = prepare.prepare(configs, cells, folder)
+    made = prepare.prepare(configs, cells, folder, work=Workshop(lambda: 2.0))
     where = lambda trial: {"directory": str(folder / "trials" / trial.key), "device": "cpu"}  # noqa: E731
     return [one | paths | where(trial) | changes for one, paths, trial in zip(configs, made, found, strict=True)]
 
@@ -136,7 +137,7 @@ def test_vectors_are_made_once_for_all_splits_skews_strategies_and_losses(tmp_pa
 
 
 def test_made_cells_have_vectors_too_and_a_head_is_trained_on_them(tmp_path, monkeypatch):
-    make = lambda tasks, count: [task.make(path, *task.args) for path, task in tasks.items() if not path.exists()]  # noqa: E731
+    make = lambda tasks, *more: [task.make(path, *task.args) for path, task in tasks.items() if not path.exists()]  # noqa: E731
     monkeypatch.setattr(prepare, "make_files", make)
     monkeypatch.setattr("sweeps.drive.preparing.encoders.ray.put", lambda value: value)
     weights_of(tmp_path, "scgpt")
