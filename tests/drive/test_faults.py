@@ -72,7 +72,7 @@ def test_the_undisturbed_sweep_has_all_that_is_compared(undisturbed):
     networks = [run["metrics"]["train_loss"] for name, run in runs.items() if "scgpt" in name]
     assert [[step for step, _ in losses] for losses in networks] == [[1, 2, 3]] * 2
     counted = Counter(artifact.split()[0] for listed in kept.values() for artifact in listed)
-    assert (counted["predictions.parquet"], counted["per_class.csv"], counted["model.safetensors"]) == (4, 4, 2)
+    assert (counted["predictions.parquet"], counted["per_class.csv"], counted["model.safetensors"]) == (4, 4, 4)
     assert Counter(name.split("/")[-1] for name in undisturbed[1]["files"] if "safetensors" in name) == {
         "model.safetensors": 2,
         "last-weights.safetensors": 2,
