@@ -95,12 +95,12 @@ models:
 ```
 
 With weights, scGPT's and Geneformer's heads are trained on stored vectors: what the network at rest makes of every cell
-is computed once, before the first trial, in parts that a killed run goes on from, and with `genes: all` is shared by
-all splits, skews, strategies, losses and seeds (genes that are chosen for each split make a set for each; `plan` says
-how many, their time and disk). Such a trial is a matter of seconds on a core, and has a GPU only where `resources:`
-asks for one; it leaves a network like any other. scBERT's head reads a vector of every gene, 13.5 MB a cell at the
-published size, so its network is run in every trial (`cache_gigabytes` keeps vectors in memory); nor has it one vector
-per cell for `on:`.
+(also of those that a strategy makes) is computed once, before a trial needs it, in parts that a killed run goes on
+from, and with `genes: all` is shared by all splits, skews, strategies, losses and seeds (genes that are chosen for each
+split make a set for each; `plan` says how many, their time and disk). Such a trial is a matter of seconds on a core,
+and has a GPU only where `resources:` asks for one; it leaves a network like any other. scBERT's head reads a vector of
+every gene, 13.5 MB a cell at the published size, so its network is run in every trial (`cache_gigabytes` keeps vectors
+in memory); nor has it one vector per cell for `on:`.
 
 The recipe stays what it is for all of the network; `tune:` finds whether a head wants a larger learning rate.
 An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them
@@ -124,7 +124,6 @@ costs](answers.md#until-it-is-sure). Not with a test set of the dataset's own: a
 ```yaml
 strategies: [none, oversample]
 splits: {until: {half_width: 0.02, metric: macro_f1, between: strategy, within: model}, at_most: 30}
-strategies: [none, oversample]
 ```
 
 `tree:` of a dataset names a YAML file that says which type lies above which, one above all: `CD4 T: T cell`, `T cell:

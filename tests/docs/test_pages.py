@@ -80,7 +80,9 @@ def test_the_recipes_for_mlflow_run_one_after_the_other(finished_sweep, monkeypa
 
 @pytest.mark.parametrize("block", [block for block in blocks("yaml") if block.is_run], ids=at)
 def test_examples_are_sweep_files_or_parts_of_one(block, tmp_path):
-    given = yaml_lines.read(block.text).value  # `on:` is a word there
+    document = yaml_lines.read(block.text)  # `on:` is a word there
+    assert document.problems == []
+    given = document.value
     whole = given if "datasets" in given and "models" in given else STAND_IN | given
     config.parse(yaml.safe_dump(whole), tmp_path / "page.yaml", check_files=False)
 

@@ -18,6 +18,12 @@ def test_a_network_with_a_remedy_has_a_baseline_with_one_beside_it(path: Path):
     assert {"cross_entropy", "weighted"} <= losses
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_rule_of_exclude_leaves_something_out(path: Path):
+    said = config.parse(path.read_text(), path).excluded()
+    assert not [one for one in said if "leaves out nothing" in one]
+
+
 def test_the_quickstart_compares_like_with_like():
     path = next(path for path in SHIPPED if path.stem == "quickstart")
     spec = config.parse(path.read_text(), path)
