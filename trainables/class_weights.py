@@ -41,7 +41,7 @@ def beta_of(class_counts: Counts) -> float:
 
 
 class PerClass:
-    """A number per class, float32 [C], copied to a device once: a copy per step makes the host wait for a GPU."""
+    """Numbers per class, float32 [C, ...], copied to a device once: a copy per step makes the host wait for a GPU."""
 
     def __init__(self, values_C: np.ndarray) -> None:
         import torch

@@ -45,7 +45,8 @@ def test_a_network_whose_cells_depend_on_each_other_is_trained_on_one_gpu_alone(
 
 
 def test_a_part_of_a_batch_knows_the_whole():
-    assert Batch({}, np.zeros(0), np.arange(3)).whole.tolist() == [0, 1, 2]
+    assert Batch({}, np.zeros(1), np.arange(1), np.arange(3)).whole.tolist() == [0, 1, 2]
+    assert Batch({}, np.zeros(3), np.arange(3)).whole.tolist() == [0, 1, 2]
 
 
 def helper(port: int, config: dict, checkpoint: Path | None, size: int, rank: int) -> None:

@@ -37,9 +37,10 @@ class Resting:
         """Return the vector of every cell."""
         import torch
 
-        from trainables.training.device import MicroBatch
+        from trainables.training.device import MicroBatch, allow_tf32
 
         network, at_once, kept = self._network(), MicroBatch(AT_ONCE), []
+        allow_tf32(next(network.parameters()).device, False)  # which a head's training may have allowed
         with torch.no_grad(), _one_thread(), _kept_before(get(self.model), network, kept):
             parts = [self._vectors(network, encoded, rows, at_once, kept) for rows in _groups(len(encoded))]
         return packed(torch.cat(parts).numpy(), f"{self.model} at rest")
@@ -74,7 +75,6 @@ class Resting:
         from trainables.training.trained import of_head
 
         spec, where = get(self.model), device.choose_device("auto")
-        device.allow_tf32(where, False)
         network = spec.build(2, weights=self.weights, **(self.options | self.of_cells)).eval()
         found = network_of(self.model, contents_of(self.model, self.weights), code_of(self.model))
         if found != self.digest:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from trainables.class_weights import PerClass
 from trainables.losses.loss import Loss
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Hierarchical(Loss):
         size = len(self.counts_C)
         return np.eye(size, dtype=bool) if self.below is None else np.asarray(self.below, dtype=bool)
 
+    @cached_property
+    def _hidden_CC(self) -> PerClass:
+        """By class: 0 for the outputs of itself and of those below it, -inf, which hides them, for others."""
+        return PerClass(np.where(self._below_CC, 0.0, -np.inf))
+
     @property
     def prior(self) -> np.ndarray:
         """The mix after every type's cells have passed to those below it, finest first, as these have cells."""
@@ -47,7 +53,5 @@ class Hierarchical(Loss):
         return mix
 
     def of_cells(self, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
-        import torch
-
-        below_BC = torch.as_tensor(self._below_CC, device=outputs_BC.device)[labels_B]
-        return outputs_BC.logsumexp(1) - outputs_BC.masked_fill(~below_BC, -torch.inf).logsumexp(1)
+        hidden_BC = self._hidden_CC.on(outputs_BC.device)[labels_B]
+        return outputs_BC.logsumexp(1) - (outputs_BC + hidden_BC).logsumexp(1)

@@ -1,6 +1,7 @@
 """A model as its trial left it, ready for cells that it has never seen."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ class Annotator:
             return posthoc.logit_adjust(logits[:0], np.zeros(0, int), np.array(made["prior"]), logits).probabilities
         return softmax(logits.astype(np.float64), axis=1)
 
+    @cached_property
+    def _at_once(self) -> MicroBatch:
+        """How many cells fit into memory: as many as in training, or fewer."""
+        return MicroBatch(self.described["micro_batch"])
+
     def _encoded(self, encoded: Encoded) -> Encoded:
         scale = self.described["scale"]
         return encoded if scale is None else scaled(encoded, *map(np.array, (scale["mean"], scale["deviation"])))
@@ -107,8 +113,7 @@ class Annotator:
             return logits_of(self.learnt.predict_proba(encoded))
         recipe, said = Recipe(**self.described["recipe"]), self.described
         feed = Feed(encoded, np.zeros(len(encoded), np.int64), self.spec.collate, recipe.batch_size)
-        at_once = MicroBatch(said["micro_batch"])  # cells that fit into memory, as in training, or fewer
-        trainer = Trainer(self.learnt, recipe, None, feed, said["seed"], choose_device("auto"), at_once=at_once)
+        trainer = Trainer(self.learnt, recipe, None, feed, said["seed"], choose_device("auto"), at_once=self._at_once)
         return loss_of(said["loss"], said["loss_counts"]).logits(trainer.predict(np.arange(len(encoded))))
 
 

@@ -134,7 +134,10 @@ def description_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(f"{folder / DESCRIPTION}: damaged ({error}); fetch the folder again") from error
     if version != VERSION:
-        raise RequestError(f"{folder}: is of version {version}, not {VERSION}; use the cellskew that made it")
+        raise RequestError(
+            f"{folder}: is of version {version}, and this cellskew reads {VERSION}; train the model again, "
+            "or use the cellskew that made it"
+        )
     if sha256(folder / WEIGHTS) != digest:
         raise RequestError(f"{folder / WEIGHTS}: not the bytes that were written; fetch the folder again")
     return described
