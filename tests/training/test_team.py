@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import trial_config
+from test_loop import make_trainer
 from torch import nn
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.feed import Batch
-from trainables.spec import get, names
+from trainables.spec import Recipe, get, names
 from trainables.training.team import Team, joined
 from trainables.trial.trial import assist, run_trial
 
@@ -47,6 +48,15 @@ def test_a_network_whose_cells_depend_on_each_other_is_trained_on_one_gpu_alone(
 def test_a_part_of_a_batch_knows_the_whole():
     assert Batch({}, np.zeros(1), np.arange(1), np.arange(3)).whole.tolist() == [0, 1, 2]
     assert Batch({}, np.zeros(3), np.arange(3)).whole.tolist() == [0, 1, 2]
+
+
+def test_in_float16_a_worker_without_a_cell_of_the_first_step_takes_it_too(monkeypatch):
+    monkeypatch.setattr(Team, "share", lambda team, tensors: None)
+    monkeypatch.setattr(Team, "add", lambda team, tensor: tensor.add_(1))  # as if the other worker's numbers were 1
+    trainer = make_trainer(Recipe(batch_size=1, precision="float16"))
+    trainer.team, before = Team(1, 2), trainer.network.layer.weight.detach().clone()
+    trainer.train(np.arange(1), 0)
+    assert trainer.steps == 1 and not before.equal(trainer.network.layer.weight)
 
 
 def helper(port: int, config: dict, checkpoint: Path | None, size: int, rank: int) -> None:

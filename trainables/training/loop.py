@@ -223,6 +223,7 @@ class Trainer:
     def _backward(self, batches: list[Batch], number: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
+        self.scaler.scale(total)  # its first use makes the scale, which a worker without a cell of the step needs too
         for batch in batches:
             per_cell = 1 / min(len(batch.whole), self.recipe.batch_size)
             for piece in self._pieces(batch):
