@@ -123,10 +123,16 @@ def print_parquet(table: pd.DataFrame) -> None:
     """Print a table as a parquet file; RequestError where a person would see it."""
     if sys.stdout.isatty():
         raise RequestError("parquet is for programs: name a file with -o TABLE.parquet")
-    data = io.BytesIO()
-    table.reset_index(drop=True).to_parquet(data, index=False)
     sys.stdout.flush()
-    sys.stdout.buffer.write(data.getvalue())
+    sys.stdout.buffer.write(as_parquet(table))
+
+
+def as_parquet(table: pd.DataFrame) -> bytes:
+    """Return a table as a parquet file, without what runs are told beside it (attrs)."""
+    data, plain = io.BytesIO(), table.copy()
+    plain.attrs = {}
+    plain.to_parquet(data, index=False)
+    return data.getvalue()
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import pandas as pd
 
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs.results import SHOWN
+from sweeps.file.trials import NAMED, SEPARATOR
 from sweeps.tracking.about import SUMMARY, Summary
 
-AXES = ["model", "strategy", "loss", "skew", "dataset"]  # what makes a choice, in the order of a run's name
-SEPARATOR = "·"
+AXES = [axis for axis in NAMED if axis not in ("split", "seed")]  # what makes a choice, in the order of a run's name
 
 
 def summaries(runs: pd.DataFrame, designs: Designs) -> list[Summary]:

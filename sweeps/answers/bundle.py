@@ -14,6 +14,7 @@ from sweeps.answers import frames
 from sweeps.answers.runs import results
 from sweeps.answers.runs.stored import HIGHEST, Stored, highest_of
 from sweeps.file.questions import Question
+from sweeps.tables import as_parquet
 from sweeps.tracking.uris import of_sweep
 
 TABLES = ("per_class.csv", "predictions.parquet", "result.json")  # of each finished run, what tables are made of
@@ -67,7 +68,7 @@ def write(path: Path, name: str, runs: pd.DataFrame, stored: Stored, sweep: str 
         for inside, text in texts.items():
             file.writestr(inside, text)
         for inside, table in tables.items():
-            file.writestr(f"{inside}.parquet", _parquet(table))
+            file.writestr(f"{inside}.parquet", as_parquet(table))
         for _, run in finished.iterrows():
             for inside in TABLES:
                 if (part := _slim(stored, run, inside)) is not None:
@@ -128,14 +129,6 @@ def _versions(finished: pd.DataFrame) -> str:
     """Return what the trials were made with: each tag's values, and of how many trials."""
     found = {name: finished[name].value_counts().to_dict() for name in results.MADE_WITH if name in finished}
     return json.dumps({name: counts for name, counts in found.items() if set(counts) != {""}}, indent=1)
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    data = io.BytesIO()
-    plain = table.copy()
-    plain.attrs = {}
-    plain.to_parquet(data, index=False)
-    return data.getvalue()
 
 
 def _slim(stored: Stored, run: pd.Series, name: str) -> bytes | None:

@@ -1,12 +1,12 @@
 """`splits: until:` of a sweep file: whether more splits are wanted, from the trials that MLflow has as finished."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtri, stdtrit
+from scipy.special import chdtri
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
@@ -17,6 +17,7 @@ from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.stored import Stored
 from sweeps.file.config import SweepSpec
 from sweeps.file.questions import Until
+from sweeps.statistics import intervals
 
 NAMED = 4  # differences in a sentence
 SURE, HOPELESS, OPEN = "sure", "hopeless", "open"
@@ -39,9 +40,9 @@ def wanted(spec: SweepSpec, uri: str, looks: int) -> Wanted:
     runs, stored = results.fetch(uri, spec.name), Stored(uri)
     runs = runs[runs["superseded"] == ""].assign(wanted=True, looks=looks)
     for splits in spec.looks:
-        trials = spec.first(splits).trials()
-        mine = runs[runs["key"].isin({trial.key for trial in trials})]
-        if (mine["status"] == "FINISHED").sum() < len(trials):
+        keys = {trial.key for trial in spec.first(splits).trials()}
+        mine = runs[runs["key"].isin(keys)]
+        if mine.loc[mine["status"] == "FINISHED", "key"].nunique() < len(keys):
             return Wanted(splits)
         said = _look(spec, splits, results.choose(uri, mine, every=False)[0], stored)
         if said is not None:
@@ -102,7 +103,7 @@ def is_hopeless(until: Until, estimate: Estimate, most: int) -> bool:
     datasets = estimate.by_split.index.get_level_values("dataset").nunique()
     shrinking, luck = min(estimate.sd**2 / datasets / n, error.size**2), np.sqrt((n - 1) / chdtri(n - 1, 0.05))
     size = luck * np.sqrt(error.size**2 - shrinking + shrinking * n / most)
-    reach = stdtrit(most - 1.0, 1 - 0.025 / error.looks) * size
+    reach = intervals.reach(replace(error, size=size, freedom=most - 1.0))
     moves = 2 * luck * np.sqrt(shrinking * (1 - n / most))
     return bool(reach > until.half_width and abs(estimate.mean) + moves - reach <= until.tie)
 

@@ -70,15 +70,18 @@ def title_of(name: str) -> str:
 
 def file_of(names: str | list[str], storage: Path) -> str | None:
     """Return the sweeps' files as they last ran, None where none is at hand."""
+    found = (_file_of(name, storage) for name in ([names] if isinstance(names, str) else names))
+    texts = [text for text in found if text is not None]
+    return "\n---\n".join(texts) if texts else None
+
+
+def _file_of(name: str, storage: Path) -> str | None:
     from sweeps.answers import bundle
 
-    texts = []
-    for name in [names] if isinstance(names, str) else names:
-        kept = storage / "sweeps" / f"{name}.yaml"
-        texts.append(bundle.told(Path(name))[1] if name.endswith(".zip") else None)
-        texts[-1] = kept.read_text(encoding="utf-8") if kept.is_file() else texts[-1]
-    there = [text for text in texts if text is not None]
-    return "\n---\n".join(there) if there else None
+    if name.endswith(".zip"):
+        return bundle.told(Path(name))[1]
+    kept = storage / "sweeps" / f"{name}.yaml"
+    return kept.read_text(encoding="utf-8") if kept.is_file() else None
 
 
 def _found(name: str, storage: Path, uri: str | None, every: bool, all_settings: bool) -> tuple[Any, "Stored"]:

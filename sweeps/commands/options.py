@@ -24,10 +24,6 @@ Uri = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sweep = Annotated[Path, typer.Argument(help="A sweep file (YAML).", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Name of a sweep that was run before.", show_default=False)]
-Names = Annotated[
-    list[str],
-    typer.Argument(help="A sweep that was run before, or a bundle (*.zip); several are one table.", show_default=False),
-]
 MaybeNames = Annotated[
     list[str] | None,
     typer.Argument(help="A sweep that was run before, or a bundle (*.zip); several are one table.", show_default=False),

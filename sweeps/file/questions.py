@@ -10,10 +10,10 @@ from sweeps.file.plugins import Problem, unknown
 from sweeps.file.strict import Strict
 from sweeps.file.trials import AXES, Trial
 
-BETWEEN = [axis for axis in AXES if axis not in ("split", "seed")] + ["posthoc", "defects"]
+WITHIN = [axis for axis in AXES if axis not in ("split", "seed")]
+BETWEEN = [*WITHIN, "posthoc", "defects"]
 FIRST, GROWTH, LAST = 5, 1.5, 1.25  # splits of the first look; each look to the next; no look so near the last
 OF_TYPE = ("f1", "precision", "recall")
-WITHIN = [axis for axis in AXES if axis not in ("split", "seed")]
 
 
 class Question(BaseModel):

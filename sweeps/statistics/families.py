@@ -17,10 +17,9 @@ def holm(p: np.ndarray, asked: Sequence[Hashable] | None = None) -> np.ndarray:
     asked: what each tests; those that test the same have the same p, and are one test.
     """
     if asked is not None:
-        first = {question: at for at, question in reversed(list(enumerate(asked)))}
-        once = list(first.values())
-        corrected = dict(zip(first, holm(p[once]), strict=True))
-        return np.where(np.isnan(p), np.nan, [corrected[question] for question in asked])
+        once = {question: at for at, question in enumerate(asked) if not np.isnan(p[at])}
+        corrected = dict(zip(once, holm(p[list(once.values())]), strict=True))
+        return np.where(np.isnan(p), np.nan, [corrected.get(question, np.nan) for question in asked])
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]
     corrected = np.full(len(p), np.nan)
     steps = p[order] * np.arange(len(order), 0, -1)

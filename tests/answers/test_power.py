@@ -1,6 +1,9 @@
 """What a report says could be seen of rare types: steps of recall, and the least difference with these splits."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from test_report import grid, page, with_types
@@ -8,6 +11,7 @@ from test_report import grid, page, with_types
 from sweeps.answers import frames
 from sweeps.answers.designs import Designs
 from sweeps.answers.page import power
+from sweeps.answers.runs import choices
 
 
 def test_the_least_difference_is_found_in_four_of_five_sweeps():
@@ -36,3 +40,18 @@ def test_the_page_says_it_for_rare_types_alone(tmp_path):
     part = html[html.index("What could be seen</h2>") : html.index("Cost</h2>")]
     assert "rare has 4 test cells in a split: one of them more or less is 25 points of its recall." in part
     assert '<td class="left">rare</td><td class="">5</td>' in part and "common" not in part
+
+
+def test_a_choice_with_the_predictions_of_another_is_no_second_one():
+    """As temperature scaling: copies would make choices look as if they hardly varied from split to split."""
+    rng, rows = np.random.default_rng(0), []
+    for model in ("knn", "scgpt"):
+        for split in range(5):
+            row = {"dataset": "d", "skew": "natural", "split": str(split), "seed": "0", "model": model, **choices.PLAIN}
+            row |= {"class": "rare", "train": 5, "natural": 20, "test": 5, "predicted": 4, "recall": rng.random()}
+            rows.append(row)
+    plain = pd.DataFrame(rows)
+    both = pd.concat([plain, plain.assign(posthoc="temperature")], ignore_index=True)
+    designs = SimpleNamespace(kind=lambda dataset: "splits")
+    (one,), (other,) = power.power(plain, designs), power.power(both, designs)
+    assert one == other and one.seen > 0

@@ -70,6 +70,8 @@ def test_what_is_wanted_does_not_depend_on_how_far_it_went_before(look):
     assert look(asked, runs).splits == 5 == look(asked, finished(asked, 5, gain=0.8)).splits
     failed = runs.assign(status=runs["status"].where(runs["split"] != "3", "FAILED"))
     assert look(asked, failed) == sure.Wanted(5)
+    doubled = pd.concat([failed, failed[failed["split"] == "2"]], ignore_index=True)
+    assert look(asked, doubled) == sure.Wanted(5), "a trial that ran twice stands for no other"
 
 
 def test_sure_is_narrow_or_beyond_the_tie_and_it_is_said_what_that_saved(look):

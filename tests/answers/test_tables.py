@@ -44,11 +44,14 @@ def test_a_table_that_is_too_wide_for_the_screen_is_told(monkeypatch):
 
 def test_a_table_goes_into_a_file_in_the_form_that_its_name_says(tmp_path, capsys):
     table = pd.DataFrame({"model": ["=a"], "n": [3]})
+    table.attrs["keys"] = frozenset("a")
     for name in ("t.parquet", "t.csv", "t.json"):
         printed = options.printed_as(None, False, tmp_path / name)
         with tables.into(printed.out):
             assert tables.for_programs(table, printed.form, "few splits")
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), table)
+    written = pd.read_parquet(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(written, table)
+    assert not written.attrs, "what runs are told, which is no part of a table"
     assert (tmp_path / "t.csv").read_text() == "model,n\n'=a,3\n"
     assert json.loads((tmp_path / "t.json").read_text())["rows"] == [{"model": "=a", "n": 3}]
     said = capsys.readouterr()

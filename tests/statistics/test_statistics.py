@@ -76,6 +76,8 @@ def test_holms_correction_is_the_textbooks():
     corrected = families.holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(corrected, [0.03, 0.06, np.nan, 0.06, 0.02])
     assert families.holm(np.array([0.6, 0.9])).tolist() == [1.0, 1.0]
+    asked = families.holm(np.array([np.nan, 0.01, 0.04, 0.01]), ["a", "a", "b", "a"])
+    np.testing.assert_allclose(asked, [np.nan, 0.02, 0.04, 0.02], err_msg="a row that isn't tested takes no p away")
 
 
 @pytest.mark.parametrize("values", [[1, 2, -3, 4, 5, 6], [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, -0.7], [1, 2, 3, 4, 5, 6]])

@@ -88,7 +88,8 @@ def _said(ranking: Ranking) -> str:
     number = f"{chosen['mean']:.3f}" + (
         "" if pd.isna(chosen["low"]) else f" [{chosen['low']:.3f}, {chosen['high']:.3f}]"
     )
-    said = f"best by {title(ranking.metric)}, skew {ranking.skew}: {chosen['label']}, {number}, {ranking.splits} splits"
+    where = f"best by {title(ranking.metric)}, skew {ranking.skew}"
+    said = f"{where}: {chosen['label']}, {number}, {wording.many(ranking.splits, 'split')}"
     return said + (f"; it can't be told from {wording.named(tied)}" if tied else "")
 
 

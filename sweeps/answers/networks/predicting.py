@@ -96,7 +96,8 @@ class _Seen:
         for start, counts in self.cells.blocks(BLOCK):
             block = self._block(start, counts)
             columns = block.columns(self.classes, self.sure)
-            kinds = dict.fromkeys(("prediction", "second"), pd.CategoricalDtype([*self.classes, UNASSIGNED]))
+            every = dict.fromkeys([*self.classes, UNASSIGNED])  # which a type may be called, where no cell is left so
+            kinds = dict.fromkeys(("prediction", "second"), pd.CategoricalDtype(list(every)))
             self.parts.append(columns.astype(kinds))
             self.kept += [block.probabilities] if self.keeps else []
             yield lambda block=block, columns=columns: block.table(columns, self.classes)

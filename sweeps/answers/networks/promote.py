@@ -68,13 +68,26 @@ def promote(run_id: str, name: str, storage: Path, given_uri: str | None, adjust
             f"(mlflow runs delete --run-id {run_id}) and run the sweep again: a trial that is trained is only uploaded"
         )
     tags = {f"cellskew.{word}": run.tags[f"cellskew.{word}"] for word in ORIGIN if f"cellskew.{word}" in run.tags}
-    tags |= {} if link is None else {LINK: str(link)}
     tags |= {} if adjustment == "none" else {ADJUSTMENT: adjustment}
     if _merge(registry, run, link):
-        version, new = registry.register(name, run, MERGED, {word: tags[word] for word in tags if word != LINK})
-        return Promoted(name, version, run.name, f"{run.artifact_uri}/{MERGED}", new)
-    version, new = registry.register(name, run, MODEL_FOLDER, tags)
-    return Promoted(name, version, run.name, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else str(link), new)
+        folder, place = MERGED, f"{run.artifact_uri}/{MERGED}"
+    else:
+        tags |= {} if link is None else {LINK: str(link)}
+        folder, place = MODEL_FOLDER, f"{run.artifact_uri}/{MODEL_FOLDER}" if link is None else str(link)
+    version, new = registry.register(name, run, folder, tags)
+    if not new:
+        _check_adjustment(registry, name, version, adjustment)
+    return Promoted(name, version, run.name, place, new)
+
+
+def _check_adjustment(registry: "Registry", name: str, number: str, adjustment: str) -> None:
+    """RequestError if the version that a run has already is used with another adjustment than is asked for now."""
+    known = registry.version(name, number).tags.get(ADJUSTMENT, "none")
+    if known != adjustment:
+        raise RequestError(
+            f"models:/{name}/{number} is this run already, used with the adjustment {known}, not {adjustment}; give "
+            "another --name"
+        )
 
 
 def check_name(name: str, option: str) -> None:

@@ -117,12 +117,13 @@ def write_obs(cells: Cells, out: Path, named: pd.DataFrame, classes: list[str], 
 
     named: see Block.columns, of all cells. Types are categories, all that the model knows, and `unassigned`.
     """
-    kinds = [*classes, *([UNASSIGNED] if (named["prediction"] == UNASSIGNED).any() else [])]
+    is_unassigned = (named["prediction"] == UNASSIGNED).to_numpy() & (UNASSIGNED not in classes)
+    kinds = [*classes, UNASSIGNED] if is_unassigned.any() else classes
     found = pd.DataFrame({f"{PREFIX}type": pd.Categorical(named["prediction"], categories=kinds)})
     found[f"{PREFIX}probability"] = named["probability"]
     found[f"{PREFIX}second"] = pd.Categorical(named["second"], categories=classes)
     found[f"{PREFIX}entropy"] = named["entropy"]
-    found[f"{PREFIX}unassigned"] = (named["prediction"] == UNASSIGNED).to_numpy()
+    found[f"{PREFIX}unassigned"] = is_unassigned
     if "agreement" in named:
         found[f"{PREFIX}agreement"] = named["agreement"]
     write_annotated(cells, out, found, about)

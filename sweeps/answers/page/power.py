@@ -20,6 +20,7 @@ from sweeps.statistics import intervals
 from trainables.metrics import TAIL
 
 FOUND = 0.8  # share of sweeps in which such a difference would be found: its power
+SAID = ["dataset", "skew", "split", "seed", "class", "recall", "predicted"]  # the same of the same predictions
 HEAD = ["dataset", "type", "training cells", "test cells", "one cell is", "could be seen from", "splits"]
 
 
@@ -58,12 +59,20 @@ def power(types: pd.DataFrame, designs: Designs, looks: int = 1) -> list[Power]:
     if known.empty:
         return []
     kinds = choices.kinds(known)
-    known = known[known["model"].map(kinds) != CHANCE].assign(choice=choices.labels(known))
+    known = _distinct(known[known["model"].map(kinds) != CHANCE].assign(choice=choices.labels(known)))
     found = []
     for (dataset, kind), group in known.groupby(["dataset", "class"], sort=False):
         if group.groupby("skew")["train"].mean().min() <= TAIL:
             found.append(_of_type(dataset, str(kind), group, designs, looks))
     return sorted(found, key=lambda one: (one.dataset, one.test, one.kind))
+
+
+def _distinct(types: pd.DataFrame) -> pd.DataFrame:
+    """Return the types without choices that predict what another does, which would count the same chance twice."""
+    first: dict[frozenset, str] = {}
+    for choice, part in types.groupby("choice", sort=False):
+        first.setdefault(frozenset(part[SAID].itertuples(index=False, name=None)), choice)
+    return types[types["choice"].isin(first.values())]
 
 
 def _of_type(dataset: str, kind: str, group: pd.DataFrame, designs: Designs, looks: int) -> Power:

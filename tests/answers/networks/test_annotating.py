@@ -1,6 +1,7 @@
 """`cellskew predict`: what it reads besides counts, what it writes besides a table, which model is meant."""
 
 import json
+import shutil
 from pathlib import Path
 
 import anndata
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from h5ad_files import CELLS, COUNTS, GENES, LABELS, TYPES, write
 from scgpt_folder import write_folder
-from test_predicting import SWEEP, predict, predict_by, prepared
+from test_predicting import SWEEP, describe, predict, predict_by, prepared
 from test_promote import Sweep
 from typer.testing import CliRunner
 
@@ -148,6 +149,17 @@ def test_a_copy_of_the_file_has_columns_that_scanpy_reads(regression, tmp_path):
     again = {"options": {"empty_cells": "drop"}, "h5ad": tmp_path / "out.h5ad"}
     with pytest.raises(RequestError, match="is the file that is annotated; name another"):
         predict([regression / "checkpoint"], tmp_path / "out.h5ad", **again)
+
+
+def test_a_type_may_be_called_unassigned_where_no_cell_is_left_so(regression, tmp_path):
+    shutil.copytree(regression / "checkpoint", tmp_path / "checkpoint")
+    classes = json.loads((tmp_path / "checkpoint" / "model.json").read_text())["classes"]
+    describe(tmp_path / "checkpoint", classes=["unassigned", *classes[1:]])
+    out, data = tmp_path / "out.h5ad", regression.parents[1] / "cells.h5ad"
+    predict([tmp_path / "checkpoint"], data, h5ad=out)
+    found = anndata.read_h5ad(out).obs
+    assert list(found["cellskew_type"].cat.categories) == ["unassigned", *classes[1:]]
+    assert (found["cellskew_type"] == "unassigned").any() and not found["cellskew_unassigned"].any()
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])

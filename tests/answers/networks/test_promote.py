@@ -110,6 +110,15 @@ def test_an_uploaded_checkpoint_becomes_one_version_however_often_it_is_promoted
         assert checkpoint.sha256(folder / name) == checkpoint.sha256(checkpoint_of / "checkpoint" / name)
 
 
+def test_a_version_that_is_used_with_another_adjustment_is_not_taken_for_this_one(sweep, checkpoint_of):
+    upload(checkpoint_of, Upload(sweep.network.artifact_uri, None, with_checkpoint=True))
+    run_id = sweep.end(sweep.network)
+    assert promote(run_id, "annotator", sweep.storage, None, "temperature").new
+    assert not promote(run_id, "annotator", sweep.storage, None, "temperature").new
+    with pytest.raises(RequestError, match="annotator/1 is this run already, used with the adjustment temperature"):
+        sweep.promote(run_id)
+
+
 def test_a_linked_checkpoint_stays_where_it_is(sweep, checkpoint_of):
     from mlflow import MlflowClient
 
