@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,7 +12,7 @@ from sweeps.drive.workshop import LOOK_EVERY, Closed, Workshop, raise_all
 from sweeps.file.trials import Trial
 
 J = TypeVar("J", bound=Waiting)
-MOST, PATIENCE = 32, 10.0  # groups prepared at once; seconds that an end waits for those
+MOST, PATIENCE = 32, 10.0  # groups prepared at once; seconds that an end waits for all of those
 
 
 class Coming(Generic[J]):
@@ -60,10 +61,10 @@ class Coming(Generic[J]):
 
     def close(self) -> None:
         """Have what is being made left to the next run."""
-        self.work.is_closed = True
+        self.work.is_closed, until = True, time.monotonic() + PATIENCE
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(PATIENCE)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _take(self, seconds: float) -> None:
         try:

@@ -236,12 +236,12 @@ class _Drive:
             settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
             with self.stop.waiting():
                 tally = launch.train(coming, self.tracker, self.screen.event, self.stop, self.storage, settings)
+                self._note(tally, outcome, costs)
         finally:
             coming.close()
         if any(job.config.get("distances") for job in coming.jobs):
             shown = f"cellskew results {self.spec.name} --metric generated_auc --by strategy,skew"
             self.screen.say(f"how far made cells are from real ones: {shown}")
-        self._note(tally, outcome, costs)
 
     def _coming(self, todo: list[Trial], known: dict, nodes: list[dict], cells: dict, data: dict) -> Coming[Job]:
         """Return the trials' jobs as they will be prepared; how far one group is is told, its end by those ready."""

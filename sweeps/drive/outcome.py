@@ -21,6 +21,7 @@ class Outcome:
     undelivered: int = 0
     refused: dict[str, str] = field(default_factory=dict)  # runs whose news MLflow refused time and again, and why
     stopped: str = ""
+    is_open: bool = False  # more splits may be wanted: the look that tells is yet to come
     has_begun: bool = True  # False: stopped before this launch wrote anything down
     seconds: float = 0.0
     left: str | None = None  # what the trials that are not over will take
@@ -39,7 +40,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        is_there = not (self.undelivered or self.refused or self._lacks_tables)
+        is_there = not (self.undelivered or self.refused or self._lacks_tables or self.is_open)
         return self.before + self.finished == self.wanted and is_there
 
     @property

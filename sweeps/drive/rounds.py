@@ -47,11 +47,12 @@ def rounds(
     """Yield the sweep with the splits that it wants, and with more as soon as these are over and a look wants more.
 
     What is wanted follows from the finished trials alone: killed at any time, it goes on with the same splits. Where
-    the file lists its splits nothing is looked at.
+    the file lists its splits nothing is looked at. `outcome` is open until a look wants no more.
     """
     if spec.until is None:
         yield spec
         return
+    outcome.is_open = True
     until = wanted.until(spec, 0, tracker.tags())
     looks, before = 1 if until is None else len(until["looks"]), 0
     found = look(spec, tracker.uri, looks)
@@ -62,6 +63,7 @@ def rounds(
         if not _may_look(spec, tracker, outcome, stop, say):
             return
         found = look(spec, tracker.uri, looks)
+    outcome.is_open = False
     _conclude(spec, tracker, found, say)
 
 

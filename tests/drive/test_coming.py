@@ -15,6 +15,7 @@ from data_pipeline.errors import RequestError
 from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape
 from sweeps.drive.coming import Coming
+from sweeps.drive.launching.worker import cause
 from sweeps.drive.workshop import Closed, Workshop
 
 
@@ -73,6 +74,10 @@ def test_what_cannot_be_made_fails_the_trials_that_need_it_alone():
     assert sorted(job.key for job in made.jobs) == ["a", "d"]
     assert sorted((job.key, str(error)) for job, error in made.failed) == [(key, "no gene is known") for key in "bc"]
     assert max(tried.values()) == 2
+
+
+def test_what_was_not_made_as_its_node_was_lost_is_tried_again_by_the_next_run():
+    assert cause(ray.exceptions.WorkerCrashedError()) == "outside"
 
 
 def test_where_nothing_can_be_made_all_is_refused_at_once():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 import signal
 import sqlite3
@@ -25,6 +26,7 @@ from sweeps.drive.launching import launch
 from sweeps.drive.launching.news import _too_many
 from sweeps.drive.outcome import Outcome, tell
 from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
+from sweeps.drive.workshop import Closed
 from sweeps.tracking import registration
 from sweeps.tracking.connection import asking
 
@@ -108,8 +110,12 @@ def test_ray_leaves_sigterm_to_us_and_its_processes_do_not_heed_it(monkeypatch):
     ],
 )
 def test_a_signal_in_the_preparation_is_an_end_in_words_and_exit_code_1(stage, said, ray_here, tmp_path, monkeypatch):
+    times = itertools.count()
+
     def asked(*given: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if next(times) == 0:  # several groups are prepared at once, and a second signal ends the process
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise Closed
 
     monkeypatch.setattr(converge, "real_parts", lambda: dataclasses.replace(parts(), **{stage: asked}))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec().given))

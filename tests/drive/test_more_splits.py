@@ -76,7 +76,11 @@ def test_rounds_grow_until_a_look_says_enough_and_mlflow_knows_why():
 def test_no_split_is_added_to_what_is_not_finished_or_was_stopped():
     had, _, said = go(growing(), [(5, "")], Outcome(4, before=3))
     assert had == [5] and said[-1] == "no splits are added before every trial of these is finished"
-    assert go(growing(), [(5, "")], stop=SimpleNamespace(asked=True))[0] == [5]
+    stopped = Outcome(4, before=4)
+    assert go(growing(), [(5, "")], stopped, SimpleNamespace(asked=True))[0] == [5]
+    assert not stopped.is_complete, "stopped before the look: more may be wanted"
+    go(growing(), [(5, ""), (5, "sure")], sure_of_it := Outcome(4, before=4))
+    assert sure_of_it.is_complete
 
 
 def test_listed_splits_are_one_round_for_which_nothing_is_looked_at_or_said():

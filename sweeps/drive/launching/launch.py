@@ -159,7 +159,7 @@ def _train(coming: Coming[Job], news: News, stop: Stop, storage: Path, settings:
                 settings.say(f"{error}; what is left is launched anew")
             else:
                 strikes.update(fallen if fallen else [job.key for job in jobs])
-            hopeless = [job for job in jobs if strikes[job.key] > settings.max_failures]
+            hopeless = [job for job in coming.jobs if strikes[job.key] > settings.max_failures]
             lost = [job for job in coming.jobs if job.key in fallen]
             news.fell_over(first_line(error), lost, hopeless)
             time.sleep(settings.pause * max(strikes.values(), default=1))

@@ -34,6 +34,7 @@ OUTSIDE = (
     "ConnectionError",
     "ShardError",
     "Overtaken",
+    "RayError",
 )
 OF_NODE = ("NoGpuError", "NodeError")  # another node may have what this one lacks
 NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the CPU's memory is out
