@@ -1,12 +1,9 @@
 """What MLflow's page says of a sweep as a whole: a note with the answer, its file, means of choices, a link."""
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
-
-from mlflow.entities import Metric
 
 from sweeps.tracking import joint
 from sweeps.tracking.connection import asking, connect
@@ -72,8 +69,8 @@ def _write(client: Any, experiment: str, one: Summary, run_id: str | None) -> No
         tags = one.tags | {SUMMARY: one.name, "mlflow.source.name": "cellskew"}
         run_id = client.create_run(experiment, run_name=one.name, tags=tags).info.run_id
         client.set_terminated(run_id)
-    now = int(time.time() * 1000)
-    client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in one.numbers.items()])
+    for name, value in one.numbers.items():
+        client.log_metric(run_id, name, value)
     mine = {run.info.run_id for run in _tagged(client, experiment, f"`{PARENT}` = '{run_id}'")}
     for trial in one.runs:
         if trial not in mine:
