@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,7 +86,7 @@ def test_ray_leaves_sigterm_to_us_and_its_processes_do_not_heed_it(monkeypatch):
     def init(*about: object, **how: object) -> None:
         signal.signal(signal.SIGTERM, lambda *given: sys.exit(15))
         masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # processes started now inherit it
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)  # no other thread takes it
 
     monkeypatch.setattr(nodes.ray, "init", init)
     monkeypatch.setattr(nodes.ray, "is_initialized", lambda: False)
