@@ -1,5 +1,6 @@
 """A tree of cell types, `name: parent` a line: read, held against a dataset's types, asked what lies below what."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,16 +17,21 @@ Tree = Mapping[str, str]  # a type -> the one above it; the root has none
 def read_tree(path: str | Path) -> dict[str, str]:
     """Return the tree of a YAML file, `name: parent` a line, the root as a parent alone or with an empty one.
 
-    RequestError lists what is no name, circles, and several roots.
+    RequestError lists names that stand twice, circles, and several roots.
     """
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        given, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"{path}: can't be read as a tree of cell types: {str(error).splitlines()[0]}") from error
     if not isinstance(given, dict) or not given:
         raise RequestError(f"{path}: is no tree of cell types; write one `type: the type above it` a line")
     tree = {clean(str(name)): clean(str(parent)) for name, parent in given.items() if parent is not None}
-    if problems := list(_problems(tree, {clean(str(name)) for name in given})):
+    lines = Counter(clean(key.value) for key, _ in node.value)
+    twice = [
+        f"{name}: stands {number} times; a type has one type above it" for name, number in lines.items() if number > 1
+    ]
+    if problems := [*twice, *_problems(tree, {clean(str(name)) for name in given})]:
         raise RequestError(*(f"{path}: {problem}" for problem in problems))
     return tree
 

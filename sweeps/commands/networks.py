@@ -82,6 +82,11 @@ class _Named:
         chosen, runs, adjustment = self.best(storage, uri), list(self.runs), self.adjustment
         if chosen is not None:
             runs += chosen.runs if self.together else chosen.runs[:1]
+            if adjustment is None and (self.runs or self.folders or self.versions):
+                raise RequestError(
+                    f"the best choice goes with posthoc {chosen.adjustment}, which need not suit the models beside it: "
+                    "say what all are used with, --posthoc none, temperature or logit_adjust"
+                )
             adjustment = chosen.adjustment if adjustment is None else adjustment
             tables.say(*chosen.said)
         with meant.models(runs, self.folders, self.versions, adjustment, storage, uri) as found:

@@ -1,5 +1,6 @@
 """One way to run a sweep, and to resume it: what is wanted, less what is finished, is prepared and launched."""
 
+import contextlib
 import os
 import time
 import uuid
@@ -106,10 +107,9 @@ class _Drive:
     def run(self, look: Look, cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
         begin, outcome, self.costs = time.monotonic(), _nothing_yet(self.spec), costs
         try:
-            for spec in rounds.rounds(self.spec, self.tracker, look, outcome, self.stop, self.screen.say):
-                self._train(spec.trials(), cells, outcome)
-        except Interrupted:
-            pass  # stop.why says it
+            with contextlib.suppress(Interrupted):  # stop.why says it
+                for spec in rounds.rounds(self.spec, self.tracker, look, outcome, self.stop, self.screen.say):
+                    self._train(spec.trials(), cells, outcome)
         finally:
             with self.stop.waiting():
                 self._close(outcome)

@@ -36,6 +36,7 @@ def test_a_tree_is_read_with_its_root_said_or_not(tmp_path):
     [
         ("a: b\nb: c\nc: a\n", "a -> b -> c -> a is a circle"),
         ("a: a\n", "a -> a is a circle"),
+        ("a: top\nb: a\n'a ': b\n", "a: stands 2 times; a type has one type above it"),
         ("a: x\nb: y\n", r"has 2 roots \(x, y\)"),
         ("- a\n", "is no tree"),
         ("", "is no tree"),

@@ -63,7 +63,8 @@ class Team:
         if self.size > 1 and (mixes or not getattr(network, "cells_are_independent", True)):
             raise RequestError(
                 f"on {self.size} GPUs each sees a part of a batch, and this network's cells depend on the others of "
-                "their batch (BatchNorm, or stabiliser: batch): it would learn something else; ask for gpu: 1"
+                "their batch (BatchNorm, or the defect scbert_batch_stabiliser): it would learn something else; ask "
+                "for gpu: 1"
             )
 
     def share(self, tensors: Sequence[Tensor]) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.answers.networks import meant, predicting, written
+from sweeps.commands.networks import _Named
 from sweeps.tracking.artifacts import Upload, upload
 from trainables.fitting import resting
 from trainables.trial.trial import run_trial
@@ -198,6 +199,15 @@ def test_a_promoted_model_is_used_by_its_name(regression, tmp_path, blank_databa
         assert done.exit_code == 0 and "90 cells annotated by 30 of the model's 30 genes" in done.output, done.output
     missing = predict_by(["--model", "annotater/2"], tmp_path, data)
     assert "no registered model 'annotater' of version 2; `cellskew promote`" in str(missing.exception)
+
+
+def test_models_beside_the_best_choice_are_not_given_its_adjustment_unasked(tmp_path):
+    best = meant.Best("logit_adjust", ["a"], ["best: lr"])
+    for given in (["b"], [], []), ([], [Path("x")], []), ([], [], ["named"]):
+        named = _Named(*given, None, lambda *asked: best, False)
+        said = pytest.raises(RequestError, match="goes with posthoc logit_adjust.*--posthoc none")
+        with said, named.opened(tmp_path, None):
+            pass
 
 
 def test_options_that_say_nothing_or_two_things_are_refused(tmp_path):
