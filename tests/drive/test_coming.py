@@ -16,6 +16,7 @@ from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape
 from sweeps.drive.coming import Coming
 from sweeps.drive.launching.worker import cause
+from sweeps.drive.preparing import prepare
 from sweeps.drive.workshop import Closed, Workshop
 
 
@@ -27,6 +28,17 @@ def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Com
     made = Coming(groups, prepared, lambda one: one, Workshop(lambda: cpus), lambda *told: made.told.append(told))
     made.told = []
     return made
+
+
+def test_what_is_made_on_a_gpu_is_made_before_any_trial_holds_one(monkeypatch):
+    def grouped(gpus: float, **more: object) -> list[int]:
+        same = {"strategy": {"kind": "none"}, "dataset": "d", "skew": {}, "genes": {}, "seed": 0, "defects": []}
+        todo = [SimpleNamespace(key=key, config=lambda key=key: same | {"split": key} | more) for key in "ab"]
+        return [len(group) for group in prepare.groups(todo, [{"CPU": 4.0, "GPU": gpus}])]
+
+    monkeypatch.setattr(prepare.resources, "is_auto", lambda trial: False)
+    assert grouped(1.0) == [1, 1] == grouped(0.0, rests="5f")
+    assert grouped(1.0, rests="5f") == [2] == grouped(1.0, on={"model": "scgpt"})
 
 
 def wait_for(what) -> None:

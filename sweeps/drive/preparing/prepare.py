@@ -219,7 +219,7 @@ def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]
     configs = {trial.key: trial.config() for trial in todo}
     kinds = {config["strategy"]["kind"] for config in configs.values()}
     on_gpu = any(getattr(SYNTHESIZERS.get(kind), "on_gpu", False) for kind in kinds)
-    on_gpu |= any("model" in (config.get("on") or {}) for config in configs.values())
+    on_gpu |= any("model" in (config.get("on") or {}) or config.get("rests") for config in configs.values())
     if resources.has_gpus(nodes) and (on_gpu or any(map(resources.is_auto, todo))):
         return [todo]
     found: dict[str, list[Trial]] = {}
