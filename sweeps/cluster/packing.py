@@ -79,7 +79,8 @@ def _covering(
         try:
             known[need] = ray.get(answer, timeout=LONGEST)
         except ray.exceptions.RayError as error:
-            ray.cancel(answer, force=True)
+            if isinstance(error, ray.exceptions.GetTimeoutError):  # one that ended must not be: Ray 2.60 dies of that
+                ray.cancel(answer, force=True)
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             say(f"  it can't be measured, so a trial gets a whole GPU: {last[:300]}")
             continue
