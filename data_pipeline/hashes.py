@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from data_pipeline.atomic import publish
 def identity_hash(*parts: Any) -> str:
     """Return 16 hex digits that stand for `parts` (JSON-able)."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def of_names(names: Iterable[str]) -> set[str]:
+    """Return what stands for names, 16 hex digits each."""
+    return {hashlib.blake2b(name.encode(), digest_size=8).hexdigest() for name in names}
 
 
 def file_sha256(path: Path) -> str:

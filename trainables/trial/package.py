@@ -7,6 +7,7 @@
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy.special import softmax
 
 from data_pipeline.atomic import replacing
 from data_pipeline.errors import RequestError
+from data_pipeline.hashes import of_names
 from trainables import protocol
 from trainables.config import TrialConfig
 from trainables.fitting.features import Scaled
@@ -28,6 +30,7 @@ from trainables.trial.outcome import MODEL_FOLDER
 
 VERSION = 5
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+SOME = 200  # training cells whose names are kept as hashes, for whoever evaluates on cells that were trained on
 LEAST = 0.05  # of the validation cells have a lower highest probability than what counts as low
 
 
@@ -96,8 +99,14 @@ def _describe(
         "on": config.on,
         "scale": _scale(material.shards),
         "adjustments": _adjustments(prior, validation_logits, material.labels[material.validation]),
+        "some_cells": some_of(material.shards.cell_ids.take(material.kept).to_pylist()),
         "trial": config.key,
     }
+
+
+def some_of(names: Iterable[str]) -> list[str]:
+    """Return what stands for up to SOME of the names, the same of the same names: a sample, as hashes are by chance."""
+    return sorted(of_names(names))[:SOME]
 
 
 def _scale(shards: Any) -> dict[str, list[float]] | None:

@@ -1,7 +1,7 @@
 """`cellskew predict --evaluate`: how many cells whose types are known were found, in the numbers of a trial."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipeline.errors import RequestError
+from data_pipeline.hashes import of_names
 from data_pipeline.names import did_you_mean
 from data_pipeline.reading.labels import Renames
 from sweeps import tables
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
     from trainables.trial.annotator import Annotator
 
 
+MANY_MET = 0.05  # of the training cells; names of cells that have nothing to do with each other agree now and then
+
+
 @dataclass(frozen=True)
 class Judged:
     """numbers: every metric of a trial's test cells, by name; types: see metrics.per_class. unknown: cells by type that
-    no model knows; unlabelled: cells of which nothing is said. Neither kind is in the numbers."""
+    no model knows; unlabelled: cells of which nothing is said. Neither kind is in the numbers. trained_on: the share of
+    a sample of a model's training cells whose names are among these cells'."""
 
     numbers: dict[str, float]
     types: pd.DataFrame
     unknown: dict[str, int]
     unlabelled: int
+    trained_on: float
 
 
 def renamed(labels: np.ndarray, renames: Renames) -> np.ndarray:
@@ -48,7 +54,9 @@ def check(labels: np.ndarray, classes: list[str], column: str) -> None:
     )
 
 
-def judge(probabilities: np.ndarray, labels: np.ndarray, annotators: Sequence["Annotator"]) -> Judged:
+def judge(
+    probabilities: np.ndarray, labels: np.ndarray, cell_ids: Iterable[str], annotators: Sequence["Annotator"]
+) -> Judged:
     """Return how right probabilities, float [n, C], are. labels: str objects [n], "" where nothing is known.
 
     Types are rare or common by the training cells of the models, of several their mean.
@@ -62,7 +70,10 @@ def judge(probabilities: np.ndarray, labels: np.ndarray, annotators: Sequence["A
     numbers = metrics.evaluate(seen, truth, cells["natural"], cells["train"])
     numbers["aurc"] = aurc(seen.max(axis=1), seen.argmax(axis=1) == truth)
     others = Counter(labels[~known])
-    return Judged(numbers, metrics.per_class(seen, truth, classes, cells), others, others.pop("", 0))
+    here = of_names(cell_ids)
+    samples = [one.described.get("some_cells") or [] for one in annotators]
+    met = max(len(here.intersection(sample)) / max(len(sample), 1) for sample in samples)
+    return Judged(numbers, metrics.per_class(seen, truth, classes, cells), others, others.pop("", 0), met)
 
 
 def _trained_on(annotators: Sequence["Annotator"], classes: list[str], part: str) -> np.ndarray:
@@ -72,7 +83,12 @@ def _trained_on(annotators: Sequence["Annotator"], classes: list[str], part: str
 
 
 def show(found: Judged) -> None:
-    """Print the metrics as a trial has them, then each type, and what is not in them."""
+    """Print the metrics as a trial has them, then each type, what is not in them, and what makes them worthless."""
+    if found.trained_on > MANY_MET:
+        tables.warn(
+            f"by their names {found.trained_on:.0%} of the cells that were trained on are in this file: the numbers "
+            "below are too good, and say nothing of new cells. Evaluate on cells that the model has not seen"
+        )
     rows = [{"metric": name, "value": f"{value:.4f}"} for name, value in found.numbers.items()]
     tables.draw(pd.DataFrame(rows))
     types = found.types[found.types["test"] > 0]

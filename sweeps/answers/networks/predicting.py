@@ -77,7 +77,11 @@ def predict(models: Sequence[Meant], data: str, wish: Wish, progress: Callable[[
     if wish.h5ad is not None:
         about = {"models": [one.name for one in models], "adjustment": [one.adjustment for one in models]}
         written.write_obs(cells, wish.h5ad, seen.named, seen.classes, about)
-    found = None if labels is None else judged.judge(np.concatenate(seen.kept), labels, annotators)
+    found = (
+        None
+        if labels is None
+        else judged.judge(np.concatenate(seen.kept), labels, map(str, cells.cell_ids), annotators)
+    )
     return seen.told([one for one in (wish.out, wish.h5ad) if one is not None], cells.facts["warnings"], found)
 
 

@@ -113,6 +113,7 @@ def test_known_types_give_the_numbers_of_the_trial(regression, tmp_path, capsys)
     theirs = json.loads((regression / "result.json").read_text())["final"]
     ours = {f"test_{name}": value for name, value in found.judged.numbers.items()}
     assert len(ours) > 15 and ours == pytest.approx({name: theirs[name] for name in ours}, abs=1e-6)
+    assert found.judged.trained_on == 0
     cells.obs["celltype"] = ["Kupffer", "", *cells.obs["celltype"][2:].astype(str)]
     cells.write_h5ad(tmp_path / "more.h5ad")
     more = predict([regression / "checkpoint"], tmp_path / "more.h5ad", evaluate="celltype").judged
@@ -121,6 +122,11 @@ def test_known_types_give_the_numbers_of_the_trial(regression, tmp_path, capsys)
     assert renamed.judged.unlabelled == 1 + (cells.obs["celltype"] == "T").sum()
     predicting.show(renamed, str)
     assert "in no number: Kupffer (1)" in capsys.readouterr().out
+    known = predict([regression / "checkpoint"], regression.parents[1] / "cells.h5ad", evaluate="celltype")
+    predicting.show(known, str)
+    assert (
+        known.judged.trained_on == 1 and "100% of the cells that were trained on are in this" in capsys.readouterr().out
+    )
     with pytest.raises(RequestError, match="has no obs\\['cell_type'\\]; did you mean celltype"):
         predict([regression / "checkpoint"], tmp_path / "more.h5ad", evaluate="cell_type")
 
