@@ -38,6 +38,7 @@ PARTS = {  # in this order: share of the minutes
     "memory": 30,
     "features": 25,
     "shortcuts": 35,
+    "variants": 150,
     "packing": 130,
     "resume": 110,
 }

@@ -17,6 +17,7 @@ PARTS = (
     "memory",
     "features",
     "shortcuts",
+    "variants",
     "packing",
     "resume",
 )
@@ -58,7 +59,7 @@ def test_every_part(tmp_path):
     assert all(
         record["ok"]
         for record in records
-        if record["part"] in ("environment", "packing", "resume")
+        if record["part"] in ("environment", "variants", "packing", "resume")
         if record["ok"] is not None
     )
     assert "| training | batch |" in (tmp_path / "table.md").read_text()

@@ -1,0 +1,217 @@
+"""What is trained of a network, on a GPU: heads and probes on an atlas's vectors, adapters, all of it."""
+
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from gpu_parts.props import atlas
+from gpu_parts.resume import command, tail
+from gpu_parts.scene import Record, Scene, Wrong, rounded, seconds_of
+
+HEADS = """
+name: heads
+datasets: [{{path: {cells}, label: cell_type, name: atlas}}]
+genes: {{select: all}}
+splits: {{seeds: {seeds}}}
+skews: [natural, {{kind: step, ratio: 20}}]
+strategies: [none, oversample]
+models:
+  head: {{model: scgpt, weights: {weights}, train: head, learning_rate: 0.001, epochs: 2, batch_size: 256}}
+  probe: {{model: logistic_regression, on: {{model: scgpt, weights: {weights}}}}}
+  majority: {{}}
+"""
+VARIANTS = """
+name: variants
+datasets: [{{path: {cells}, label: cell_type, name: atlas}}]
+genes: {{select: hvg, n: {genes}}}
+splits: {{seeds: [0]}}
+skews: [{{kind: natural, total: {total}}}]
+strategies: [none]
+models:
+  all: {{model: scgpt, weights: {weights}, train: all, steps: {steps}, epochs: 2, batch_size: 16}}
+  lora: {{model: scgpt, weights: {weights}, train: {{lora: {{rank: 8}}}}, steps: {steps}, epochs: 2, batch_size: 16}}
+  head: {{model: scgpt, weights: {weights}, train: head, steps: {steps}, epochs: 2, batch_size: 16}}
+  probe: {{model: logistic_regression, on: {{model: scgpt, weights: {weights}}}}}
+  neighbours: {{model: knn, on: {{model: scgpt, weights: {weights}}}}}
+"""
+ZHENG = (68579, 20387, 1500)  # cells, genes, reads a cell: some 525 genes of each are seen
+FAR = 1e-3  # of their root mean square: how far vectors of a GPU may lie from a CPU's
+NEEDS = 25.0  # seconds that a sweep takes at least
+TOLD = ("trial_seconds", "cells_per_second", "peak_memory_gb", "test_macro_f1")
+
+
+def run(scene: Scene) -> Iterator[Record]:
+    folder = scene.folder / "variants"
+    folder.mkdir(exist_ok=True)
+    made: dict[str, Any] = {}
+    yield from scene.check("files", lambda: files(scene, folder, made))
+    if "weights" not in made:
+        return
+    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
+    yield from scene.check("heads on an atlas", lambda: heads(scene, folder, made), NEEDS)
+    yield from scene.check("vectors on GPU and CPU", lambda: vectors(scene, folder, made))
+    yield from scene.check("vectors by precision", lambda: precisions(scene, folder, made))
+
+
+def files(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    few, many = folder / "few.h5ad", folder / "atlas.h5ad"
+    genes = atlas.write(few, scene.pick(2000, 120), scene.pick(ZHENG[1], 60), scene.pick(1500, 40), seed=1)
+    begin = time.monotonic()
+    atlas.write(many, *scene.pick(ZHENG, (600, 60, 40)))
+    written = time.monotonic() - begin
+    sizes = scene.pick({}, {"embsize": 8, "nheads": 2, "d_hid": 12, "nlayers": 2})
+    made |= {"few": few, "atlas": many, "weights": atlas.write_scgpt(folder, genes, **sizes)}
+    return {"atlas_mb": many.stat().st_size >> 20, "written_seconds": round(written, 1)}
+
+
+def variants(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    sizes = {"genes": scene.pick(1200, 40), "total": scene.pick(1000, 60), "steps": scene.pick(60, 2)}
+    text = VARIANTS.format(cells=made["few"], weights=made["weights"], **sizes)
+    record, found = swept(scene, folder / "variants", text)
+    devices = {name: one["device"] for name, one in found.items()}
+    if any((devices[name] == "cpu") != scene.rehearse for name in ("all", "lora")):
+        raise Wrong(f"trained on {devices}", record)
+    return record
+
+
+def heads(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    text = HEADS.format(cells=made["atlas"], weights=made["weights"], seeds=scene.pick([0, 1], [0]))
+    record, _ = swept(scene, folder / "heads", text)
+    shards = rested(folder / "heads")
+    manifest = json.loads((shards / "manifest.json").read_text())
+    times = sorted(path.stat().st_mtime for path in shards.glob("part-*.arrow"))
+    seconds = times[-1] - times[0]
+    record |= {"cells": manifest["num_cells"], "parts": len(times), "origin": manifest["origin"]["devices"]}
+    record |= {"vectors_seconds": seconds, "vectors_mb": sum(part["bytes"] for part in manifest["parts"]) >> 20}
+    if seconds:
+        record |= {"cells_per_second": (len(times) - 1) * manifest["num_cells"] / len(times) / seconds}
+    if manifest["origin"]["devices"] != [scene.device.type]:
+        raise Wrong(f"the vectors were made on {manifest['origin']}", rounded(record))
+    return rounded(record)
+
+
+def swept(scene: Scene, storage: Path, text: str) -> tuple[Record, dict[str, dict[str, Any]]]:
+    """Run a sweep to its end; return what is told of it, and each label's tags and metrics."""
+    storage.mkdir(exist_ok=True)
+    sweep, log, begin = storage / "sweep.yaml", storage / "log", time.monotonic()
+    sweep.write_text(text)
+    driver = command(storage, sweep, log)
+    try:
+        code = driver.wait(max(5.0, scene.left() - 2))
+    except subprocess.TimeoutExpired as error:
+        raise Wrong("it didn't end in time", {"said": tail(log)}) from error
+    finally:
+        driver.kill()
+        driver.wait(30)
+    found = {} if code else by_label(storage / "mlflow.db")
+    told = {name: {key: round(one[key], 3) for key in TOLD if key in one} for name, one in found.items()}
+    record = {"exit_code": code, "run_seconds": round(time.monotonic() - begin, 1), "trials": told, "said": tail(log)}
+    if code:
+        raise Wrong(f"exit code {code}", record)
+    return record, found
+
+
+def by_label(database: Path) -> dict[str, dict[str, Any]]:
+    """Return metrics and device of each label's first finished trial."""
+    with closing(sqlite3.connect(database)) as store:
+        runs = [run for (run,) in store.execute("SELECT run_uuid FROM runs WHERE status = 'FINISHED'")]
+        tags = store.execute("SELECT run_uuid, key, value FROM tags").fetchall()
+        metrics = store.execute("SELECT run_uuid, key, value FROM latest_metrics").fetchall()
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        own = {key: value for one, key, value in tags if one == run}
+        if "cellskew.trial" in own:
+            numbers = {key: value for one, key, value in metrics if one == run}
+            found.setdefault(own["cellskew.model"], {"device": own.get("cellskew.gpu", "cpu")} | numbers)
+    return found
+
+
+def rested(storage: Path) -> Path:
+    """Return the folder of the vectors that the sweep had made."""
+    for manifest in storage.glob("shards/*/*/manifest.json"):
+        if json.loads(manifest.read_text())["identity"].get("encoder") == "resting":
+            return manifest.parent
+    raise Wrong("no vectors lie in the storage", {})
+
+
+def at_rest(storage: Path, weights: Path, device: str) -> tuple[Any, Any]:
+    """Return (the network on the device that made the vectors, the shards that it made them of)."""
+    import torch
+
+    from data_pipeline.shards.shards import Shards
+    from trainables.fitting import resting
+    from trainables.fitting.contents import contents_of, network_of
+    from trainables.spec import code_of
+
+    told = json.loads((rested(storage) / "manifest.json").read_text())["identity"]
+    manifests = {path: json.loads(path.read_text()) for path in storage.glob("shards/*/*/manifest.json")}
+    shards = Shards(next(path.parent for path, one in manifests.items() if one["identity"] == told["base"]))
+    base = SimpleNamespace(identity=told["base"], coverage={}, network_options=shards.network_options)
+    digest = network_of("scgpt", contents_of("scgpt", weights), code_of("scgpt"))
+    resting._LOADED.clear()
+    network = resting.Resting(base, "scgpt", weights, told["options"], digest)
+    with mock.patch("trainables.training.device.choose_device", lambda _: torch.device(device)):
+        network._network()
+    return network, shards
+
+
+def vectors(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    """Beside each other: stored vectors of the first cells, and those that this machine's CPU makes of them."""
+    from data_pipeline.shards.shards import Shards
+
+    storage, rows = folder / "heads", np.arange(32)
+    network, shards = at_rest(storage, made["weights"], "cpu")
+    of_cpu = network(shards.take(rows)).values.reshape(len(rows), -1)
+    stored = Shards(rested(storage)).take(rows).values.reshape(len(rows), -1)
+    apart = float(np.abs(stored - of_cpu).max() / np.sqrt(np.square(of_cpu).mean()))
+    record = {"apart": apart, "limit": FAR}
+    if not apart < FAR:
+        raise Wrong("the GPU's vectors are others", rounded(record))
+    return rounded(record)
+
+
+def precisions(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    """Cells per second of a network at rest: exact as they are stored, in TF32, in bf16; how far each moves vectors."""
+    import torch
+
+    from trainables.fitting.resting import _kept_before
+    from trainables.spec import get
+    from trainables.training import device
+
+    made_by, shards = at_rest(folder / "heads", made["weights"], scene.device.type)
+    network, rows = made_by._network(), np.arange(scene.pick(2048, 16))
+    encoded, spec, found = shards.take(rows), get("scgpt"), {}
+    for at_once in scene.pick((32, 128), (4,)):
+        for name in ("float32", "tf32", "bf16"):
+            kept: list[Any] = []
+
+            def work(kept: list[Any] = kept, at_once: int = at_once, name: str = name) -> None:
+                kept.clear()
+                on = torch.autocast(scene.device.type, torch.bfloat16, enabled=name == "bf16")
+                with torch.no_grad(), on, _kept_before(spec, network, kept):
+                    for start in range(0, len(rows), at_once):
+                        inputs = spec.collate(encoded, rows[start : start + at_once])
+                        network(**(inputs if scene.rehearse else device.move(inputs, scene.device)))
+
+            device.allow_tf32(scene.device, name == "tf32")
+            seconds = seconds_of(work, scene.device, repeats=1, warm_up=1)
+            found[name, at_once] = len(rows) / seconds, torch.cat(kept).float().cpu()
+    device.allow_tf32(scene.device, False)
+    exact = next(iter(found.values()))[1]
+    record = {}
+    for (name, at_once), (speed, given) in found.items():
+        apart = float((given - exact).abs().max() / exact.square().mean().sqrt())
+        record[f"{name}, {at_once} at once"] = {
+            "cells_per_second": float(f"{speed:.3g}"),
+            "apart": float(f"{apart:.2g}"),
+        }
+    return record
