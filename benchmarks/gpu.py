@@ -62,7 +62,7 @@ def main() -> int:
     book = Book(given.out / "results.jsonl")
     with private_folder() as folder:
         (rehearse if given.rehearse else in_turn)(names, folder, given, book)
-    table = importlib.import_module("gpu_parts.table").tabled(book.records)
+    table = importlib.import_module("gpu_parts.props.table").tabled(book.records)
     (given.out / "table.md").write_text(table)
     print(table)
     return sum(record["status"] != "ok" for record in book.records if "status" in record)

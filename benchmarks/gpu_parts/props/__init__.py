@@ -1,1 +1,1 @@
-"""What several parts of the GPU benchmark play with: cells, upstream's networks, MPS."""
+"""What several parts of the GPU benchmark use: cells, an atlas, upstream's networks, MPS; the table at the end."""
