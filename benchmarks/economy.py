@@ -164,16 +164,17 @@ def weights(folder: Path, cells: Cells, model: str) -> Path:
     return write_geneformer(folder, cells.genes, "V1", max_position_embeddings=2048, **SIZES[model])
 
 
-def rows_of(bench: Bench, model: str, place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
-    own, found = {"model": model, "weights": str(place)}, {}
+def rows_of(bench: Bench, model: str, place: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    own, full = {"model": model, "weights": str(place)}, None
     for how in given.trained:
         if how in SAMPLED:
-            found[how] = bench.sampled(f"{model}-{how}", own | {"train": SAMPLED[how]}, given.steps)
+            row = bench.sampled(f"{model}-{how}", own | {"train": SAMPLED[how]}, given.steps)
         elif how == "head":
-            found[how] = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001})
+            row = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001})
         else:
-            found[how] = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own})
-    return [{"model": model, "trained": how} | row | _against(found.get("full"), row) for how, row in found.items()]
+            row = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own})
+        full = row if how == "full" else full
+        yield {"model": model, "trained": how} | row | _against(full, row)
 
 
 def _against(full: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, float]:
@@ -205,8 +206,9 @@ def main() -> None:
         bench = Bench(Path(place), Path(cells.source.paths[0]), cells.source.label, given.splits)
         rows = []
         for model in given.models:
-            rows += rows_of(bench, model, weights(Path(place), cells, model), given)
-            print(f"{cells.num_cells:,} cells, {cells.num_genes:,} genes\n{markdown(rows)}", flush=True)
+            for row in rows_of(bench, model, weights(Path(place), cells, model), given):
+                rows.append(row)
+                print(f"{cells.num_cells:,} cells, {cells.num_genes:,} genes\n{markdown(rows)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -99,8 +99,9 @@ With weights, scGPT's and Geneformer's heads are trained on stored vectors: what
 from, and with `genes: all` is shared by all splits, skews, strategies, losses and seeds (genes that are chosen for each
 split make a set for each; `plan` says how many, their time and disk). Such a trial is a matter of seconds on a core,
 and has a GPU only where `resources:` asks for one; it leaves a network like any other. scBERT's head reads a vector of
-every gene, 13.5 MB a cell at the published size, so its network is run in every trial (`cache_gigabytes` keeps vectors
-in memory); nor has it one vector per cell for `on:`.
+every gene, 13.5 MB a cell at the published size, so none are stored: its frozen network runs in every trial, once per
+cell where `fix_projections: true` and `cache_gigabytes` keep these vectors in memory (`plan` says how much that takes),
+and it has no vector per cell for `on:`.
 
 The recipe stays what it is for all of the network; `tune:` finds whether a head wants a larger learning rate.
 An adapted network starts as exactly the frozen one; checkpoints hold adapters and head alone; `predict` merges them

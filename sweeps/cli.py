@@ -60,7 +60,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
     plugins: Annotated[
-        Path | None, typer.Option(help="A folder of models of your own, see docs/your-own-model.md.")
+        Path | None, typer.Option(help="A folder of models and remedies of your own, see docs/your-own-model.md.")
     ] = None,
 ) -> None:
     """Take the options that stand before a command."""

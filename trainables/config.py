@@ -1,5 +1,6 @@
 """What a trial is told: read once from a plain dictionary, checked and typed. The only place with its defaults."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ class TrialConfig(BaseModel):
     training.checkpoint.Spacing. stop_file: while it exists every round is saved. name, dataset, protocol and genes say
     where the trial comes from; nothing in it depends on them.
     control: what is done to the labels of training and validation cells, see material. on: whose vectors of cells the
-    shards hold, None: genes. tree: types, each with the one above it. code: stands for that of a model from outside.
+    shards hold, None: genes. tree: types, each with the one above it. code: stands for that of a model from outside,
+    functions: for that of each other function from there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,7 @@ class TrialConfig(BaseModel):
     control: Control | None = None
     on: dict[str, Any] | None = None
     code: str | None = None
+    functions: dict[str, str] = Field({})
     tree: dict[str, str] | None = None
     encoding: Path | None = None
     generated: Path | None = None
@@ -96,3 +99,28 @@ def read(given: dict[str, Any]) -> TrialConfig:
 def _unknown(name: str) -> str:
     known = TrialConfig.model_fields
     return f"run_trial: unknown key {name!r}; {did_you_mean(name, known) or 'known are ' + ', '.join(known)}".rstrip()
+
+
+def code_of_functions(strategy: str, loss: str, posthoc: Iterable[str]) -> dict[str, str]:
+    """Return what stands for the code of those that are from outside, by kind/name."""
+    from data_pipeline.rows.resample import STRATEGIES
+    from trainables.losses import LOSSES
+    from trainables.posthoc import POSTHOC
+
+    used = [(STRATEGIES, strategy), (LOSSES, loss), *((POSTHOC, name) for name in posthoc)]
+    found = {f"{kind.kind}/{name}": kind.code(name) for kind, name in used if name in kind}
+    return {name: code for name, code in found.items() if code is not None}
+
+
+def check_code(config: TrialConfig) -> None:
+    """RequestError if code from outside isn't what it was when the sweep file was read, as far as the trial is told."""
+    from trainables.spec import code_of
+
+    now = code_of_functions(config.strategy["kind"], config.loss["kind"], config.posthoc) if config.functions else {}
+    same = {name: code == now.get(name) for name, code in config.functions.items()}
+    same |= {} if config.code is None else {config.model: config.code == code_of(config.model)}
+    if changed := sorted(name for name, is_same in same.items() if not is_same):
+        raise RequestError(
+            f"the code of {', '.join(changed)} in the folder of --plugins has changed since the sweep file was read: "
+            "nothing is trained on another under its name; run again"
+        )

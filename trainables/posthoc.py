@@ -6,12 +6,15 @@ have learnt: those of the rows trained on, resampling included, as the loss weig
 are never seen. A class that had no training cells gets probability 0 wherever the prior is used.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax, softmax
 
+from data_pipeline.errors import RequestError
+from data_pipeline.outside import Functions
 from data_pipeline.seeds import generator
 
 HOTTEST = 100.0  # temperatures from 1 / HOTTEST to HOTTEST are searched
@@ -84,12 +87,33 @@ def prior_shift(
     return Adjusted(shift(_plain(test_logits, heat), prior)[0])
 
 
-POSTHOC: dict[str, Adjust] = {
+OWN: dict[str, Adjust] = {
     "none": none,
     "temperature": temperature,
     "logit_adjust": logit_adjust,
     "prior_shift": prior_shift,
 }
+
+
+def _verified(adjust: Callable[..., Adjusted | np.ndarray]) -> Adjust:
+    """Return an adjustment from outside, which may give bare probabilities; RequestError if they are none."""
+
+    @functools.wraps(adjust)
+    def verified(*given: np.ndarray) -> Adjusted:
+        found = adjust(*given)
+        found = found if isinstance(found, Adjusted) else Adjusted(np.asarray(found, dtype=np.float64))
+        chances, shape = found.probabilities, given[-1].shape
+        if chances.shape != shape or not (chances >= 0).all() or not np.allclose(chances.sum(axis=1), 1, atol=1e-6):
+            raise RequestError(
+                f"adjustment {adjust.__name__}: gives what are no probabilities: {list(shape)} numbers from 0 on, with "
+                f"1 as the sum of each row, were wanted, and [{', '.join(map(str, chances.shape))}] came"
+            )
+        return found
+
+    return verified
+
+
+POSTHOC: Functions[Adjust] = Functions("posthoc", OWN, _verified)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -1,7 +1,6 @@
 """What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
 import importlib
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -14,7 +13,7 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
-from data_pipeline.outside import GROUP, folders, in_folder, outside
+from data_pipeline.outside import GROUP, folders, in_folder, outside, where_it_failed
 from data_pipeline.outside import code_of as hash_of_code
 from data_pipeline.shards.encoded import Encoded, as_values
 
@@ -276,9 +275,7 @@ def _from_outside(name: str, place: Path | EntryPoint) -> ModelSpec:
     try:
         found = importlib.import_module(f"trainables.models.{name}").SPEC if isinstance(place, Path) else place.load()
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
-        raise RequestError(f"{where}: can't be imported as a model: {said}") from error
+        raise RequestError(f"{where}: can't be imported as a model: {where_it_failed(error)}") from error
     if not isinstance(found, ModelSpec) or found.name != name:
         raise RequestError(f"{where}: must give SPEC, a ModelSpec with name={name!r}")
     return found

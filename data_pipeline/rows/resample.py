@@ -8,6 +8,7 @@ class counts alone, never on the order of the cells, and no class vanishes. Attr
 `needs = "counts"`: pass `counts=` (CSR [n, G], the training cells in the order of `labels`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,8 +17,10 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import principal_components
+from data_pipeline.outside import Functions
 from data_pipeline.rows.apportion import apportion, classes_in
 
+Strategy = Callable[..., np.ndarray]
 MOST_COMPARED = 500_000  # cells that are each compared with all others: 13 minutes of a core; memory stays flat
 
 
@@ -142,11 +145,31 @@ def check_compared(cells: int) -> None:
         )
 
 
+def _verified(strategy: Strategy) -> Strategy:
+    """Return a strategy from outside that gives its rows in order, or RequestError if they are no rows of all types."""
+
+    @functools.wraps(strategy)
+    def verified(labels: np.ndarray, rng: np.random.Generator, **given: object) -> np.ndarray:
+        rows = np.asarray(strategy(labels, rng, **given))
+        wrong = None
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            wrong = f"gives {rows.dtype} of shape {list(rows.shape)}"
+        elif not len(rows) or rows.min() < 0 or rows.max() >= len(labels):
+            wrong = f"gives {len(rows)} rows, not all of them from 0 to {len(labels) - 1}"
+        elif lost := len(np.setdiff1d(labels, labels[rows])):
+            wrong = f"leaves no cell of {lost} types"
+        if wrong is not None:
+            raise RequestError(f"strategy {strategy.__name__}: {wrong}; it must return rows of its labels, all types")
+        return np.sort(rows).astype(np.int64)
+
+    return verified
+
+
 class_balanced_batches.per_epoch = scbalance.per_epoch = True
 scbalance.balanced = True
 tomek.needs = "counts"
 
-STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
+OWN: dict[str, Strategy] = {
     "none": none,
     "oversample": oversample,
     "undersample": undersample,
@@ -158,6 +181,7 @@ STRATEGIES: dict[str, Callable[..., np.ndarray]] = {
     "cap_and_repeat": cap_and_repeat,
     "tomek": tomek,
 }
+STRATEGIES: Functions[Strategy] = Functions("strategies", OWN, _verified)
 
 
 def _over(labels: np.ndarray, rng: np.random.Generator, wanted: np.ndarray | int) -> np.ndarray:

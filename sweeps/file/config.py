@@ -13,6 +13,7 @@ from sweeps.file import exclusions, reading, yaml_lines
 from sweeps.file.plugins import Entry
 from sweeps.file.questions import Question, Until, looks, unanswerable
 from sweeps.file.trials import Contents, Resources, Trial
+from trainables.config import code_of_functions
 
 __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
 
@@ -158,6 +159,8 @@ class SweepSpec(BaseModel):
         described |= {} if model.on is None else {"on": model.on}
         described |= {"tree": self.trees[dataset]} if dataset in self.trees else {}
         described |= {} if model.code is None else {"code": model.code}
+        functions = code_of_functions(strategy.kind, loss.kind, self.posthoc)
+        described |= {"functions": functions} if functions else {}
         labels = {"dataset": dataset, "split": str(split["seed"]), "model": model.label, "seed": str(seed)}
         labels |= {"skew": skew.label, "strategy": strategy.label, "loss": loss.label}
         held = self.contents

@@ -134,7 +134,7 @@ def registries() -> Iterable[tuple[str, Mapping, str, list[str]]]:
     from trainables.losses import LOSSES
 
     yield "skews", SKEWS, "skew", ["natural"]
-    yield "strategies", {**STRATEGIES, **SYNTHESIZERS}, "strategy", ["none"]
+    yield "strategies", STRATEGIES | SYNTHESIZERS, "strategy", ["none"]
     yield "losses", LOSSES, "loss", ["cross_entropy"]
 
 

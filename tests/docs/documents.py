@@ -113,6 +113,7 @@ def finish_sweep(folder: Path) -> str:
     shutil.copytree(ROOT / "sweeps" / "configs", folder / "sweeps" / "configs")
     for block in blocks():
         if block.file is not None:
+            (folder / block.file).parent.mkdir(exist_ok=True)
             (folder / block.file).write_text(block.text, encoding="utf-8")
     with contextlib.chdir(folder):
         code, printed = run("cellskew run my.yaml")

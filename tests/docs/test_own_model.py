@@ -4,7 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import counts_like, trial_config
 from documents import blocks
 from scgpt_folder import write_folder
@@ -13,9 +15,12 @@ import trainables.models
 from data_pipeline import outside
 from data_pipeline.errors import RequestError
 from data_pipeline.hashes import Hashes
+from data_pipeline.rows.resample import STRATEGIES
 from sweeps.drive import contents
 from sweeps.file import config
 from trainables import spec
+from trainables.losses import LOSSES
+from trainables.posthoc import POSTHOC
 from trainables.trial import run_trial
 
 SHOWN = {"nearest_centroid": "baseline", "two_layers": "network"}
@@ -28,10 +33,13 @@ def plugins(tmp_path, monkeypatch):
     folder = tmp_path / "plugins"
     folder.mkdir()
     for block in blocks("python"):
-        if block.file is not None and block.file.removesuffix(".py") in SHOWN:
+        if block.file is not None and block.page.stem == "your-own-model":
+            (folder / block.file).parent.mkdir(exist_ok=True)
             (folder / block.file).write_text(block.text)
     monkeypatch.setenv("CELLSKEW_PLUGINS", str(folder))
     monkeypatch.setattr(trainables.models, "__path__", [*trainables.models.__path__])
+    for registry in (STRATEGIES, LOSSES, POSTHOC):
+        monkeypatch.setattr(registry, "_read", {})
     yield folder
     for name in [name for name in sys.modules if name.startswith(tuple(f"trainables.models.{one}" for one in SHOWN))]:
         sys.modules.pop(name)
@@ -75,6 +83,77 @@ def test_its_code_is_part_of_what_a_trial_is_and_nobody_elses_is(plugins):
     changed, same = config.parse(SWEEP, Path("x.yaml")).trials()
     assert changed.key != mine.key and same.key == knn.key
     assert sweep.trials()[0].key == mine.key, "read once for all trials"
+
+
+REMEDIES = "strategies: [none, {kind: up_to, cells: 40}]\nlosses: [cross_entropy, poly]\nposthoc: [milder]\n"
+
+
+def test_a_function_is_a_strategy_a_loss_or_an_adjustment_and_its_code_part_of_what_a_trial_is(plugins, monkeypatch):
+    sweep = lambda text: config.parse(text, Path("x.yaml"))  # noqa: E731
+    plain, knn = sweep(SWEEP).trials()
+    trials = {(one.model, one.labels["strategy"], one.labels["loss"]): one for one in sweep(SWEEP + REMEDIES).trials()}
+    assert len(trials) == 2 * 2 + 2, "a loss from outside is one of networks"
+    used = trials["two_layers", "up_to-40", "poly"].described
+    assert used["strategy"] == {"kind": "up_to", "cells": 40} and used["loss"] == {"kind": "poly", "epsilon": 1.0}
+    assert set(used["functions"]) == {"strategies/up_to", "losses/poly", "posthoc/milder"}
+    bare = {one.key: one for one in sweep(SWEEP + "strategies: [none, {kind: up_to, cells: 40}]\n").trials()}
+    assert {plain.key, knn.key} < set(bare) and "functions" not in bare[plain.key].described
+    (plugins / "strategies" / "up_to.py").write_text((plugins / "strategies" / "up_to.py").read_text() + "# changed\n")
+    monkeypatch.setattr(STRATEGIES, "_read", {})
+    changed = {one.key for one in sweep(SWEEP + "strategies: [none, {kind: up_to, cells: 40}]\n").trials()}
+    assert changed & set(bare) == {knn.key}
+
+
+def test_a_trial_by_functions_of_ones_own(plugins, tmp_path):
+    remedies = {"strategy": {"kind": "up_to", "cells": 90}, "loss": {"kind": "poly", "epsilon": 0.5}}
+    config = trial_config(tmp_path, "two_layers", recipe={"epochs": 4}) | remedies | {"posthoc": ["milder"]}
+    final = run_trial(config, lambda *said: None, None)
+    assert final["test_macro_f1"] > 0.9 and final["test_macro_f1.milder"] > 0.9 and final["milder_applied"] == 1
+    assert final["train_rows"] > final["train_cells"]
+    told = {"functions": {"losses/poly": "as it was"}, "directory": str(tmp_path / "other")}
+    with pytest.raises(RequestError, match="the code of losses/poly in the folder of --plugins has changed"):
+        run_trial(config | told, lambda *said: None, None)
+
+
+def test_the_functions_keep_their_contracts(plugins):
+    labels, rng, counts = np.repeat([0, 1, 2], [30, 8, 2]), np.random.default_rng(0), np.array([30, 8, 0])
+    assert np.bincount(labels[STRATEGIES["up_to"](labels, rng, cells=10)]).tolist() == [30, 10, 4]
+    loss, outputs = LOSSES["poly"](counts, epsilon=2.0), torch.zeros(4, 3, requires_grad=True)
+    assert loss(outputs, torch.tensor([0, 1, 1, 0]), 0.0).item() == pytest.approx(np.log(3) + 2 * (1 - 1 / 3))
+    assert loss.prior.tolist() == [30, 8, 0] and not LOSSES["poly"].only_weights
+    logits = np.zeros((5, 3))
+    found = POSTHOC["milder"](logits, np.zeros(5, int), loss.prior, logits).probabilities
+    assert found[0].tolist() == pytest.approx([np.sqrt(8) / (np.sqrt(8) + np.sqrt(30)), 0.6595, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, text, said",
+    [
+        ("strategies", "def own(labels, rng): return labels == 0", "strategy own: gives bool of shape"),
+        ("strategies", "def own(labels, rng): return [0, 99]", "2 rows, not all of them from 0 to 9"),
+        ("strategies", "def own(labels, rng): return [0, 1]", "leaves no cell of 1 types"),
+        ("losses", "def own(outputs, labels, counts): return outputs.sum()", r"loss own: gives numbers of shape \[\]"),
+        ("posthoc", "def own(*given): return given[3]", "adjustment own: gives what are no probabilities"),
+        ("posthoc", "own = 3", "own.py: must define own, see docs/your-own-model.md"),
+        ("losses", "import nothing_like_it", "own.py: can't be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_function_that_gives_something_else_is_refused(plugins, kind, text, said):
+    (plugins / kind / "own.py").write_text(text + "\n")
+    labels = np.repeat([0, 1], 5)
+    calls = {
+        "strategies": lambda: STRATEGIES["own"](labels, np.random.default_rng(0)),
+        "losses": lambda: LOSSES["own"]([5, 5])(torch.zeros(10, 2), torch.from_numpy(labels), 0.0),
+        "posthoc": lambda: POSTHOC["own"](np.zeros((10, 2)), labels, np.array([5, 5]), np.zeros((10, 2))),
+    }
+    with pytest.raises(RequestError, match=said):
+        calls[kind]()
+
+
+def test_a_function_by_a_name_that_is_taken_is_refused(plugins):
+    (plugins / "losses" / "focal.py").write_text("def focal(): pass\n")
+    with pytest.raises(RequestError, match="focal.py: there is a focal already; call this one otherwise"):
+        list(LOSSES)
 
 
 def test_vectors_by_a_network_of_ones_own_are_others_once_its_code_is(plugins, tmp_path):

@@ -10,6 +10,8 @@ Shapes: n or B cells, C classes.
 
 from typing import Any
 
+from data_pipeline.errors import RequestError
+from data_pipeline.outside import Functions
 from trainables.class_weights import Counts
 from trainables.losses.flat import (
     BalancedSoftmax,
@@ -21,9 +23,9 @@ from trainables.losses.flat import (
     Weighted,
 )
 from trainables.losses.hierarchical import Below, Hierarchical
-from trainables.losses.loss import Loss
+from trainables.losses.loss import Loss, made_of
 
-LOSSES: dict[str, type[Loss]] = {
+OWN: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "weighted": Weighted,
     "class_balanced": ClassBalanced,
@@ -33,13 +35,17 @@ LOSSES: dict[str, type[Loss]] = {
     "balanced_softmax": BalancedSoftmax,
     "hierarchical": Hierarchical,
 }
+LOSSES: Functions[type[Loss]] = Functions("losses", OWN, made_of)
 
 
 def loss_of(described: dict[str, Any], class_counts: Counts, below: Below | None = None) -> Loss:
     """Return the loss that {"kind": name in LOSSES, **parameters} describes, for rows of these classes.
 
-    below: which classes lie below which, bool [C, C], for a loss that asks for it; None: none does.
+    below: which classes lie below which, bool [C, C], for a loss that asks for it; None: none does. RequestError for a
+    loss from outside that isn't there.
     """
+    if described["kind"] not in LOSSES:
+        raise RequestError(f"loss {described['kind']} isn't there: name the folder that has it with --plugins")
     params = {name: value for name, value in described.items() if name != "kind"}
     kind = LOSSES[described["kind"]]
     return kind(class_counts, **params | ({"below": below} if "below" in kind.passed else {}))

@@ -1,9 +1,11 @@
 """What a loss is: a number to be lowered, and what a network has learnt where it is lowest. Shapes: C classes."""
 
+import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 
@@ -62,3 +64,40 @@ class Loss(ABC):
     @property
     def _at_least_one_C(self) -> np.ndarray:
         return np.maximum(self.counts_C, 1.0)
+
+
+def made_of(found: Any) -> type[Loss]:
+    """Return the loss that something from outside is: a `Loss`, or one whose `of_cells` is a function.
+
+    function(outputs_BC, labels_B, counts_C, *, ...) gives the loss of each cell, float32 [B]; counts_C: the rows per
+    class, float64, numpy. What the network learns is then taken to be the mix of these rows, as by `cross_entropy`; a
+    function `prior` among its attributes, counts_C -> float64 [C], says what it is otherwise.
+    """
+    if isinstance(found, type) and issubclass(found, Loss):
+        return found
+    return _of_function(found)
+
+
+def _of_function(function: Callable[..., "Tensor"]) -> type[Loss]:
+    hints = get_type_hints(function)
+    own = [
+        (name, hints.get(name, Any), field(kw_only=True, default=MISSING if one.default is one.empty else one.default))
+        for name, one in inspect.signature(function).parameters.items()
+        if one.kind is one.KEYWORD_ONLY
+    ]
+    names = [name for name, *_ in own]
+
+    def of_cells(self: Loss, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
+        found = function(outputs_BC, labels_B, self.counts_C, **{name: getattr(self, name) for name in names})
+        if found.shape != labels_B.shape:
+            raise RequestError(
+                f"loss {function.__name__}: gives numbers of shape {list(found.shape)} for {len(labels_B)} cells; it "
+                "must return one per cell"
+            )
+        return found
+
+    def prior(self: Loss) -> np.ndarray:
+        return getattr(function, "prior", lambda counts_C: counts_C)(self.counts_C)
+
+    body = {"of_cells": of_cells, "prior": property(prior), "__doc__": function.__doc__}
+    return make_dataclass(function.__name__, own, bases=(Loss,), namespace=body, frozen=True, eq=False)

@@ -15,7 +15,7 @@ from data_pipeline.seeds import generator
 from data_pipeline.shards.shards import iterate
 from trainables import cost, protocol
 from trainables import spec as registry
-from trainables.config import TrialConfig, read
+from trainables.config import TrialConfig, check_code, read
 from trainables.fitting.features import Scaled
 from trainables.losses import loss_of
 from trainables.material import Material, open_material
@@ -40,6 +40,7 @@ def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -
             report(numbers | {"replayed": 1}, None)
         report(result["final"] | {"replayed": 1}, None)
         return result["final"]
+    check_code(told)
     return _run(told, report, checkpoint)
 
 

@@ -90,13 +90,14 @@ def steps(trial: Trial, shape: Shape) -> int:
 
 
 def tokens(trial: Trial, cells: Any) -> float:
-    """Return about how many tokens a cell has: scBERT reads every gene, the others those that the cell expresses.
+    """Return about how many tokens a cell has: scBERT reads every gene (pretrained, of its list unless `gene_set` says
+    otherwise), the others those that the cell expresses.
 
     Expressed genes are as measured, or a tenth of all where the file isn't here.
     """
     selected = _selected(trial, cells)
     if trial.model == "scbert":
-        return selected + 1
+        return VOCABULARY["scbert"] if _reads_its_list(trial) else selected + 1
     facts = getattr(cells, "facts", None)
     expressed = facts["nonzero"] / len(cells.labels) if facts else 0.1 * cells.num_genes
     return expressed if selected == cells.num_genes else min(expressed, EXPRESSED * selected)
@@ -130,6 +131,10 @@ def size_of(trial: Trial) -> str:
 def _train(trial: Trial) -> Any:
     """Return what of a network is trained, see spec.what_is_trained."""
     return trial.described["options"].get("train", "all")
+
+
+def _reads_its_list(trial: Trial) -> bool:
+    return trial.described["weights"] is not None and trial.described["options"].get("gene_set") == "list"
 
 
 def _selected(trial: Trial, cells: Any) -> int:

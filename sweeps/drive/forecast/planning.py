@@ -83,7 +83,8 @@ def plan(spec: SweepSpec, storage: Path) -> Plan:
         vectors=made,
         notes=changes.since(storage / "sweeps" / f"{spec.name}.yaml", every)
         + [*_data(spec, cells), *_notes(by_axes), *budgets.many_passes(trials, found)]
-        + [*vectors.sentences(made), *_tuning(trials), *_controls(trials), *_defects(trials), *notes(trials)],
+        + [*vectors.sentences(made), *vectors.unstored(trials, cells)]
+        + [*_tuning(trials), *_controls(trials), *_defects(trials), *notes(trials)],
     )
 
 

@@ -11,6 +11,7 @@ from trainables.spec import get
 
 BYTES_PER_NUMBER = 6  # itself in four, its column in two
 WIDTHS = {"scgpt": 512, "geneformer": 256}  # of published weights that aren't here
+BYTES_PER_TOKEN = {"scbert": 4 * 200}  # of what a head reads that has a vector of every token, at the published size
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,28 @@ def _sentences(one: Vectors) -> list[str]:
         f"before the first trial of {whom} ({took}), as genes are chosen for each split; with `genes: all` one would "
         f"do, and save {saved}"
     ]
+
+
+def unstored(trials: list[Trial], cells: dict[str, Any]) -> list[str]:
+    """Return a sentence for each network of a dataset whose head is trained alone and yet not on stored vectors."""
+    found: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        is_pretrained = trial.described["weights"] is not None
+        if is_pretrained and trial.rests is None and trial.described["options"].get("train") == "head":
+            found.setdefault((trial.dataset, trial.model), []).append(trial)
+    return [_unstored(*one, mine, cells[one[0]]) for one, mine in found.items()]
+
+
+def _unstored(dataset: str, model: str, trials: list[Trial], cells: Any) -> str:
+    whom = ", ".join(dict.fromkeys(trial.label for trial in trials))
+    said = f"{dataset}: no vectors are stored for {whom}, whose frozen network runs in every trial"
+    if model not in BYTES_PER_TOKEN:
+        return said
+    gb = BYTES_PER_TOKEN[model] * estimate.tokens(trials[0], cells) / 1e9
+    return (
+        f"{said}: {model}'s head reads a vector of every gene, {_disk(gb)} a cell at the published size. In memory a "
+        f"trial would keep all cells with fix_projections: true, cache_gigabytes: {gb * len(cells.labels):.2g}"
+    )
 
 
 def _disk(gb: float) -> str:

@@ -105,7 +105,8 @@ class Preparation:
     def _made_file(self, config: Config) -> Path:
         """Return the file of made cells, or of rows chosen by counts."""
         described = [config[name] for name in ("split", "skew", "strategy", "seed")]
-        key = identity_hash(self.cells[config["dataset"]].digest, described, _as_published(config))
+        code = [config["functions"]] if config.get("functions") else []
+        key = identity_hash(self.cells[config["dataset"]].digest, described, _as_published(config), *code)
         rows = making.looks_at_counts(config["strategy"])
         return self.storage / "generated" / (f"rows-{key}.npy" if rows else f"{key}.npz")
 

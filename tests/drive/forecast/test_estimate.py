@@ -32,6 +32,9 @@ def test_scbert_reads_every_gene_and_the_others_those_that_are_expressed():
     few, every = trials(), trials(SWEEP.replace("{select: hvg, n: 200}", "all"))
     assert [estimate.tokens(few[model], CELLS) for model in ("scbert", "scgpt")] == [201, 60]
     assert [estimate.tokens(every[model], CELLS) for model in ("scbert", "geneformer")] == [5001, 500]
+    text = SWEEP.replace("scbert: {", "scbert: {weights: /nowhere, ")
+    listed = [trials(one)["scbert"] for one in (text, text.replace("/nowhere, ", "/nowhere, gene_set: dataset, "))]
+    assert [estimate.tokens(one, CELLS) for one in listed] == [16_907, 201]
     unseen = SimpleNamespace(num_genes=5000, labels=np.zeros(100))
     assert estimate.tokens(every["scgpt"], unseen) == 500
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from h5ad_files import GENES, write
+from official_folders import write_scbert
 from scgpt_folder import folder_args, write_folder
 
 import sweeps
@@ -46,3 +47,12 @@ def test_a_head_on_vectors_costs_a_fraction_of_its_network(tmp_path):
     plan = planned(tmp_path, "{select: all}")
     seconds = {trial.label: plan.works[trial.key].cpu_seconds for trial in plan.trials}
     assert seconds["head"] < seconds["whole"]
+
+
+def test_what_a_frozen_scbert_costs_in_every_trial_is_said(tmp_path):
+    write(tmp_path / "cells.h5ad"), write_folder(tmp_path, GENES), write_scbert(tmp_path, GENES)
+    file, own = tmp_path / "s.yaml", f"  bert: {{model: scbert, weights: {tmp_path}/scBERT, train: head}}\n"
+    file.write_text(SWEEP.format(folder=tmp_path, genes="all") + own)
+    (said,) = [note for note in sweeps.plan(file, tmp_path / "runs").notes if "no vectors are stored" in note]
+    assert said.startswith("cells: no vectors are stored for bert, whose frozen network runs in every trial: scbert's")
+    assert "13.5 MB a cell" in said and said.endswith("fix_projections: true, cache_gigabytes: 1.2"), said
