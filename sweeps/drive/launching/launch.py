@@ -26,13 +26,14 @@ from sweeps.drive.launching.helpers import together
 from sweeps.drive.launching.job import Job, Settings
 from sweeps.drive.launching.news import News, Tally, Watch, first_line
 from sweeps.drive.launching.order import InOrder, NotKept, Queue, job_of, key_of, news_of, on_node
-from sweeps.drive.launching.standstill import StandsStill, Standstill
+from sweeps.drive.launching.standstill import MOST, InARow, StandsStill, Standstill
 from sweeps.drive.launching.uploading import PATIENCE
 from sweeps.drive.launching.worker import Trainable, cause, describe, leave, work
 from sweeps.drive.stopping import Stop
 from sweeps.tracking.store import Tracker
 
 LOST = "Ray lost its last node"
+LOOK = "`ray status` says what it waits for"
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
 
 
@@ -137,7 +138,7 @@ def _tell_of_unprepared(coming: Coming[Job], news: News) -> None:
 
 
 def _train(coming: Coming[Job], news: News, stop: Stop, storage: Path, settings: Settings) -> None:
-    strikes: Counter[str] = Counter()
+    strikes, stood = Counter[str](), InARow()
     while not stop.asked:
         jobs = [job for job in coming.jobs if not news.tally.is_over(job.key)]
         jobs.sort(key=lambda job: -job.cost)
@@ -155,7 +156,9 @@ def _train(coming: Coming[Job], news: News, stop: Stop, storage: Path, settings:
             ):
                 raise
             fallen = set(news.tally.running)
-            if isinstance(error, StandsStill):
+            if isinstance(error, StandsStill) and stood.is_enough(news.last_heard()):
+                stop.ask(f"{error}, {MOST} launches in a row ({LOOK})")
+            elif isinstance(error, StandsStill):
                 settings.say(f"{error}; what is left is launched anew")
             else:
                 strikes.update(fallen if fallen else [job.key for job in jobs])

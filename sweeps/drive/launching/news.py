@@ -131,6 +131,10 @@ class News:
         self.tally.end(job.key)
         self.goes_on(job, f"{why}; it goes on elsewhere, from its last checkpoint")
 
+    def last_heard(self) -> float:
+        """Return when a trial last started or told of a round, by time.monotonic(); 0.0: none ever did."""
+        return max(self.heard.values(), default=0.0)
+
     def lost(self, job: Job, why: str) -> None:
         """Note that a trial's workers died too often."""
         self._failed(job, why, "outside", "", {})
