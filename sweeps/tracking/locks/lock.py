@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
@@ -88,7 +89,12 @@ class SweepLock:
             return lives(holder)
         before = _seen(self.path)
         self.on_wait(f"a driver on {holder['host']} held this sweep; watching {self.timeout:.0f} s for a sign of life")
-        return moves(lambda: _seen(self.path), before, self.timeout, min(0.5, self.beat))
+        return moves(self._look, before, self.timeout, min(0.5, self.beat))
+
+    def _look(self) -> Any:
+        """Look at the lock, once the file system has taken a sign of our own: while it stalls, the other's waits."""
+        self.path.with_suffix(".guard").touch()
+        return _seen(self.path)
 
     def _write(self) -> None:
         publish(self.path, json.dumps(self.me).encode(), durable=False)
@@ -138,9 +144,11 @@ def _pid_space() -> int:
 
 
 def moves(look: Callable[[], Any], before: Any, seconds: float, every: float) -> bool:
-    """Tell whether what `look` returns changes within so many seconds; None, for nothing there, ends the watch: no."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Tell whether what `look` returns changes within so many seconds; None, for nothing there, ends the watch: no.
+
+    They are counted in looks: one that a file server or a network holds up shows nothing of the other.
+    """
+    for _ in range(math.ceil(seconds / every)):
         time.sleep(every)
         seen = look()
         if seen is None or seen != before:

@@ -1,9 +1,11 @@
 """One driver per sweep and one worker per trial, wherever they sit and whatever their file systems say."""
 
+import os
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import pandas as pd
 import pytest
@@ -17,6 +19,8 @@ from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import work
 from sweeps.tracking.locks import lease, lock
 from sweeps.tracking.locks.lease import TAG, Lease, Lost, holder_in
+
+Holder = TypeVar("Holder", Lease, lock.SweepLock)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +48,7 @@ class Experiment:
             raise ConnectionError("away")
 
 
-def elsewhere(one: Lease, **changes: object) -> Lease:
+def elsewhere(one: Holder, **changes: object) -> Holder:
     one.me |= {"host": "elsewhere", "boot": "another"} | changes
     return one
 
@@ -166,6 +170,25 @@ def test_a_container_of_the_same_name_is_not_taken_for_dead(changed, tmp_path):
         beating.join()
 
 
+def test_time_in_which_the_watcher_was_stalled_itself_counts_for_nothing():
+    looks = []
+
+    def look() -> int:
+        looks.append(1)
+        time.sleep(0.5 if len(looks) == 1 else 0.0)  # a file server that stalls, for the other one too
+        return len(looks) // 3
+
+    assert lock.moves(look, 0, seconds=0.3, every=0.05) and len(looks) == 3
+
+
+def test_a_look_is_one_at_a_file_system_that_takes_signs_of_life(tmp_path):
+    path = tmp_path / "small.lock"
+    elsewhere(lock.SweepLock(path))._write()
+    guard = path.with_suffix(".guard")
+    with lock.SweepLock(path, on_wait=lambda said: os.utime(guard, (0, 0)), timeout=0.1):
+        assert guard.stat().st_mtime > 0
+
+
 # trials
 
 
@@ -216,3 +239,21 @@ def test_a_worker_whose_signs_of_life_stopped_is_passed_by_and_learns_it(tmp_pat
         check()
     assert "waits for another worker" in told[0] and "another worker has taken over" in told[1]
     assert (tmp_path / ".attempt").read_text().startswith("2 ")
+
+
+def test_a_worker_that_was_stalled_itself_passes_nobody_by(tmp_path, monkeypatch):
+    told, said, looks = [], [], []
+    first, end = hold(tmp_path, told)
+
+    def sign(mark: Path) -> int:
+        looks.append(1)
+        if len(looks) == 2:
+            time.sleep(0.7)  # a file server that stalls, for the other one too
+        if len(looks) == 4:
+            end.set()
+            first.join()
+        return len(looks) // 3
+
+    monkeypatch.setattr(fence, "_sign", sign)
+    with fence.own(tmp_path, said.append, timeout=0.5):
+        assert len(looks) == 4 and not told
