@@ -56,10 +56,10 @@ def run(scene: Scene) -> Iterator[Record]:
     yield from scene.check("files", lambda: files(scene, folder, made))
     if "weights" not in made:
         return
-    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
     yield from scene.check("heads on an atlas", lambda: heads(scene, folder, made), NEEDS)
     yield from scene.check("vectors on GPU and CPU", lambda: vectors(scene, folder, made))
     yield from scene.check("vectors by precision", lambda: precisions(scene, folder, made))
+    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
 
 
 def files(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
@@ -88,12 +88,12 @@ def heads(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
     record, _ = swept(scene, folder / "heads", text)
     shards = rested(folder / "heads")
     manifest = json.loads((shards / "manifest.json").read_text())
-    times = sorted(path.stat().st_mtime for path in shards.glob("part-*.arrow"))
-    seconds = times[-1] - times[0]
-    record |= {"cells": manifest["num_cells"], "parts": len(times), "origin": manifest["origin"]["devices"]}
-    record |= {"vectors_seconds": seconds, "vectors_mb": sum(part["bytes"] for part in manifest["parts"]) >> 20}
-    if seconds:
-        record |= {"cells_per_second": (len(times) - 1) * manifest["num_cells"] / len(times) / seconds}
+    record |= {"cells": manifest["num_cells"], "origin": manifest["origin"]["devices"]}
+    record["vectors_mb"] = sum(part["bytes"] for part in manifest["parts"]) >> 20
+    begin, end = record["timeline"][shards.name]
+    parts = len(manifest["parts"])
+    if end > begin:
+        record["cells_per_second"] = (parts - 1) * manifest["num_cells"] / parts / (end - begin)
     if manifest["origin"]["devices"] != [scene.device.type]:
         raise Wrong(f"the vectors were made on {manifest['origin']}", rounded(record))
     return rounded(record)
@@ -115,9 +115,18 @@ def swept(scene: Scene, storage: Path, text: str) -> tuple[Record, dict[str, dic
     found = {} if code else by_label(storage / "mlflow.db")
     told = {name: {key: round(one[key], 3) for key in TOLD if key in one} for name, one in found.items()}
     record = {"exit_code": code, "run_seconds": round(time.monotonic() - begin, 1), "trials": told, "said": tail(log)}
+    record["timeline"] = timeline(storage, time.time() - (time.monotonic() - begin))
     if code:
         raise Wrong(f"exit code {code}", record)
     return record, found
+
+
+def timeline(storage: Path, begin: float) -> dict[str, tuple[float, float]]:
+    """Return of each encoding, of vectors and of results when the first and the last file came, seconds after begin."""
+    kinds = {folder.name: list(folder.glob("part-*.arrow")) for folder in storage.glob("shards/*/*/")}
+    kinds["results"] = list(storage.glob("trials/*/result.json"))
+    times = {kind: [path.stat().st_mtime - begin for path in paths] for kind, paths in kinds.items() if paths}
+    return {kind: (round(min(of), 1), round(max(of), 1)) for kind, of in times.items()}
 
 
 def by_label(database: Path) -> dict[str, dict[str, Any]]:

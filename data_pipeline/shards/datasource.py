@@ -85,7 +85,7 @@ def for_each_part(
             return pa.table({"error": pa.array(errors, pa.binary())})
 
     blocks = ray.data.from_arrow([pa.table({"index": [index], "start": [start]}) for index, start in tasks])
-    done = blocks.map_batches(Holding, batch_size=None, batch_format="pyarrow", **_pool(len(tasks), at_once))
+    done = blocks.map_batches(Holding, batch_size=1, batch_format="pyarrow", **_pool(len(tasks), at_once))
     _wait(done, len(tasks), count)
 
 

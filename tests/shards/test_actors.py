@@ -40,3 +40,13 @@ def test_an_actor_keeps_what_it_has_loaded_and_its_errors_come_as_they_were(ray_
     with pytest.raises(RequestError, match="a part that can't be made"):
         for_each_part(TASKS, Loading(tmp_path), lambda *said: None)
     assert 1 <= len(list(tmp_path.glob("loaded-*"))) <= 2
+
+
+def test_actors_share_the_gpus_of_a_cluster_that_has_some(ray_with_gpus, tmp_path):
+    def work(index: int, start: int) -> None:
+        import ray
+
+        (tmp_path / f"{start}-{ray.get_runtime_context().get_assigned_resources()['GPU']}").touch()
+
+    for_each_part(TASKS, work, lambda *said: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{start}-0.5" for _, start in TASKS]
