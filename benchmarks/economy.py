@@ -1,12 +1,14 @@
-"""What a trial costs by what of its network is trained: all, adapters, the head on stored features, a probe.
+"""What a trial costs by what of its network is trained: all, adapters, the head on stored vectors, a probe on them.
 
     python benchmarks/economy.py --data zheng11.h5ad --splits 5
 
 One grid of splits x 4 skews x 3 strategies x 2 losses, on all genes, for scGPT of 128 dimensions and 4 layers and for
 Geneformer of 6 layers, through the real driver and the embedded MLflow, on as many cores as Ray is given. Heads and
-probes are run whole, features included; of full fine-tuning and LoRA two trials take `--steps` steps each, beside each
-other, and the recipe's number is extrapolated to: steps, an evaluation per round, the test. The weights have the
-official files' layout, but are random, so that macro F1 is that of vectors by a network which has learnt nothing.
+probes are run whole, in one storage folder whose vectors are made first, by a sweep of a trial; what that took is in
+the figures of both. Of full fine-tuning and LoRA two trials take `--steps` steps each, beside each other, with few
+cells to evaluate, and the recipe's number is extrapolated to: steps, an evaluation per round, the test. The weights
+have the official files' layout, but are random, so that macro F1 is that of vectors by a network which has learnt
+nothing.
 """
 
 import argparse
@@ -46,7 +48,9 @@ GRID: dict[str, Any] = {
     "losses": ["cross_entropy", "weighted"],
     "resources": {"m": {"cpu": 1, "gpu": 0}},
 }
-ONE = {"splits": {"seeds": [0]}, "skews": ["natural"], "strategies": ["none"]}  # two trials, one of each loss
+FEW = {"seeds": [0], "test": 0.05, "validation": 0.02}
+TWO: dict[str, Any] = {"splits": FEW, "skews": ["natural"], "strategies": ["none"]}  # trials, one of each loss
+ONE = {"splits": {"seeds": [0]}, "skews": ["natural"], "strategies": ["none"], "losses": ["cross_entropy"]}
 SAMPLED = {"full": "all", "LoRA": {"lora": {"rank": 8}}}
 SIZES = {
     "scgpt": folder_args(embsize=128, nheads=4, d_hid=128, nlayers=4),
@@ -55,12 +59,16 @@ SIZES = {
 
 
 class Run(NamedTuple):
-    """A sweep that has been run: seconds from the call to its return, of how much CPU, its trials, where they lie."""
+    """A sweep that has been run: seconds from the call to its return, of how much CPU, its trials, its weights' bytes.
+
+    load: of the machine, when it ended.
+    """
 
     seconds: float
     cpu_seconds: float
     trials: pd.DataFrame
-    storage: Path
+    bytes_kept: float
+    load: float
 
 
 @contextmanager
@@ -96,7 +104,7 @@ def _cpu_seconds() -> dict[int, float]:
 
 
 class Bench:
-    """Sweeps over the same cells, each in a storage folder of its own: nothing is shared that another has paid for."""
+    """Sweeps over the same cells."""
 
     def __init__(self, folder: Path, data: Path, label: str, splits: int) -> None:
         self.folder, self.data, self.label, self.splits = folder, data, label, splits
@@ -109,50 +117,60 @@ class Bench:
         path.write_text(json.dumps(grid | {"name": name, "datasets": datasets, "models": {"m": model}}))
         return path
 
-    def run(self, name: str, file: Path) -> Run:
-        storage, begin = self.folder / name, time.monotonic()
+    def run(self, file: Path, storage: Path) -> Run:
+        begin = time.monotonic()
         with cpu_of_all() as cpu:
             outcome = sweeps.run(file, storage)
         assert outcome.is_complete, outcome.failed
-        return Run(time.monotonic() - begin, sum(cpu.values()), sweeps.load(name, storage)[0], storage)
+        seconds, trials = time.monotonic() - begin, sweeps.load(file.stem, storage)[0]
+        kept = [storage / "trials" / key / "checkpoint" / "model.safetensors" for key in trials["key"]]
+        sizes = [path.stat().st_size for path in kept]
+        return Run(seconds, sum(cpu.values()), trials, sum(sizes) / len(sizes), os.getloadavg()[1])
 
-    def whole(self, name: str, model: dict[str, Any]) -> dict[str, Any]:
-        """Run the whole grid; features and driver are in its seconds."""
-        run = self.run(name, self.file(name, model))
+    def whole(self, name: str, model: dict[str, Any], storage: Path) -> dict[str, Any]:
+        """Make vectors, unless they are there, then run the whole grid; both in what a trial is said to take."""
+        spent = storage / "vectors.json"
+        if not spent.exists():
+            first = self.run(self.file(f"{name}-vectors", model, **ONE), storage)
+            spent.write_text(json.dumps([first.seconds, first.cpu_seconds]))
+        made, run = json.loads(spent.read_text()), self.run(self.file(name, model), storage)
         number, f1 = len(run.trials), run.trials["test_macro_f1"].mean()
-        return _told(run, run.seconds / number, run.cpu_seconds / number, f1)
+        seconds, cpu_seconds = made[0] + run.seconds, made[1] + run.cpu_seconds
+        told = {"vectors, CPU s": made[1], "vectors aside": run.cpu_seconds / number}
+        return _told(run, seconds / number, cpu_seconds / number, f1) | told
 
     def sampled(self, name: str, model: dict[str, Any], steps: int) -> dict[str, Any]:
         """Run two trials of `steps` steps beside each other, and say what the grid's would take on average."""
-        run = self.run(name, self.file(name, model | {"steps": steps, "epochs": 1}, **ONE))
-        seconds = self.extrapolated(run, self.file(f"{name}-grid", model), steps)
+        file = self.file(name, model | {"steps": steps, "epochs": 1}, **TWO)
+        run = self.run(file, self.folder / name)
+        seconds = self.extrapolated(run, file, self.file(f"{name}-grid", model), steps)
         each = seconds / len(run.trials)
-        return _told(run, each, each * run.cpu_seconds / run.seconds, None)
+        told = {"vectors, CPU s": None, "vectors aside": None}
+        return _told(run, each, each * run.cpu_seconds / run.seconds, None) | told
 
-    def extrapolated(self, run: Run, grid: Path, steps: int) -> float:
+    def extrapolated(self, run: Run, sample: Path, grid: Path, steps: int) -> float:
         """Return the mean seconds of the grid's trials, at the sampled trials' seconds per step and per cell."""
         spec, cells = load(grid), {"cells": cells_of(str(self.data), self.label)}
         trials, per = spec.trials(), run.trials[["seconds_per_epoch", "predict_seconds"]].mean()
         found = shapes(trials, cells, spec.places)
-        shape = found[trials[0].key]
-        evaluated, tested = int(shape.validation.sum()), int(shape.test.sum())
-        per_cell = per["predict_seconds"] / (evaluated + tested)
+        few = next(iter(shapes(load(sample).trials(), cells, spec.places).values()))
+        per_cell = per["predict_seconds"] / int(few.validation.sum() + few.test.sum())
+        shape, rounds = found[trials[0].key], trials[0].described["recipe"]["epochs"]
+        predicted = (rounds + 1) * int(shape.validation.sum()) + int(shape.test.sum())
         number = pd.Series([estimate.steps(trial, found[trial.key]) for trial in trials]).mean()
-        rounds = trials[0].described["recipe"]["epochs"]
-        return per["seconds_per_epoch"] / steps * number + per_cell * ((rounds + 1) * evaluated + tested)
+        return per["seconds_per_epoch"] / steps * number + per_cell * predicted
 
 
 def _told(run: Run, seconds: float, cpu_seconds: float, f1: float | None) -> dict[str, Any]:
     """Return the row of a sweep whose trials take so long each, one after the other on all cores together."""
-    files = list(run.storage.glob("trials/*/checkpoint/model.safetensors"))
-    size = sum(path.stat().st_size for path in files) / max(1, len(files))
     return {
         "trials run": len(run.trials),
         "s": run.seconds,
+        "load": run.load,
         "trials per hour": 3600 / seconds,
         "CPU s per trial": cpu_seconds,
         "peak memory, GB": run.trials["peak_memory_gb"].max(),
-        "checkpoint, KB": size / 1e3,
+        "checkpoint, KB": run.bytes_kept / 1e3,
         "macro F1": f1,
     }
 
@@ -170,9 +188,9 @@ def rows_of(bench: Bench, model: str, place: Path, given: argparse.Namespace) ->
         if how in SAMPLED:
             row = bench.sampled(f"{model}-{how}", own | {"train": SAMPLED[how]}, given.steps)
         elif how == "head":
-            row = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001})
+            row = bench.whole(f"{model}-head", own | {"train": "head", "learning_rate": 0.001}, bench.folder / model)
         else:
-            row = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own})
+            row = bench.whole(f"{model}-probe", {"model": "logistic_regression", "on": own}, bench.folder / model)
         full = row if how == "full" else full
         yield {"model": model, "trained": how} | row | _against(full, row)
 
@@ -197,16 +215,18 @@ def main() -> None:
     asked.add_argument("--label", default="celltype")
     asked.add_argument("--splits", type=int, default=5)
     asked.add_argument("--steps", type=int, default=20, help="optimiser steps of a sampled trial")
+    asked.add_argument("--folder", help="where sweeps lie, to go on from; default: a temporary one")
     asked.add_argument("--models", nargs="+", default=list(SIZES), choices=list(SIZES))
     ways = [*SAMPLED, "head", "probe"]
     asked.add_argument("--trained", nargs="+", default=ways, choices=ways)
     given = asked.parse_args()
     cells = cells_of(given.data, given.label)
-    with tempfile.TemporaryDirectory(prefix="cellskew-economy-") as place:
-        bench = Bench(Path(place), Path(cells.source.paths[0]), cells.source.label, given.splits)
+    with tempfile.TemporaryDirectory(prefix="cellskew-economy-") as temporary:
+        place = Path(given.folder or temporary)
+        bench = Bench(place, Path(cells.source.paths[0]), cells.source.label, given.splits)
         rows = []
         for model in given.models:
-            for row in rows_of(bench, model, weights(Path(place), cells, model), given):
+            for row in rows_of(bench, model, weights(place, cells, model), given):
                 rows.append(row)
                 print(f"{cells.num_cells:,} cells, {cells.num_genes:,} genes\n{markdown(rows)}", flush=True)
 
