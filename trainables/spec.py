@@ -190,6 +190,7 @@ class ModelSpec:
     build_head(num_classes, weights, **options) -> nn.Module: what comes behind, vectors [b, E] -> logits, parameters
     named and filled as in the whole network; with `train: head` it alone is trained, on stored vectors
     of_head: options that change no vector
+    per_token(weights folder) -> weights that a token is multiplied with, where published sizes differ; see estimate
     files: what an official weights folder holds: file, or alternatives as "a|b" -> where people get it
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
@@ -223,6 +224,7 @@ class ModelSpec:
     rests: str = ""
     build_head: Callable[..., Any] | None = None
     of_head: tuple[str, ...] = ("train",)
+    per_token: Callable[[Path], float] | None = None
 
 
 def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:

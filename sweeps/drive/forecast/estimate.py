@@ -1,12 +1,15 @@
 """How long trials take and how much disk they fill, roughly: for their order, the time left, and `cellskew plan`."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sweeps.drive.forecast.shapes import Shape
 from sweeps.file.trials import Trial
 from trainables.budget import total_steps
-from trainables.spec import Recipe
+from trainables.fitting.contents import files_of
+from trainables.spec import Recipe, get
 
 SECONDS = {  # of one CPU core per million tokens trained on
     "scgpt": {"tiny": 4.0, "small": 13.0, "official": 3500.0},
@@ -21,6 +24,7 @@ BASELINE_SECONDS = {
     "gradient_boosting": 7.8,
 }  # per 1,000 rows, of 11 types
 OTHER_BASELINE = 0.15
+PER_TOKEN = {"geneformer": 3_145_728}  # weights that a token is multiplied with, of V1-10M, which was measured
 HEAD_STEPS = {"scgpt": 2.7e-3, "geneformer": 0.8e-3}  # seconds per step on stored vectors, of published sizes
 PREDICTION = 1 / 3  # of a training step's time: the forward pass alone
 FIXED_SECONDS = 0.3  # opening, files
@@ -70,7 +74,7 @@ def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
     tokens_per_cell = tokens_per_cell if trial.rests is None else 1.0
     tokens = float(step * number * recipe.cells_per_step + PREDICTION * evaluated) * tokens_per_cell
     size = size_of(trial)
-    seconds = seconds_of(trial.model)[size] * tokens / 1e6
+    seconds = seconds_of(trial.model)[size] * heavier(trial.model, trial.described["weights"]) * tokens / 1e6
     if trial.rests is not None:
         seconds = HEAD_STEPS.get(trial.model, max(HEAD_STEPS.values())) * number
     return Work(number, rounds, tokens, recipe.batch_size * tokens_per_cell, FIXED_SECONDS + seconds)
@@ -79,6 +83,18 @@ def work(trial: Trial, shape: Shape, tokens_per_cell: float) -> Work:
 def seconds_of(model: str) -> dict[str, float]:
     """Return seconds of a CPU core per million tokens, by size; of a network that was never measured, scGPT's."""
     return SECONDS.get(model, SECONDS["scgpt"])
+
+
+@cache
+def heavier(model: str, weights: str | None) -> float:
+    """Return how many times a network's work per token is that of the published size that was measured.
+
+    At least 1, as small networks gain less than they shrink; and 1 where the weights aren't here.
+    """
+    per_token = get(model).per_token
+    if per_token is None or weights is None or not Path(weights).is_dir():
+        return 1.0
+    return max(1.0, per_token(Path(weights)) / PER_TOKEN[model])
 
 
 def steps(trial: Trial, shape: Shape) -> int:
@@ -111,8 +127,17 @@ def disk_mb(trial: Trial, cells: Any) -> float:
     if _train(trial) not in ("all", "published"):
         rank = 0 if _train(trial) == "head" else _train(trial)["lora"]["rank"]
         return FILES_MB + COPIES * 4 * (HEADS.get(trial.model, 0) + PER_RANK * rank) / 1e6
-    genes = _selected(trial, cells) if trial.described["weights"] is None else VOCABULARY.get(trial.model, 0)
+    weights = trial.described["weights"]
+    if _train(trial) == "all" and weights is not None and Path(weights).is_dir():
+        return FILES_MB + COPIES * _file_bytes(trial.model, weights) / 1e6
+    genes = _selected(trial, cells) if weights is None else VOCABULARY.get(trial.model, 0)
     return FILES_MB + COPIES * 4 * (PARAMETERS[size] + PER_GENE[size] * genes) / 1e6
+
+
+@cache
+def _file_bytes(model: str, weights: str) -> int:
+    """Return the size of the file that has a network's weights: the largest that it reads."""
+    return max((path.stat().st_size for path in files_of(model, Path(weights)).values()), default=0)
 
 
 def _learnt(trial: Trial, cells: Any) -> float:

@@ -53,7 +53,8 @@ def _network(trial: Trial) -> tuple[str, str] | None:
 def _of(model: str, weights: str, cells: Any, sets: list[list[Trial]]) -> Vectors:
     trials = [trial for one in sets for trial in one]
     tokens = sum(estimate.tokens(one[0], cells) for one in sets) * len(cells.labels)
-    seconds = estimate.PREDICTION * estimate.seconds_of(model)["official"] * tokens / 1e6
+    each = estimate.seconds_of(model)["official"] * estimate.heavier(model, weights)
+    seconds = estimate.PREDICTION * each * tokens / 1e6
     size = len(cells.labels) * _width(model, weights) * BYTES_PER_NUMBER / 1e9
     labels = tuple(dict.fromkeys(trial.label for trial in trials))
     return Vectors(model, trials[0].dataset, labels, len(sets), len(cells.labels), seconds, size * len(sets))
@@ -74,7 +75,7 @@ def sentences(found: list[Vectors]) -> list[str]:
 
 
 def _sentences(one: Vectors) -> list[str]:
-    took = f"about {tables.hours(one.seconds)} of one CPU core at the published size, {_disk(one.gb)} of disk"
+    took = f"about {tables.hours(one.seconds)} of one CPU core at the published sizes, {_disk(one.gb)} of disk"
     whom = ", ".join(one.labels)
     if one.number == 1:
         return [

@@ -1,5 +1,7 @@
 """Estimates of time and disk: what they grow with, so that long trials go first and a plan is of the right order."""
 
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,3 +70,19 @@ def test_a_plan_names_the_splits_whose_donors_it_lists():
         "my, split 0: test donors: d1",
         "my, split 1: test donors: d2",
     ]
+
+
+def test_larger_published_weights_take_longer_and_fill_more_disk(tmp_path):
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "num_attention_heads": 12}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    (tmp_path / "model.safetensors").write_bytes(b"\0")
+    os.truncate(tmp_path / "model.safetensors", 415_000_000)
+    small, large = (
+        trials(SWEEP.replace("geneformer: {", f"geneformer: {{weights: {where}, batch_size: 16, warmup: 0, "))[
+            "geneformer"
+        ]
+        for where in ("/nowhere", tmp_path)
+    )
+    seconds = [estimate.work(one, shape(1000), 500).cpu_seconds - 0.3 for one in (small, large)]
+    assert seconds[1] == pytest.approx(27 * seconds[0]), "12 x 7.08 million weights against 6 x 0.52"
+    assert estimate.disk_mb(large, CELLS) == pytest.approx(0.2 + 2 * 415)

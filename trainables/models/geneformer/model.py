@@ -11,7 +11,7 @@ from data_pipeline.genes import coverage
 from data_pipeline.shards.encoded import as_ranks
 from trainables.models.geneformer.encoder import GeneformerEncoder
 from trainables.models.geneformer.medians import fit_encoder
-from trainables.models.geneformer.vocabulary import VOCABULARY_FILES, from_dataset, from_folder, read_config
+from trainables.models.geneformer.vocabulary import VOCABULARY_FILES, from_dataset, from_folder, per_token, read_config
 from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
 
 HOME = "huggingface.co/ctheodoris/Geneformer"
@@ -287,6 +287,7 @@ SPEC = ModelSpec(
     rests="bert.pooler.dense",
     build_head=build_head,
     of_head=("train", "dropout"),
+    per_token=per_token,
     head=HEAD,
     fresh=FRESH[1:],
     adaptable=Adaptable("bert.encoder.", ("query", "key", "value", "dense"), ("query", "value")),

@@ -91,6 +91,14 @@ def from_folder(folder: Path, version: str = "auto") -> Vocabulary:
     return Vocabulary(tokens, medians, aliases)
 
 
+def per_token(folder: Path) -> float:
+    """Return the weights of all layers that a token is multiplied with, by config.json; 0 if it doesn't say."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    layers, width, hidden = (read_config(folder).get(name, 0) for name in names)
+    is_told = all(isinstance(one, int) for one in (layers, width, hidden))
+    return float(layers * (4 * width**2 + 2 * width * hidden)) if is_told else 0.0
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a weights folder, {} if it has none."""
     path = folder / "config.json"
