@@ -102,16 +102,17 @@ def intervals(hits: np.ndarray, test: np.ndarray, predicted: np.ndarray) -> dict
     return {end: values for name, pair in found.items() for end, values in zip(ends_of(name), pair, strict=True)}
 
 
-def wilson(hits: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval (low, high) of a share of `hits` among `cells`, float64 [C]; NaN where cells = 0.
+def wilson(hits: np.ndarray, cells: np.ndarray, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the interval (low, high) of a share of `hits` among `cells`, float64 [C]; NaN where cells = 0.
 
-    Of this test set's cells alone, as if each were drawn independently: what another split or donor would change comes
-    on top. Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209-212.
+    z: quantile of the normal distribution, 95 % unless told. Of this test set's cells alone, as if each were drawn
+    independently: what another split or donor would change comes on top. Source: Wilson 1927, J. Am. Stat. Assoc. 22,
+    209-212.
     """
     hits, cells = np.asarray(hits, dtype=np.float64), np.asarray(cells, dtype=np.float64)
     n = np.where(cells > 0, cells, np.nan)
-    centre = (hits + Z95**2 / 2) / (n + Z95**2)
-    reach = Z95 / (n + Z95**2) * np.sqrt(hits * (n - hits) / n + Z95**2 / 4)
+    centre = (hits + z**2 / 2) / (n + z**2)
+    reach = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
     return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, 1.0)
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/numbers/machines.py
 
-One small sweep of the quickstart's networks is run again and again into storage folders of its own, each time with
-other instructions of the CPU (those that torch, oneDNN and MKL can be told to do without) or another number of threads.
-Printed per network: test macro F1 of every way; of the differences between two ways of the same trial the mean size and
-the largest; the same between trial seeds; and how far apart the ways' means over splits are.
+One small sweep of the quickstart's networks and of baselines is run again and again into storage folders of its own,
+each time with other instructions of the CPU (those that torch, oneDNN, MKL, OpenBLAS and numpy can be told to do
+without) or another number of threads, which only networks have. Printed per model: test macro F1 of every way; of the
+differences between two ways of the same trial the mean size and the largest; the same between trial seeds, of the
+networks; and sd over splits. --storage: a folder to keep, in which what an interrupted call has finished counts.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -35,23 +37,38 @@ models:
   scgpt: {{steps: 500, batch_size: 8, dropout: 0.0, threads: {threads}}}
   scbert: {{steps: 500, batch_size: 8, learning_rate: 0.001, threads: {threads}}}
   geneformer: {{steps: 500, batch_size: 8, dropout: 0.0, threads: {threads}}}
+  mlp: {{steps: 500, threads: {threads}}}
+  logistic_regression: {{}}
+  knn: {{}}
+  gradient_boosting: {{}}
 seeds: {seeds}
+exclude: {exclude}
 """
-OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
-SEEDS = [0, 1, 2]
+SEEDS, HERE = [0, 1, 2], "as it is"
+ONCE = "[{model: [logistic_regression, knn, gradient_boosting], seed: [1, 2]}]"  # what has no luck to speak of
+
+
+def less(torchs: str, onednns: str, mkls: str, blas: str, numpys: tuple[str, ...]) -> dict[str, str]:
+    """Return what tells these libraries to do without newer instructions; numpys: words in the names of those."""
+    names = [name for name in __cpu_dispatch__ if __cpu_features__[name] and any(word in name for word in numpys)]
+    told = {"ATEN_CPU_CAPABILITY": torchs, "ONEDNN_MAX_CPU_ISA": onednns, "MKL_CBWR": mkls, "OPENBLAS_CORETYPE": blas}
+    return told | {"NPY_DISABLE_CPU_FEATURES": " ".join(names)}
+
+
+AVX2 = less("avx2", "AVX2", "AVX2", "Haswell", ("AVX512", "V4"))
+SSE = less("default", "SSE41", "COMPATIBLE", "Nehalem", ("AVX", "FMA", "F16C", "V3", "V4"))
 WAYS = {  # beside this machine as it is: name -> (environment, threads)
     "AVX2": (AVX2, 1),
-    "no AVX": (OLD, 1),
-    "two threads": ({}, 2),
-    "no AVX, two threads": (OLD, 2),
+    "SSE": (SSE, 1),
+    "two threads": ({"OMP_WAIT_POLICY": "PASSIVE"}, 2),
+    "SSE, two threads": (SSE | {"OMP_WAIT_POLICY": "PASSIVE"}, 2),
 }
 
 
 def run(storage: Path, environment: dict[str, str], threads: int, seeds: list[int]) -> pd.DataFrame:
-    """Run the sweep in processes of their own; returns its finished runs."""
+    """Run the sweep in processes of their own, or what of it isn't finished; returns its finished runs."""
     file = storage.with_suffix(".yaml")
-    file.write_text(SWEEP.format(threads=threads, seeds=seeds))
+    file.write_text(SWEEP.format(threads=threads, seeds=seeds, exclude=ONCE if len(seeds) > 1 else []))
     command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--storage", str(storage)]
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
@@ -74,30 +91,34 @@ def apart(columns: list[pd.Series]) -> pd.DataFrame:
     return pd.concat(pairs, axis=1)
 
 
+def row(model: str, here: pd.DataFrame, found: dict[str, pd.Series]) -> str:
+    """Return a line of the table: here [split, seed], found: macro F1 of this machine's trials, of all ways'."""
+    ways = apart([one[model] for one in found.values()])
+    means = ", ".join(f"{one[model].mean():.3f}" for one in found.values())
+    luck = apart([here[seed] for seed in here.dropna(axis=1)]) if here.notna().all(axis=None) else None
+    between = "one" if luck is None else f"{np.nanmean(luck):.3f}, {np.nanmax(luck):.3f}"
+    sd = found[HERE][model].std(ddof=1)
+    return f"| {model} | {means} | {np.nanmean(ways):.3f}, {np.nanmax(ways):.3f} | {between} | {sd:.3f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--storage", type=Path)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        here = scores(run(Path(folder) / "here", {}, 1, SEEDS)).unstack("seed")
-        found = {"as it is": here[str(SEEDS[0])]}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if given.storage is None else given.storage.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        here = scores(run(folder / "here", {}, 1, SEEDS)).unstack("seed")
+        found = {HERE: here[str(SEEDS[0])]}
         for name in given.ways:
-            environment, threads = WAYS[name]
-            found[name] = scores(run(Path(folder) / f"way{len(found)}", environment, threads, SEEDS[:1]))
+            found[name] = scores(run(folder / name.replace(", ", "-").replace(" ", "-"), *WAYS[name], SEEDS[:1]))
             found[name] = found[name].droplevel("seed")
             print(f"{name}: {len(found[name])} trials", flush=True)
+    print(f"\n| model | {', '.join(found)}: mean over splits | between ways | between seeds | sd over splits |")
+    print("|---|---|---|---|---|")
     for model in here.index.unique("model"):
-        ways = apart([one[model] for one in found.values()])
-        luck = apart([here.loc[model, str(seed)] for seed in SEEDS])
-        print(f"\n{model}: macro F1, mean over splits")
-        for name, one in found.items():
-            print(f"  {name:22} {one[model].mean():.4f}")
-        means = [one[model].mean() for one in found.values()]
-        print(f"  between ways, of one trial: mean {np.nanmean(ways):.4f}, largest {np.nanmax(ways):.4f}")
-        print(f"  between seeds, of one split: mean {np.nanmean(luck):.4f}, largest {np.nanmax(luck):.4f}")
-        print(f"  means over splits: {max(means) - min(means):.4f} between ways", end="")
-        sd = found["as it is"][model].std(ddof=1)
-        print(f", {np.ptp(here.loc[model].mean()):.4f} between seeds; sd over splits {sd:.4f}")
+        print(row(model, here.loc[model], found))
 
 
 if __name__ == "__main__":

@@ -125,9 +125,12 @@ def _facts(folder: str) -> tuple[np.ndarray, int, list[int]]:
 
 
 def _asked(measure: Measure, gpu: str) -> Any:
-    """Return `measure` as a task on a whole GPU of a type, in a process that ends with it."""
+    """Return `measure` as a task on a whole GPU of a type, in a process that ends with it.
+
+    It asks for no CPU, so that it waits for no trial without a GPU.
+    """
     where = {"resources": {gpu: 0.001}} if gpu else {}
-    return ray.remote(num_gpus=1, num_cpus=1, max_calls=1, **where)(checked(measure))
+    return ray.remote(num_gpus=1, num_cpus=0, max_calls=1, **where)(checked(measure))
 
 
 def _remember(storage: Path, need: Need, gpu: str, found: Found) -> None:

@@ -30,15 +30,39 @@ def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Com
     return made
 
 
-def test_what_is_made_on_a_gpu_is_made_before_any_trial_holds_one(monkeypatch):
-    def grouped(gpus: float, **more: object) -> list[int]:
-        same = {"strategy": {"kind": "none"}, "dataset": "d", "skew": {}, "genes": {}, "seed": 0, "defects": []}
-        todo = [SimpleNamespace(key=key, config=lambda key=key: same | {"split": key} | more) for key in "ab"]
-        return [len(group) for group in prepare.groups(todo, [{"CPU": 4.0, "GPU": gpus}])]
+def asking(key: str, gpu: object = None, network: bool = True, **more: object) -> SimpleNamespace:
+    """Return a trial of split `key` as groups looks at it."""
+    same = {"strategy": {"kind": "none"}, "dataset": "d", "skew": {}, "genes": {}, "seed": 0, "defects": []}
+    config, told = same | {"split": key} | more, SimpleNamespace(gpu=gpu)
+    described = {"on": more["on"]} if "on" in more else {}
+    return SimpleNamespace(
+        key=key,
+        config=lambda: config,
+        resources=told,
+        is_network=network,
+        described=described,
+        rests=more.get("rests"),
+    )
 
-    monkeypatch.setattr(prepare.resources, "is_auto", lambda trial: False)
-    assert grouped(1.0) == [1, 1] == grouped(0.0, rests="5f")
-    assert grouped(1.0, rests="5f") == [2] == grouped(1.0, on={"model": "scgpt"})
+
+def grouped(gpus: float, *todo: SimpleNamespace) -> list[str]:
+    return ["".join(one.key for one in group) for group in prepare.groups(list(todo), [{"CPU": 4.0, "GPU": gpus}])]
+
+
+def test_what_is_made_on_a_gpu_is_made_before_any_trial_holds_one():
+    a, b = asking("a", 0.0), asking("b", 0.0)
+    assert grouped(1.0, a, b) == ["a", "b"] == grouped(0.0, asking("a", 0.0, rests="5f"), asking("b", 0.0, rests="5f"))
+    heads = [asking(key, 0.0, rests="5f") for key in "ab"]
+    assert grouped(1.0, *heads) == ["ab"]
+    assert grouped(1.0, *(asking(key, network=False, on={"model": "scgpt"}) for key in "ab")) == ["ab"]
+
+
+def test_trials_without_a_gpu_start_while_those_on_gpus_are_prepared_and_measured():
+    baselines = [asking(key, network=False) for key in "ab"]
+    networks = [asking("c", 0.5), asking("d", "auto"), asking("e", 0.0)]
+    assert grouped(1.0, *baselines, *networks) == ["cd", "a", "b", "e"], "who is given a share would take the GPU"
+    assert grouped(1.0, *baselines, networks[0]) == ["a", "b", "c"], "nothing is measured"
+    assert grouped(0.0, *baselines, *networks) == ["a", "b", "c", "d", "e"]
 
 
 def wait_for(what) -> None:

@@ -3,7 +3,8 @@
     python tests/trial/test_kernels.py FOLDER THREADS
 
 trains a tiny trial of every network there and prints what came out, so that a process can be started with other
-instructions. Over whole trials of the quickstart: benchmarks/numbers/machines.py.
+instructions; and of two baselines, which have one thread whatever is asked for. Over whole trials of the quickstart:
+benchmarks/numbers/machines.py.
 """
 
 import contextlib
@@ -23,9 +24,11 @@ if __name__ == "__main__":
 from conftest import trial_config
 
 from trainables.spec import get, names
+from trainables.trial import outcome
 from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
+BASELINES = ["logistic_regression", "gradient_boosting"]  # by MKL; by scikit-learn's OpenMP, loaded during the trial
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave a busy machine to others
 
@@ -52,7 +55,8 @@ def old(tmp_path_factory) -> tuple[Path, dict]:
     """The same on two threads and with the instructions of a CPU of twenty years ago."""
     folder = tmp_path_factory.mktemp("old")
     command = [sys.executable, __file__, str(folder), "2"]
-    done = subprocess.run(command, env=os.environ | OLD | PATIENT, capture_output=True, text=True, check=True)
+    given = os.environ | OLD | PATIENT | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
@@ -77,7 +81,33 @@ def test_another_kernel_of_attention_moves_probabilities_by_rounding_alone(plain
         check(plain, (tmp_path, {model: train(tmp_path, model)}), model)
 
 
+@pytest.mark.parametrize("model", BASELINES)
+def test_baselines_have_one_thread_and_other_instructions_move_them_by_rounding(old, tmp_path, model):
+    final = run_trial(trial_config(tmp_path, model), lambda *news: None, None)
+    assert old[1][model]["pools"] and set(old[1][model]["pools"]) == {1} and final["tags"]["threads"] == "1"
+    assert np.abs(probabilities(tmp_path, model) - probabilities(old[0], model)).max() < 1e-3
+    assert final["test_macro_f1"] == pytest.approx(old[1][model]["macro_f1"], abs=0.005)
+
+
+def fit(folder: Path, model: str) -> dict:
+    """Train a baseline; returns its macro F1 and the threads of every library at the end of its training."""
+    from threadpoolctl import threadpool_info
+
+    pools, conclude = [], outcome.conclude
+
+    def looked(*given):
+        pools.extend(one["num_threads"] for one in threadpool_info())
+        return conclude(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "conclude", looked)
+        final = run_trial(trial_config(folder, model), lambda *news: None, None)
+    return {"macro_f1": final["test_macro_f1"], "pools": pools}
+
+
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
-        found = {model: train(Path(sys.argv[1]), model, int(sys.argv[2])) for model in NETWORKS}
+        place = Path(sys.argv[1])
+        found = {model: fit(place, model) for model in BASELINES}  # first, while nothing else has loaded libraries
+        found |= {model: train(place, model, int(sys.argv[2])) for model in NETWORKS}
     print(json.dumps(found))

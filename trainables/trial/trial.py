@@ -1,6 +1,7 @@
 """A whole trial: shards -> rows -> training -> metrics and files. Knows no Ray and no MLflow."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from trainables.spec import ModelSpec
 from trainables.trial import outcome
 
 Report = Callable[[dict[str, Any], Path | None], None]
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by libraries when they are loaded
 
 
 def run_trial(config: dict[str, Any], report: Report, checkpoint: Path | None) -> dict[str, Any]:
@@ -100,17 +102,24 @@ def _run(config: TrialConfig, report: Report, checkpoint: Path | None) -> dict[s
 
 @contextmanager
 def _on_threads(number: int) -> Iterator[None]:
-    """Have torch and BLAS compute on so many threads while it lasts: another number rounds otherwise."""
+    """Have torch, BLAS and OpenMP compute on so many threads while it lasts: another number rounds otherwise.
+
+    What is loaded meanwhile (scikit-learn's OpenMP, an outside model's) heeds the environment alone.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
+    before, said = torch.get_num_threads(), {name: os.environ.get(name) for name in THREADS}
     torch.set_num_threads(number)
+    os.environ |= dict.fromkeys(THREADS, str(number))
     try:
         with threadpool_limits(number):
             yield
     finally:
         torch.set_num_threads(before)
+        for name, value in said.items():
+            del os.environ[name]
+            os.environ |= {} if value is None else {name: value}
 
 
 def _evaluated(config: TrialConfig, material: Material, learnt: _Learnt) -> dict[str, float]:

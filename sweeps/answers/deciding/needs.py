@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.designs import Designs, Estimate
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE, CHOICE
+from sweeps.answers.runs.looks import looks_at
 from sweeps.statistics import curves, intervals
 from sweeps.statistics.curves import BEYOND, SIZES, Curves
 from trainables.metrics import wilson
@@ -197,7 +199,8 @@ def _need(groups: list[pd.DataFrame], sizes: np.ndarray, kind: str, recall: floa
         return Need(*about, f"{nothing}; sizes left: {number}, of the {SIZES} that a curve needs")
     curve = curves.fit(sizes[on], measured[on, 0])
     tested = [group[f"test_cells:{kind}"].mean() for group in groups]
-    reaches = np.array([_reach(*pair) for pair in zip(estimates, tested, strict=True)])[on]
+    looks = max(map(looks_at, groups))
+    reaches = np.array([_reach(*pair, looks) for pair in zip(estimates, tested, strict=True)])[on]
     off = np.abs(curve.at(sizes[on]) - measured[on, 0])
     if (off > np.maximum(OFF, reaches)).any():
         at = sizes[on][(off - reaches).argmax()]
@@ -210,9 +213,12 @@ def _need(groups: list[pd.DataFrame], sizes: np.ndarray, kind: str, recall: floa
     )
 
 
-def _reach(estimate: Estimate, tested: float) -> float:
-    """Return half of a mean's 95 % interval; where splits agree, or are few, what a split's test cells leave open."""
+def _reach(estimate: Estimate, tested: float, looks: int) -> float:
+    """Return half of a mean's 95 % interval; where splits agree, or are few, what a split's test cells leave open.
+
+    Either allows for the looks after which splits were added.
+    """
     if np.isfinite(known := intervals.reach(estimate.error)):
         return known
-    low, high = (float(end) for end in wilson(estimate.mean * tested, tested))
+    low, high = (float(end) for end in wilson(estimate.mean * tested, tested, float(ndtri(1 - 0.025 / looks))))
     return max(estimate.mean - low, high - estimate.mean)

@@ -40,7 +40,7 @@ class Meant:
 
 @dataclass(frozen=True)
 class Best:
-    """The best choice of a sweep. runs: ids of its finished trials, by split and seed; said: which and how sure."""
+    """The best choice of a sweep. runs: ids of its finished trials, the lowest split and seed first; said: how sure."""
 
     adjustment: str
     runs: list[str]
@@ -62,7 +62,7 @@ def best(runs: pd.DataFrame, designs: Designs, metric: str, kind: str | None = N
     chosen = ranking.best
     if chosen is None:
         raise RequestError("only chance is left of the finished trials: nothing that could be called best")
-    mine = ranking.runs[chosen["label"]].sort_values(["split", "seed"], kind="stable")
+    mine = ranking.runs[chosen["label"]].sort_values(["split", "seed"], kind="stable", key=pd.to_numeric)
     if mine["dataset"].nunique() > 1:
         named = ", ".join(sorted(set(mine["dataset"])))
         raise RequestError(f"the best choice was trained on {named}: say which, --where 'dataset == \"...\"'")

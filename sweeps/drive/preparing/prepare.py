@@ -213,20 +213,25 @@ def _group_of(config: Config) -> str:
 def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]]:
     """Return the trials in groups that are made ready together, those whose strategies make cells last.
 
-    All are one group where something is made, or measured, on a whole GPU: once trials run, none is free.
+    Where something is made, or measured, on a whole GPU, it and all trials that take a GPU are one group, the first:
+    once such trials run, no GPU is free. The others start beside that.
     """
+    configs = {trial.key: trial.config() for trial in todo}
+    by_gpu = {key for key, config in configs.items() if _is_made_on_gpu(config)}
+    is_awaited = resources.has_gpus(nodes) and (by_gpu or any(map(resources.is_auto, todo)))
+    found: dict[str, list[Trial]] = {"": []}
+    for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
+        is_held = is_awaited and (trial.key in by_gpu or resources.takes_gpu(trial))
+        found.setdefault("" if is_held else _group_of(configs[trial.key]), []).append(trial)
+    return [group for group in found.values() if group]
+
+
+def _is_made_on_gpu(config: Config) -> bool:
+    """Tell whether something is made for a trial that a GPU makes faster: cells, or what networks at rest see."""
     from data_pipeline.rows.synthesize import SYNTHESIZERS
 
-    configs = {trial.key: trial.config() for trial in todo}
-    kinds = {config["strategy"]["kind"] for config in configs.values()}
-    on_gpu = any(getattr(SYNTHESIZERS.get(kind), "on_gpu", False) for kind in kinds)
-    on_gpu |= any("model" in (config.get("on") or {}) or config.get("rests") for config in configs.values())
-    if resources.has_gpus(nodes) and (on_gpu or any(map(resources.is_auto, todo))):
-        return [todo]
-    found: dict[str, list[Trial]] = {}
-    for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
-        found.setdefault(_group_of(configs[trial.key]), []).append(trial)
-    return list(found.values())
+    synthesizer = SYNTHESIZERS.get(config["strategy"]["kind"])
+    return bool(getattr(synthesizer, "on_gpu", False) or "model" in (config.get("on") or {}) or config.get("rests"))
 
 
 def _as_published(config: Config) -> bool:

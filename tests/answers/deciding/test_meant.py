@@ -11,6 +11,14 @@ from sweeps.answers.networks import meant
 from sweeps.answers.runs.stored import Stored
 
 
+def test_the_first_split_is_that_of_the_lowest_number():
+    runs = made_runs({("knn", "none"): 0.6}).replace(
+        {"split": dict(zip("01234", ("10", "9", "2", "100", "11"), strict=True))}
+    )
+    found = meant.best(runs, Designs(runs, Stored(None)), "macro_f1")
+    assert list(runs.set_index("run_id").loc[found.runs, "split"]) == ["2", "9", "10", "11", "100"]
+
+
 def test_the_best_choice_is_found_with_its_adjustment_and_all_its_splits(tmp_path):
     runs = made_runs({("knn", "none"): 0.6, ("scgpt", "none"): 0.5, ("majority", "none"): 0.9})
     adjusted = {"test_macro_f1.logit_adjust": runs["test_macro_f1"] + 0.1, "test_macro_f1.prior_shift": 0.99}

@@ -92,6 +92,13 @@ def test_under_three_splits_there_is_a_number_and_no_interval(tmp_path):
     assert "[" not in needs_said.as_text(found).to_string()
 
 
+def test_splits_that_all_agree_allow_for_looks_too(tmp_path):
+    runs, metric = sweep(tmp_path, none=1.5), f"test_recall:{KIND}"
+    runs[metric] = runs.groupby("skew")[metric].transform("first")
+    once, often = (asked(runs.assign(looks=looks)).found[0].ends for looks in (1, 5))
+    assert often[0] < once[0] < once[1] < often[1]
+
+
 def test_two_sizes_are_refused_with_what_to_add(tmp_path):
     with pytest.raises(RequestError, match="3 different numbers of .* DC, the finished trials have 5, 40; .*rarefy"):
         asked(sweep(tmp_path, sizes=(5, 40)))
