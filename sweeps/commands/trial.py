@@ -34,7 +34,7 @@ def trial(
     Exit code 1 if a rerun fails.
     """
     from sweeps.answers import onetrial
-    from sweeps.tracking.uris import shown_uri
+    from sweeps.tracking.uris import bare
 
     _check(rerun, here, debug, from_scratch, keep)
     found = onetrial.find(key, storage, tracking_uri)
@@ -42,7 +42,7 @@ def trial(
         _rerun(found, debug, from_scratch, keep)
         return
     where = "" if storage == STORAGE else f" --storage {quote(str(storage))}"
-    where += "" if tracking_uri is None else f" --tracking-uri {quote(shown_uri(tracking_uri))}"
+    where += "" if tracking_uri is None else f" --tracking-uri {quote(bare(tracking_uri))}"
     onetrial.show(onetrial.described(found, log), f"cellskew trial {found.key} --rerun --here{where}", as_json)
 
 

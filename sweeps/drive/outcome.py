@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from sweeps.tracking.uris import shown_uri
+from sweeps.tracking.uris import bare
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Outcome:
 def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
     """Say how a run ended and what to type next."""
     where = "" if storage == Path("cellskew-runs") else f" --storage {quote(str(storage))}"
-    where += "" if uri is None else f" --tracking-uri {quote(shown_uri(uri))}"
+    where += "" if uri is None else f" --tracking-uri {quote(bare(uri))}"
     done = found.before + found.finished
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
     if found.given:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeps.tracking import joint
 from sweeps.tracking.connection import asking, connect
-from sweeps.tracking.uris import shown_uri, take_credentials
+from sweeps.tracking.uris import bare, take_credentials
 
 NOTE, LONGEST = "mlflow.note.content", 4900  # MLflow's own tag, and what it holds
 ABOUT = "cellskew.about"  # experiment tag: the run with the sweep's files; it has no cellskew.trial, so no table has it
@@ -48,7 +48,7 @@ def describe(uri: str, sweep: str, sentences: Sequence[str], files: Mapping[str,
 
 def link(uri: str, experiment_id: str) -> str:
     """Return MLflow's page with the table of an experiment's runs; of a database, where `mlflow ui` serves it."""
-    base = shown_uri(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    base = bare(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{base}/#/experiments/{experiment_id}/runs"
 
 

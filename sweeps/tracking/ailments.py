@@ -5,7 +5,7 @@ from importlib.metadata import version
 from shlex import quote
 
 from sweeps.tracking.places import sqlite_file
-from sweeps.tracking.uris import shown_uri
+from sweeps.tracking.uris import bare
 
 SCHEMAS = re.compile(r"schema \(found version (\w+), but expected (\w+)\)")
 DAMAGED = (
@@ -44,7 +44,7 @@ def _of_another_version(theirs: str, ours: str, uri: str) -> str:
     said = f"was made by another MLflow: its tables are version {theirs}, those of MLflow {here} here are {ours}"
     if _is_older(theirs):
         return (
-            f"{said}. Keep a copy, then bring it up to date: mlflow db upgrade {quote(shown_uri(uri))}. Or install the "
+            f"{said}. Keep a copy, then bring it up to date: mlflow db upgrade {quote(bare(uri))}. Or install the "
             "MLflow that made it"
         )
     return f"{said}, and know no such version: a newer MLflow made it. Install that one: pip install -U 'mlflow<4'"
@@ -61,7 +61,7 @@ def _is_older(revision: str) -> bool:
 
 def deleted(sweep: str, experiment_id: str, uri: str) -> str:
     """Return what to say of a sweep whose experiment was deleted in MLflow."""
-    where = f"MLFLOW_TRACKING_URI={quote(shown_uri(uri))}"
+    where = f"MLFLOW_TRACKING_URI={quote(bare(uri))}"
     return (
         f"the MLflow experiment {sweep!r} was deleted; bring it back with `{where} mlflow experiments restore "
         f"--experiment-id {experiment_id}`, or give the sweep another name"

@@ -241,7 +241,7 @@ def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
     uri = "http://ann:hunter2-and-more@mlflow:5000"
     tell("small", Path("here"), uri, uri, Outcome(wanted=4, finished=1, failed={"a": "no memory"}), said.append)
     text = "\n".join(said)
-    assert "hunter2" not in text and "--tracking-uri 'http://ann:***@mlflow:5000'" in text
+    assert "hunter2" not in text and "--tracking-uri http://mlflow:5000\n" in text, "it can be typed as it stands"
     assert "a node was lost; go on: cellskew resume small --storage here" in text
 
 
