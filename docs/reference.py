@@ -134,8 +134,8 @@ are called `T cell`, others `CD4 T`); where no type lies above another it would 
 names the finest types alone, so hold it against other losses by `hierarchical_f1`, not by `macro_f1`, in which a broad
 type that is never named has 0.
 
-Baselines have no loss but `cross_entropy` and those that only weigh types; such combinations are left out by
-themselves.
+Baselines have no loss but `cross_entropy` and those that only weigh types (`scanvi` not even these); such combinations
+are left out by themselves.
 """
 
 

@@ -195,6 +195,8 @@ class ModelSpec:
     signature: files, with wildcards, that only this model's folder has
     needs_totals: its encoder goes by counts per cell over all genes measured, not only over those it knows
     fit(encoded, labels, num_classes, rng, **options) -> Fitted; predict_proba(encoded) -> float64 [n, C]
+    weighs: its `fit` takes `class_weight`, so that losses that only weigh types go with it
+    lacking: says what isn't installed here that the model can't do without, and the way out; None where all is there
     fitted: the dataclass that `fit` returns, of arrays, plain values and such dataclasses (see fitting.kept), so that
         what was learnt can be kept for `predict`; None: it isn't kept
     """
@@ -219,6 +221,8 @@ class ModelSpec:
     adaptable: Adaptable | None = None
     fit: Callable[..., Fitted] | None = None
     fitted: type | None = None
+    weighs: bool = True
+    lacking: Callable[[], str | None] | None = None
     on: Mapping[str, Any] | None = None
     scaled: bool = False
     rests: str = ""

@@ -3,12 +3,11 @@
 Every one: (counts CSR [n, G], labels int64 [n], rng, *, cells, ...) -> Made. Classes of fewer than `cells` cells are
 raised to `cells`, the others get none, so originals + new = max(n_c, cells). Attributes that a caller must heed:
 `of_small_classes = True`: the cells of classes that lack none are not looked at and need not be passed;
-`on_gpu = True`: much faster on a GPU.
+`on_gpu = True`: much faster on a GPU; `lacking`: says what isn't installed here, None where all is.
 """
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy import sparse
 from data_pipeline.errors import RequestError
 from data_pipeline.normalise import log_normalised
 from data_pipeline.rows.apportion import classes_in
+from data_pipeline.scvi_tools import as_cells, lacking, open_scvi, training
 
 
 class Made(NamedTuple):
@@ -102,6 +102,7 @@ def scvi(
 
 scvi.passed = ("unscaled",)  # by cellskew, where the defect is declared: a sweep file can't ask for it by itself
 scvi.on_gpu = True
+scvi.lacking = partial(lacking, "strategy scvi")
 smote.of_small_classes = mixup.of_small_classes = True
 
 SYNTHESIZERS: dict[str, Callable[..., Made]] = {"smote": smote, "mixup": mixup, "scvi": scvi}
@@ -200,32 +201,14 @@ def _scvi_model(counts: sparse.csr_matrix, labels: np.ndarray | None, epochs: in
     Without, it is scvi-tools' default, zero-inflated, as published; UMI counts don't need the extra zeros (Svensson
     2020, Nature Biotechnology 38, 147), which take counts away from a new cell.
     """
-    anndata, scvi_tools = _import_scvi()
-    for name in ("lightning.pytorch", "lightning.fabric"):  # which tell of seeds, devices and their maker's services
-        logging.getLogger(name).setLevel(logging.WARNING)
-    scvi_tools.settings.seed = seed
-    cells = anndata.AnnData(sparse.csr_matrix(counts, dtype=np.float32))
-    if labels is not None:
-        cells.obs["celltype"] = pd.Categorical(labels.astype(str))
+    scvi_tools = open_scvi("strategy scvi", seed)
+    kinds = {} if labels is None else {"celltype": pd.Categorical(labels.astype(str))}
+    cells = as_cells(counts, kinds)
     scvi_tools.model.SCVI.setup_anndata(cells, batch_key=None if labels is None else "celltype")
     model = scvi_tools.model.SCVI(cells, gene_likelihood="zinb" if labels is None else "nb")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # of its own use of torch
+    with training():
         model.train(max_epochs=epochs, accelerator="auto", devices=1, enable_progress_bar=False, logger=False)
     return model
-
-
-def _import_scvi() -> tuple:
-    try:
-        import scvi as scvi_tools
-    except ImportError as error:
-        raise RequestError(
-            "strategy scvi needs scvi-tools, which is not installed here: pip install 'scvi-tools==1.4.2' "
-            f"(the extra cellskew[scvi]); or leave the strategy out ({error})"
-        ) from error
-    import anndata
-
-    return anndata, scvi_tools
 
 
 def _decoded(model: object, sources: np.ndarray, unscaled: bool) -> sparse.csr_matrix:

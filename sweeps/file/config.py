@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_pipeline.errors import RequestError
 from sweeps.file import exclusions, reading, yaml_lines
-from sweeps.file.plugins import Entry
+from sweeps.file.plugins import Entry, Problem
 from sweeps.file.questions import Question, Until, looks, unanswerable
 from sweeps.file.trials import Contents, Resources, Trial
 from trainables.config import code_of_functions
+from trainables.spec import get
 
 __all__ = ["Model", "Resources", "SweepSpec", "Trial", "load", "parse"]
 
@@ -102,16 +103,24 @@ class SweepSpec(BaseModel):
     def impossible(self) -> list[str]:
         """Return the combinations that no trial can have: losses of networks alone, made cells that have no vectors."""
         from data_pipeline.rows.resample import STRATEGIES
-        from trainables.losses import LOSSES
 
-        losses = [loss.label for loss in self.losses if not LOSSES[loss.kind].only_weights]
-        baselines = [model.label for model in self.models if model.kind == "baseline"]
-        said = [f"{model} has no loss {', '.join(losses)}; left out" for model in dict.fromkeys(baselines) if losses]
+        lost = {one.label: [loss.label for loss in self.losses if not _has(one, loss)] for one in self.models}
+        said = [f"{model} has no loss {', '.join(losses)}; left out" for model, losses in lost.items() if losses]
         making = [one.label for one in self.strategies if one.kind not in STRATEGIES]
         vectors = dict.fromkeys(model.label for model in self.models if model.on is not None)
         return said + [
             f"{model} has no vectors of cells that {', '.join(making)} makes; left out" for model in vectors if making
         ]
+
+    def lacking(self) -> list[Problem]:
+        """Return what models and strategies need that isn't installed here, and the way out."""
+        from data_pipeline.rows.synthesize import SYNTHESIZERS
+
+        models = [(("models", one.label), get(one.model).lacking) for one in self.models]
+        making = [SYNTHESIZERS.get(one.kind) for one in self.strategies]
+        asked = dict.fromkeys([*models, *((("strategies",), getattr(one, "lacking", None)) for one in making)])
+        said = [(where, ask()) for where, ask in asked if ask is not None]
+        return [(where, what) for where, what in said if what is not None]
 
     def excluded(self) -> list[str]:
         """Return what each rule of `exclude` left out, in words."""
@@ -119,12 +128,10 @@ class SweepSpec(BaseModel):
 
     def _possible(self) -> Iterator[tuple]:
         from data_pipeline.rows.resample import STRATEGIES
-        from trainables.losses import LOSSES
 
         for cell in self._cells():
             *_, loss, model, _ = cell
-            is_known = model.kind == "network" or LOSSES[loss.kind].only_weights
-            if is_known and (model.on is None or cell[3].kind in STRATEGIES):
+            if _has(model, loss) and (model.on is None or cell[3].kind in STRATEGIES):
                 yield cell
 
     def _cells(self) -> Iterator[tuple]:
@@ -170,6 +177,14 @@ class SweepSpec(BaseModel):
         return Trial(described, labels, self.protocol, asked, *known, *tuning, vectors_hash=vectors)
 
 
+def _has(model: Model, loss: Entry) -> bool:
+    """Tell whether a model can be trained with a loss: one without gradients takes weights of types alone, or none."""
+    from trainables.losses import LOSSES
+
+    kind = LOSSES[loss.kind]
+    return model.kind == "network" or kind.weighs_none or (kind.only_weights and get(model.model).weighs)
+
+
 def _by_axis(cell: tuple) -> dict[str, Any]:
     dataset, split, skew, strategy, loss, model, seed = cell
     found = {"dataset": dataset, "split": split["seed"], "skew": skew, "strategy": strategy, "loss": loss}
@@ -179,8 +194,8 @@ def _by_axis(cell: tuple) -> dict[str, Any]:
 def load(path: str | Path, check_files: bool = True) -> SweepSpec:
     """Return the sweep that a YAML file describes; RequestError lists every problem as `file:line: key: what`.
 
-    check_files: also read tables of labels, and refuse weights folders that aren't on this machine; a cluster's paths
-    are of no use here, and `cellskew plan` does without.
+    check_files: also read tables of labels, and refuse weights folders and packages that aren't on this machine; those
+    of a cluster are of no use here, and `cellskew plan` does without.
     """
     path = Path(path)
     try:
@@ -209,6 +224,8 @@ def parse(text: str, path: Path, check_files: bool = True) -> SweepSpec:
     found = SweepSpec(**fields | {"given": _with_absolute_paths(fields), "places": places})
     if found.until is not None and (said := unanswerable(found.until.question, found.first(1).trials())):
         raise RequestError(f"{path}:{document.line(('splits', 'until'))}: splits.until: {said}")
+    if check_files and (lacking := found.lacking()):
+        raise RequestError(*(f"{path}:{document.line(where)}: {_sentence(where, said)}" for where, said in lacking))
     return found
 
 

@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from trainables.fitting.kept import taken_apart
 from trainables.losses import LOSSES
 from trainables.models import celltypist, gradient_boosting, knn, linear_svm
 from trainables.models.logistic_regression.model import matrix
@@ -66,6 +67,19 @@ def test_types_without_training_cells_are_never_predicted_though_validation_has_
     kept = np.flatnonzero(labels != 1)
     found = fitted(model, (encoded.take(kept), labels[kept]), validation=(held, truth)).predict_proba(held)
     assert (found[:, 1] == 0).all() and np.isfinite(found).all() and (found[:, [0, 2, 3]] > 0).all()
+
+
+@EVERY
+def test_what_is_kept_knows_nothing_of_single_training_cells_but_neighbours_places(model, cells):
+    """Twice the cells, kept in as many bytes; knn keeps each cell's place, class and votes."""
+    (encoded, labels), _ = parts(cells)
+    some = {} if model != "knn" else {"components": 3}
+    sizes = []
+    for rows in (np.arange(0, 280, 2), np.arange(280)):
+        kept, _ = taken_apart(fitted(model, (encoded.take(rows), labels[rows]), **some))
+        sizes.append({name: len(array) for name, array in kept.items() if not name.startswith("trees")})
+    grown = {name for name in sizes[0] if sizes[1][name] != sizes[0][name]}
+    assert grown == ({"places", "codes", "votes"} if model == "knn" else set())
 
 
 def test_ties_of_neighbours_are_neither_the_lists_nor_roundings_to_decide(cells):
@@ -211,7 +225,7 @@ def test_batches_of_the_second_fit_are_balanced_and_the_mix_it_has_learnt_is_sai
     rows = np.concatenate(list(celltypist._drawn(learnt, celltypist.CellTypistOptions(), rng())))
     shares = np.bincount(learnt.codes[rows]) / len(rows)
     assert len(rows) == 10_000 and np.abs(shares - 1 / 3).max() < 0.02  # 4 standard errors
-    assert learnt.mix.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
+    assert learnt.types.mix.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
     skewed = {"skew": {"kind": "exponential", "ratio": 10}, "posthoc": ["logit_adjust"]}
     final = run_trial(trial_config(tmp_path, "celltypist", **skewed), lambda *said: None, None)
     assert final["test_brier.logit_adjust"] == pytest.approx(final["test_brier"]), "nothing is left to divide out"

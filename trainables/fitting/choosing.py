@@ -17,26 +17,19 @@ Some = TypeVar("Some", bound=Fitted)
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Training labels as a fit takes them.
+class Types:
+    """The classes that a fit tells apart, which is all that is kept of its labels.
 
-    present: the classes that have training cells, int64 [K], ascending; codes: each cell's place in `present`, int64
-    [n]; weights: of the cells, float64 [n], with mean 1; num_classes: C.
+    present: those that have training cells, int64 [K], ascending; mix: each class's share of the weights, float64 [C],
+    the class mix that is learnt.
     """
 
     present: np.ndarray
-    codes: np.ndarray
-    weights: np.ndarray
-    num_classes: int
-
-    @property
-    def mix(self) -> np.ndarray:
-        """The class mix that is learnt: each class's share of the weights, float64 [C]."""
-        return self.spread(np.bincount(self.codes, self.weights)[None] / self.weights.sum())[0]
+    mix: np.ndarray
 
     def spread(self, columns: np.ndarray, absent: float = 0.0) -> np.ndarray:
         """Return [n, C] of numbers [n, K] for the classes present; the others have `absent`."""
-        spread = np.full((len(columns), self.num_classes), absent)
+        spread = np.full((len(columns), len(self.mix)), absent)
         spread[:, self.present] = columns
         return spread
 
@@ -52,6 +45,18 @@ class Targets:
         return rows, codes, (self.mix[self.present] / np.maximum(seen, 1))[codes]
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Training labels as a fit takes them.
+
+    codes: each cell's place in `types.present`, int64 [n]; weights: of the cells, float64 [n], with mean 1.
+    """
+
+    types: Types
+    codes: np.ndarray
+    weights: np.ndarray
+
+
 def targets(model: str, labels: np.ndarray, num_classes: int, class_weight: np.ndarray | None = None) -> Targets:
     """Return what `model` is fitted to; RequestError without a training cell.
 
@@ -61,7 +66,8 @@ def targets(model: str, labels: np.ndarray, num_classes: int, class_weight: np.n
         raise RequestError(f"{model}: there is no training cell; give training a larger share of the split")
     present, codes = np.unique(labels, return_inverse=True)
     weights = np.ones(len(labels)) if class_weight is None else np.asarray(class_weight, dtype=np.float64)[labels]
-    return Targets(present, codes, weights / weights.mean(), num_classes)
+    weights = weights / weights.mean()
+    return Targets(Types(present, np.bincount(labels, weights, num_classes) / weights.sum()), codes, weights)
 
 
 class Best:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CrossEntropy(Loss):
     """Plain cross-entropy: every cell counts alike."""
 
-    only_weights = True
+    only_weights = weighs_none = True
 
     @property
     def prior(self) -> np.ndarray:

@@ -27,6 +27,7 @@ class Loss(ABC):
     class_counts: Counts
     passed: ClassVar[tuple[str, ...]] = ()  # by cellskew: a sweep file can't say it
     only_weights: ClassVar[bool] = False  # nothing but `weights`, so that a model without gradients can have it too
+    weighs_none: ClassVar[bool] = False  # not even these: what every model has
 
     def __post_init__(self) -> None:
         if not (self.counts_C > 0).any():

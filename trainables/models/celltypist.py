@@ -16,7 +16,7 @@ from pydantic import Field
 from scipy import sparse
 from scipy.special import softmax
 
-from trainables.fitting.choosing import Held, Targets, is_there, targets
+from trainables.fitting.choosing import Held, Targets, Types, is_there, targets
 from trainables.models.linear_svm import calibrated
 from trainables.models.logistic_regression.model import encoder, matrix
 from trainables.spec import Encoded, ModelSpec, Options
@@ -71,7 +71,7 @@ class Fitted:
     coefficients: np.ndarray
     intercepts: np.ndarray
     num_genes: int
-    learnt: Targets
+    learnt: Types
     temperature: float = 1.0
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -109,8 +109,8 @@ def fit(
     chosen, learnt = CellTypistOptions(**options), _balanced(labels, num_classes, class_weight)
     cells = matrix(encoded, num_genes)
     scaling, everything = Scaling.of(cells), np.arange(num_genes)
-    if len(learnt.present) == 1:
-        return Fitted(everything, scaling, np.zeros((num_genes, 1)), np.zeros(1), num_genes, learnt)
+    if len(learnt.types.present) == 1:
+        return Fitted(everything, scaling, np.zeros((num_genes, 1)), np.zeros(1), num_genes, learnt.types)
     first = _untrained(chosen, rng)
     _train(first, scaling.cut(cells) @ sparse.diags_array(1 / scaling.scale), learnt, _shuffled(learnt, chosen, rng))
     genes = strongest(first.coef_, chosen.top_genes)
@@ -118,7 +118,7 @@ def fit(
     _train(second, Scaled(scaling.cut(seen), scaling), learnt, _drawn(learnt, chosen, rng))
     coefficients, intercepts = _of_each_class(second)
     numbers = {"genes_kept": float(len(genes))}
-    found = Fitted(genes, scaling, coefficients, intercepts, num_genes, learnt, numbers=numbers)
+    found = Fitted(genes, scaling, coefficients, intercepts, num_genes, learnt.types, numbers=numbers)
     found = replace(found, temperature=_spread(found, encoded))
     return calibrated(found, validation) if is_there(validation) else found
 
@@ -175,7 +175,7 @@ def _untrained(chosen: CellTypistOptions, rng: np.random.Generator) -> Any:
 
 def _train(machine: Any, cells: Any, learnt: Targets, batches: Iterator[np.ndarray]) -> None:
     """Train on batches of `cells`, anything with rows."""
-    classes = np.arange(len(learnt.present))
+    classes = np.arange(len(learnt.types.present))
     for rows in batches:
         machine.partial_fit(cells[rows], learnt.codes[rows], classes=classes)
 

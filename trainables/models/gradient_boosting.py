@@ -8,7 +8,7 @@ from pydantic import Field
 from scipy import sparse
 from scipy.special import expit, softmax
 
-from trainables.fitting.choosing import Held, Targets, is_there, targets
+from trainables.fitting.choosing import Held, Types, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
 from trainables.spec import Encoded, ModelSpec, Options
 
@@ -78,7 +78,7 @@ class Fitted:
     num_genes: int
     trees: Trees | None
     rounds: int
-    learnt: Targets
+    learnt: Types
     numbers: dict[str, float] = field(default_factory=dict)
 
     def predict_proba(self, encoded: Encoded) -> np.ndarray:
@@ -105,13 +105,13 @@ def fit(
     """
     learnt, chosen = targets("gradient_boosting", labels, num_classes, class_weight), BoostingOptions(**options)
     genes = most_variable(matrix(encoded, num_genes), chosen.variable_genes)
-    if len(learnt.present) == 1:
-        return Fitted(genes, num_genes, None, 0, learnt)
-    held = _known(validation, learnt, genes, num_genes) if is_there(validation) else {}
+    if len(learnt.types.present) == 1:
+        return Fitted(genes, num_genes, None, 0, learnt.types)
+    held = _known(validation, learnt.types, genes, num_genes) if is_there(validation) else {}
     trees = _untrained(chosen, bool(held), rng)
     trees.fit(dense(encoded, genes, num_genes), learnt.codes, sample_weight=learnt.weights, **held)
     best = int(np.argmax(trees.validation_score_[1:])) + 1 if held else trees.n_iter_
-    return Fitted(genes, num_genes, _nodes(trees, best), best, learnt, {"iterations": float(best)})
+    return Fitted(genes, num_genes, _nodes(trees, best), best, learnt.types, {"iterations": float(best)})
 
 
 def _nodes(trees: Any, rounds: int) -> Trees:
@@ -146,7 +146,7 @@ def _untrained(chosen: BoostingOptions, stops: bool, rng: np.random.Generator) -
     )
 
 
-def _known(held: Held, learnt: Targets, genes: np.ndarray, num_genes: int) -> dict[str, np.ndarray]:
+def _known(held: Held, learnt: Types, genes: np.ndarray, num_genes: int) -> dict[str, np.ndarray]:
     """Return the validation cells of types that have training cells, as scikit-learn takes them; {} without any."""
     rows, codes, weights = learnt.known(held[1])
     if not len(rows):

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 from scipy import sparse
 
-from trainables.fitting.choosing import Held, Targets, best_of, is_there, targets
+from trainables.fitting.choosing import Held, Types, best_of, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
 from trainables.spec import Encoded, ModelSpec, Options, ascending
 
@@ -45,7 +45,7 @@ class Fitted:
     places: np.ndarray
     codes: np.ndarray
     votes: np.ndarray
-    learnt: Targets
+    learnt: Types
     neighbours: int
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -118,7 +118,7 @@ def fit(
     mean, axes = principal_axes(cells[first], components, rng)
     votes = np.bincount(which, learnt.weights)
     places = placed(encoded.take(first), mean, axes)
-    found = Fitted(mean, axes, places, learnt.codes[first], votes / votes.mean(), learnt, min(neighbours))
+    found = Fitted(mean, axes, places, learnt.codes[first], votes / votes.mean(), learnt.types, min(neighbours))
     if not is_there(validation):
         return replace(found, neighbours=min(neighbours, key=lambda number: abs(number - USUAL)))
     nearest = found.nearest(validation[0], max(neighbours))

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from scipy import sparse
 from scipy.special import softmax
 
-from trainables.fitting.choosing import Held, Targets, best_of, is_there, targets
+from trainables.fitting.choosing import Held, Targets, Types, best_of, is_there, targets
 from trainables.models.logistic_regression.model import encoder, matrix
 from trainables.posthoc import fit_temperature
 from trainables.spec import Encoded, ModelSpec, Options, ascending
@@ -36,7 +36,7 @@ class Fitted:
 
     coefficients: np.ndarray
     intercepts: np.ndarray
-    learnt: Targets
+    learnt: Types
     strength: float
     converged: bool
     iterations: int
@@ -79,8 +79,8 @@ def fit(
     """
     learnt = targets("linear_svm", labels, num_classes, class_weight)
     cells, ordered = matrix(encoded, num_genes), sorted(strengths)
-    if len(learnt.present) == 1:
-        return Fitted(np.zeros((num_genes, 1)), np.zeros(1), learnt, ordered[0], True, 0)
+    if len(learnt.types.present) == 1:
+        return Fitted(np.zeros((num_genes, 1)), np.zeros(1), learnt.types, ordered[0], True, 0)
     if not is_there(validation):
         return _fitted(cells, learnt, ordered[min(1, len(ordered) - 1)], max_iterations)
     return best_of(_path(cells, learnt, ordered, max_iterations, validation), validation)
@@ -103,9 +103,9 @@ def _fitted(cells: sparse.csr_matrix, learnt: Targets, strength: float, max_iter
         machine.fit(cells, learnt.codes, sample_weight=learnt.weights)
     converged = not any(issubclass(one.category, ConvergenceWarning) for one in said)
     coefficients, intercepts = machine.coef_.T, machine.intercept_
-    if len(learnt.present) == 2:  # one machine tells both: its other side is the other class's score
+    if len(learnt.types.present) == 2:  # one machine tells both: its other side is the other class's score
         coefficients, intercepts = np.hstack([-coefficients, coefficients]), np.hstack([-intercepts, intercepts])
-    return Fitted(coefficients, intercepts, learnt, strength, converged, int(np.max(machine.n_iter_)))
+    return Fitted(coefficients, intercepts, learnt.types, strength, converged, int(np.max(machine.n_iter_)))
 
 
 def calibrated(fitted: Margins, held: Held) -> Margins:

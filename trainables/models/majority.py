@@ -56,7 +56,7 @@ def fit(
     **options: Any,
 ) -> Fitted:
     """Return the class proportions of `labels` int64 [n], each class times its `class_weight` [C] where given."""
-    return Fitted(targets("majority", labels, num_classes, class_weight).mix)
+    return Fitted(targets("majority", labels, num_classes, class_weight).types.mix)
 
 
 SPEC = ModelSpec(

@@ -170,7 +170,10 @@ def _fitted(spec: ModelSpec, described: dict[str, Any], folder: Path) -> Any:
     try:
         return put_together(spec.fitted, arrays, described["learnt"])
     except (KeyError, TypeError) as error:
-        raise RequestError(f"{folder}: {spec.name} keeps other things by now than it did then ({error})") from error
+        raise RequestError(
+            f"{folder}: {spec.name} keeps other things by now than it did then ({error}); train the model again, or "
+            "use the cellskew that made it"
+        ) from error
 
 
 def _options(spec: ModelSpec, described: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

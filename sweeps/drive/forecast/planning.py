@@ -126,10 +126,11 @@ def declared(listed: catalog.Entry) -> Any:
 
 
 def _data(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
-    """Return what is doubtful about each dataset that was opened, and about the official weights for its genes."""
+    """Return what is doubtful about each dataset that was opened, and which packages and weights are wanting."""
     opened = {name: one for name, one in cells.items() if hasattr(one, "facts")}
     said = [f"{name}: {doubt}" for name, one in opened.items() for doubt in doubts(one)]
-    return said + _weights(spec) + _coverage(spec, opened)
+    packages = [what for _, what in spec.lacking()]
+    return said + packages + _weights(spec) + _coverage(spec, opened)
 
 
 def _notes(by_axes: dict[tuple, Shape]) -> list[str]:

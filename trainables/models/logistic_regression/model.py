@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from scipy import sparse
 
 from data_pipeline.normalise import log_normalised
-from trainables.fitting.choosing import Best, Targets, is_there, targets
+from trainables.fitting.choosing import Best, Types, is_there, targets
 from trainables.spec import Encoded, ModelSpec, Options, ascending
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def fit(
 
     learnt = targets("logistic_regression", labels, num_classes, class_weight)
     width = int(encoded.ids.max(initial=-1)) + 1 if num_genes is None else num_genes
-    if len(learnt.present) == 1:
-        return _over_all_classes(Solution(np.zeros((width, 1)), np.zeros(1), strengths[0], True, 0), learnt)
-    problem = Problem(matrix(encoded, width), learnt.codes, learnt.weights, len(learnt.present), penalty)
-    spread = partial(_over_all_classes, learnt=learnt)
+    if len(learnt.types.present) == 1:
+        return _over_all_classes(Solution(np.zeros((width, 1)), np.zeros(1), strengths[0], True, 0), learnt.types)
+    problem = Problem(matrix(encoded, width), learnt.codes, learnt.weights, len(learnt.types.present), penalty)
+    spread = partial(_over_all_classes, learnt=learnt.types)
     if not is_there(validation):
         usual = min(strengths, key=lambda strength: abs(np.log(strength)))
         return spread(next(problem.path([usual], max_iterations)))
@@ -133,7 +133,7 @@ def _best(
     return best.fitted
 
 
-def _over_all_classes(found: Any, learnt: Targets) -> Fitted:
+def _over_all_classes(found: Any, learnt: Types) -> Fitted:
     """Spread a Solution for the classes present over the fixed class list."""
     coefficients = learnt.spread(found.coefficients)
     intercepts = learnt.spread(found.intercepts[None], -np.inf)[0]
