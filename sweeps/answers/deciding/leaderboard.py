@@ -14,7 +14,7 @@ from sweeps import tables
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import critical
 from sweeps.answers.deciding.ranking import Board, Ranking, rankings
-from sweeps.answers.deciding.wording import ONLY_CHANCE, many, named
+from sweeps.answers.deciding.wording import ONLY_CHANCE, many, named, of_dropped
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
 from sweeps.answers.runs.choices import CHANCE
@@ -160,6 +160,7 @@ def explained(found: Sequence[Board], runs: pd.DataFrame, designs: Designs) -> I
     yield from celltypes.tested(runs[runs["status"] == "FINISHED"], metrics)
     if lacking := dict.fromkeys(label for board in found for label in board.ranking.unranked):
         yield f"left out, under half of the splits being finished: {named(list(lacking))}"
+    yield from of_dropped([board.ranking for board in found])
     yield from critical.refusals(found)
     yield from designs.notes
 

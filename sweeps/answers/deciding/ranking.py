@@ -50,14 +50,15 @@ class Ranking:
 
     table: a row per choice, the best first: label, kind, *CHOICE, mean, low, high (its own 95 % interval), n (splits),
     tied (with the best), seconds and gpus (of one training, means, see cost). unranked: label -> blocks it has, of
-    those that lack too many; blocks: those that all others have. runs: those of each choice, in the order of the
-    blocks.
+    those that lack too many; blocks: those that all others have; dropped: the others, in words. runs: those of each
+    choice, in the order of the blocks.
     """
 
     metric: str
     skew: str
     table: pd.DataFrame
     blocks: pd.DataFrame
+    dropped: list[str]
     unranked: dict[str, int]
     estimates: dict[str, Estimate]
     runs: dict[str, pd.DataFrame]
@@ -166,7 +167,7 @@ def _rank(runs: pd.DataFrame, metric: str, skew: str, designs: Designs) -> Ranki
     rows = [_row(label, parts[label], estimates[label], metric) for label in order]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["tied"] = _ties(table, parts, metric, designs)
-    return Ranking(metric, skew, table, blocks, unranked, estimates, parts, designs)
+    return Ranking(metric, skew, table, blocks, _dropped(runs, blocks), unranked, estimates, parts, designs)
 
 
 def _blocks(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -180,6 +181,18 @@ def _blocks(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     counted = runs[~runs["label"].isin(unranked.index)].groupby(BLOCK, sort=False)["label"].nunique()
     whole = counted[counted == len(has) - len(unranked)].reset_index()[BLOCK]
     return whole, {label: int(number) for label, number in unranked.items()}
+
+
+def _dropped(runs: pd.DataFrame, blocks: pd.DataFrame) -> list[str]:
+    """Return which datasets, or splits and seeds of them, have runs but are no block that all choices have."""
+    every = runs[BLOCK].drop_duplicates().merge(blocks, on=BLOCK, how="left", indicator="is")
+    found = []
+    for dataset, part in every.groupby("dataset", sort=False):
+        lost = part[part["is"] == "left_only"]
+        several = part["seed"].nunique() > 1
+        each = [f"split {one.split}" + (f" seed {one.seed}" if several else "") for one in lost.itertuples()]
+        found += [f"{dataset} altogether"] if len(lost) == len(part) else [f"{dataset} {one}" for one in each]
+    return found
 
 
 def _row(label: str, part: pd.DataFrame, estimate: Estimate, metric: str) -> dict[str, object]:

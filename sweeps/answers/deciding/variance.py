@@ -25,6 +25,7 @@ class Shares:
     """The shares of one dataset's variance, the largest first. shares: share, low, high by factor.
 
     levels: of each factor; left_out: remedies that not all models have, and splits that lack a trial of these.
+    fixed: all splits have the same test cells, so that none is a replicate.
     """
 
     dataset: str
@@ -33,6 +34,7 @@ class Shares:
     levels: dict[str, list[str]]
     splits: int
     left_out: list[str]
+    fixed: bool
 
 
 def of_variance(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Shares]:
@@ -70,11 +72,13 @@ def _of_dataset(dataset: str, runs: pd.DataFrame, metric: str, designs: Designs)
         return None
     order = pd.MultiIndex.from_product([levels[name] for name in FACTORS], names=FACTORS)
     table = wide.reindex(order).to_numpy().reshape([len(levels[name]) for name in several] + [wide.shape[1]])
-    found = shares.with_intervals(table, several, designs.ratio(dataset, metric, kept), looks_at(kept))
+    ratio = np.nan if designs.kind(dataset) == "fixed" else designs.ratio(dataset, metric, kept)
+    found = shares.with_intervals(table, several, ratio, looks_at(kept))
     ranked = dict(sorted(found.items(), key=lambda pair: (pair[0] in (shares.SPLIT, shares.REST), -pair[1][0])))
     lost = [f"remedy {name}" for name in remedies if name not in whole] + copies
     lost += [f"split {name}" for name in dict.fromkeys(runs["split"]) if name not in wide.columns]
-    return Shares(dataset, metric, ranked, {name: levels[name] for name in several}, wide.shape[1], lost)
+    about = ranked, {name: levels[name] for name in several}, wide.shape[1], lost
+    return Shares(dataset, metric, *about, designs.kind(dataset) == "fixed")
 
 
 def _told_apart(runs: pd.DataFrame, metric: str) -> tuple[list[str], list[str]]:
@@ -120,7 +124,9 @@ def _explained(found: Shares) -> Iterator[str]:
         "share: omega squared of an analysis of variance (Olejnik & Algina 2003), what chance alone would give taken "
         "off; split: what all choices share on a split; rest: what is left, splits by choices and luck among it"
     )
-    if found.splits >= LEAST:
+    if found.fixed:
+        yield "no interval: all splits have the same test cells, so that they don't tell what others would change"
+    elif found.splits >= LEAST:
         yield "[95 %]: each split left out once (jackknife), widened for the cells that splits share"
     else:
         yield f"under {LEAST} splits there is no interval: add splits: seeds"

@@ -30,6 +30,7 @@ def sentences(
     if len(told) == 1 and told[0].tied and told[0].splits >= LEAST:
         yield f"ties with it: {named(told[0].tied, 12)}"
     yield from (_of_skew(one, designs, kind) for one in told)
+    yield from of_dropped(told)
     yield from _flattery(told)
     yield from _cost(told)
     yield from _surer(told, kind)
@@ -136,6 +137,12 @@ def _of_skew(ranking: Ranking, designs: Designs, kind: str | None) -> str:
         word = NETWORK if best["kind"] == BASELINE else BASELINE
         said.append(f"against the best {word}, {rival.other}, {_in_words(rival)}")
     return f"{ranking.skew}{_trained_on(ranking, designs, kind)}: {'; '.join(said)}"
+
+
+def of_dropped(told: Sequence[Ranking]) -> Iterator[str]:
+    """Say which datasets and splits don't count, as some choice has no number there."""
+    if lost := dict.fromkeys(where for one in told for where in one.dropped):
+        yield f"left out, as not every choice has a number there: {named(list(lost), 6)}"
 
 
 def _trained_on(ranking: Ranking, designs: Designs, kind: str | None) -> str:

@@ -81,6 +81,13 @@ def test_an_unfinished_choice_is_no_rival_and_is_named():
     assert "anything of scgpt · none" in said(frame[~late])["can't be said"]
 
 
+def test_a_dataset_that_some_choice_lacks_is_not_left_out_silently():
+    other = runs({(LR, "none"): 0.9, (LR, "oversample"): 0.7}).assign(dataset="e")
+    found = said(numbered(pd.concat([runs(CLEAR), other], ignore_index=True)))
+    assert found["left out, as not every choice has a number there"] == "e altogether"
+    assert not any("left out, as" in name for name in said(runs(CLEAR)))
+
+
 def test_runs_with_defects_on_purpose_are_no_choice():
     wrong = runs({("scgpt", "none"): 0.99}).assign(defects="test_selection")
     assert said(numbered(pd.concat([runs(CLEAR), wrong])))["answer"].startswith(f"{LR} · oversample")

@@ -94,7 +94,9 @@ def test_all_are_compared_on_the_splits_that_all_have():
     frame.loc[easy, METRIC] += 0.1  # one split is easier: who has it alone would gain 0.02
     lacking = easy & (frame["strategy"] == NONE)
     found = ranked(frame[~lacking])
-    assert found.splits == 4 and len(found.tied) == 1
+    assert found.splits == 4 and len(found.tied) == 1 and found.dropped == ["d split 4"]
+    more = pd.concat([frame[~lacking], frame[frame["model"] == LR].assign(dataset="e")], ignore_index=True)
+    assert ranked(numbered(more)).dropped == ["d split 4", "e altogether"]
 
 
 def test_nothing_is_ranked_where_no_split_is_whole():

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_runs import METRIC, numbered, runs
@@ -39,6 +40,14 @@ def test_what_is_not_complete_is_left_out_and_named(capsys):
     variance.show([one], "table", None)
     said = " ".join(capsys.readouterr().out.split())
     assert "2 remedies (none, oversample)" in said and "remedy smote, split 3" in said and "jackknife" in said
+
+
+def test_a_fixed_test_set_makes_no_replicates_of_splits(capsys):
+    (one,) = found(sweep(fixed_test=1.0))
+    assert one.shares["model"][0] > 0.6 and all(np.isnan(ends).all() for _, *ends in one.shares.values())
+    variance.show([one], "table", None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no interval: all splits have the same test cells" in said and "jackknife" not in said
 
 
 def test_the_same_numbers_again_are_no_more_numbers():
