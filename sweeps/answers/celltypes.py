@@ -26,8 +26,8 @@ def with_type(runs: pd.DataFrame, kind: str, stored: Stored) -> pd.DataFrame:
     lacks the type, or whose split has no test cells of it. RequestError if no run's table has the type.
     """
     rows, known = {}, set()
-    for at, run in runs[runs["status"] == "FINISHED"].iterrows():
-        table = stored.per_class(run)
+    finished = runs[runs["status"] == "FINISHED"]
+    for (at, run), table in zip(finished.iterrows(), stored.tables(finished), strict=True):
         if table is None:
             continue
         table = with_intervals(table)
@@ -155,7 +155,7 @@ def sizes(runs: pd.DataFrame, stored: Stored) -> dict[str, Sizes]:
     """
     found = {}
     for skew, group in runs[runs["status"] == "FINISHED"].groupby("skew", sort=False):
-        tables = [stored.per_class(run) for _, run in group.drop_duplicates("split").iterrows()]
+        tables = stored.tables(group.drop_duplicates("split"))
         trained = [table["train"].to_numpy() for table in tables if table is not None and "train" in table]
         if trained:
             ends = [(one.max() / one[one > 0].min(), one.sum(), one.max(), one[one > 0].min()) for one in trained]
@@ -178,7 +178,7 @@ def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
     """Yield which types recall_tail is about, a sentence per dataset; natural: cells before any skew."""
     finished = runs[runs["status"] == "FINISHED"]
     for dataset, group in finished.groupby("dataset", sort=False):
-        listed = [stored.per_class(run) for _, run in group.drop_duplicates("split").iterrows()]
+        listed = stored.tables(group.drop_duplicates("split"))
         listed = [table for table in listed if table is not None and "natural" in table]
         if not listed:
             continue

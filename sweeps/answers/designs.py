@@ -186,8 +186,7 @@ class Designs:
 
     def _read_tables(self, runs: pd.DataFrame, metric: str) -> list[tuple[pd.DataFrame, np.ndarray]]:
         found = []
-        for _, run in runs.drop_duplicates("split").iterrows():
-            table = self.stored.per_class(run)
+        for table in self.stored.tables(runs.drop_duplicates("split")):
             about = None if table is None or "natural" not in table else celltypes.averaged(metric, table)
             if about is not None:
                 found.append((table, about))

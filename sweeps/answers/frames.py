@@ -21,9 +21,8 @@ def types(runs: pd.DataFrame, stored: Stored) -> pd.DataFrame:
     Runs that tell adjustments apart already, see choices.unfolded, have rows of their own one alone. A run whose table
     per type can't be read has no rows, an adjustment whose predictions weren't kept none of its own.
     """
-    rows = []
-    for _, run in runs[runs["status"] == "FINISHED"].iterrows():
-        table = stored.per_class(run)
+    rows, finished = [], runs[runs["status"] == "FINISHED"]
+    for (_, run), table in zip(finished.iterrows(), stored.tables(finished), strict=True):
         if table is None:
             continue
         table = celltypes.with_intervals(table)

@@ -1,18 +1,24 @@
 """What MLflow's page says of a sweep as a whole: a note with the answer, its file, means of choices, a link."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+
+from data_pipeline.hashes import identity_hash
 from sweeps.tracking import joint
-from sweeps.tracking.connection import asking, connect
+from sweeps.tracking.connection import asking, at_once, connect
 from sweeps.tracking.uris import bare, take_credentials
 
 NOTE, LONGEST = "mlflow.note.content", 4900  # MLflow's own tag, and what it holds
 ABOUT = "cellskew.about"  # experiment tag: the run with the sweep's files; it has no cellskew.trial, so no table has it
 
 SUMMARY, PARENT = "cellskew.summary", "mlflow.parentRunId"  # tags: of a summary run, its name; of a trial's, that run
+BELOW = "cellskew.summary.below"  # tag of a summary run: of which trials' runs it is the parent, hashed
 PAGE = 1000
 
 
@@ -54,30 +60,37 @@ def link(uri: str, experiment_id: str) -> str:
 
 def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:
     """Have a run per choice with its means, made once and renewed, that is the parent of its trials' runs."""
-    client = connect(uri)
-    with asking(take_credentials(uri)):
+    client, place = connect(uri), take_credentials(uri)
+    with asking(place), ThreadPoolExecutor(at_once(place)) as pool:
         experiment = client.get_experiment_by_name(sweep).experiment_id
-        known = {run.data.tags[SUMMARY]: run.info.run_id for run in _tagged(client, experiment, f"`{SUMMARY}` != ''")}
+        known = {run.data.tags[SUMMARY]: run for run in _tagged(client, experiment, f"`{SUMMARY}` != ''")}
         together = joint.works(client, experiment)
+        each = map if together else pool.map  # a transaction is one thread's
         for one in found:
             with joint.one_transaction(client) if together else nullcontext():
-                _write(client, experiment, one, known.get(one.name))
+                _write(client, one, known.get(one.name) or _make(client, experiment, one), each)
 
 
-def _write(client: Any, experiment: str, one: Summary, run_id: str | None) -> None:
-    if run_id is None:
-        tags = one.tags | {SUMMARY: one.name, "mlflow.source.name": "cellskew"}
-        run_id = client.create_run(experiment, run_name=one.name, tags=tags).info.run_id
-        client.set_terminated(run_id)
-    for name, value in one.numbers.items():
-        client.log_metric(run_id, name, value)
-    mine = {run.info.run_id for run in _tagged(client, experiment, f"`{PARENT}` = '{run_id}'")}
-    for trial in one.runs:
-        if trial not in mine:
-            client.set_tag(trial, PARENT, run_id)
+def _make(client: MlflowClient, experiment: str, one: Summary) -> Run:
+    tags = one.tags | {SUMMARY: one.name, "mlflow.source.name": "cellskew"}
+    made = client.create_run(experiment, run_name=one.name, tags=tags)
+    client.set_terminated(made.info.run_id)
+    return made
 
 
-def _tagged(client: Any, experiment: str, asked: str) -> list[Any]:
+def _write(client: MlflowClient, one: Summary, run: Run, each: Callable[..., Iterable]) -> None:
+    """Renew a choice's means, and have its trials' runs, `each` told in turn, lie below it: once, not every time."""
+    run_id, below, now = run.info.run_id, identity_hash(sorted(one.runs)), int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in one.numbers.items()])
+    if run.data.tags.get(BELOW) == below:
+        return
+    mine = {trial.info.run_id for trial in _tagged(client, run.info.experiment_id, f"`{PARENT}` = '{run_id}'")}
+    others = [trial for trial in one.runs if trial not in mine]
+    list(each(lambda trial: client.set_tag(trial, PARENT, run_id), others))
+    client.set_tag(run_id, BELOW, below)
+
+
+def _tagged(client: MlflowClient, experiment: str, asked: str) -> list[Run]:
     """Return the runs with such a tag, all pages."""
     found, token = [], None
     while True:

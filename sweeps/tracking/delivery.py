@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.connection import at_once, reaching
 from sweeps.tracking.joint import begin, one_transaction, set_status
+from sweeps.tracking.kept.database import BEGAN
 from sweeps.tracking.outbox import Record, Refused, Undeliverable
 from sweeps.tracking.uris import harmless
 
@@ -115,10 +116,10 @@ class Delivery:
         Points and status of a run that was FINISHED before are another driver's, or told already.
         """
         points = self._new_points(run_id, records)
-        began = [record["time"] for record in records if record.get("status") == "RUNNING"]
-        if self.is_joint and began and not self.known[run_id]:  # nothing is known of it yet: its first attempt
-            begin(self.client, run_id, began[0])
         tags = {name: value for record in records for name, value in record.get("tags", {}).items()}
+        began = [record["time"] for record in records if record.get("status") == "RUNNING"]
+        if began and not self.known[run_id] and run_id not in self.over:  # no point of it yet: its first attempt
+            tags |= self._begin(run_id, began[0])
         params = {name: value for record in records for name, value in record.get("params", {}).items()}
         if points or tags or params:
             self.client.log_batch(
@@ -138,6 +139,12 @@ class Delivery:
                 del self.known[run_id]
             else:
                 set_status(self.client, run_id, record["status"])
+
+    def _begin(self, run_id: str, at: int) -> dict[str, str]:
+        """Have a run begin at a time, in ms; returns the tags that say so where MLflow can't be told."""
+        if self.is_joint:
+            begin(self.client, run_id, at)
+        return {} if self.is_joint else {BEGAN: str(at)}
 
     def _new_points(self, run_id: str, records: list[Record]) -> dict[tuple[str, int], tuple[float, int]]:
         if run_id not in self.known:

@@ -1,7 +1,9 @@
 """MLflow's own page of a sweep: a note with the answer, its file, names that begin with the choice, durations."""
 
 import time
+from collections import Counter
 
+import pytest
 from fake_trials import spec
 from mlflow import MlflowClient
 
@@ -10,6 +12,14 @@ from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.tracking import about, joint
 from sweeps.tracking.uris import default_uri
+
+
+def counted(method, told):
+    def call(*given, **named):
+        told[method.__name__] += 1
+        return method(*given, **named)
+
+    return call
 
 
 def registered(storage, tracker_class):
@@ -68,22 +78,31 @@ def test_names_begin_with_what_is_chosen():
     assert all(name.startswith(("scgpt·none·", "majority·none·")) for name in names) and len(set(names)) == len(names)
 
 
-def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path):
+@pytest.mark.parametrize("together", [True, False])
+def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path, monkeypatch, together):
     from sweeps.tracking.store import Tracker
+
+    if not together:  # as of a server
+        monkeypatch.setattr(joint, "works", lambda *asked: False)
 
     (tmp_path / "sweeps").mkdir()
     tracker, run = registered(tmp_path, Tracker)
     uri, runs = default_uri(tmp_path), results.fetch(default_uri(tmp_path), "small")
     mine = runs[runs["model"] == run.tags["cellskew.model"]].assign(status="FINISHED", test_macro_f1=0.5)
+    told = Counter()
+    for name in ("log_metric", "set_tag"):
+        monkeypatch.setattr(MlflowClient, name, counted(getattr(MlflowClient, name), told))
     for value in (0.5, 0.7):
         one = mine.assign(test_macro_f1=value, **{"test_macro_f1.logit_adjust": value + 0.1})
         about.summarise(uri, "small", above.summaries(one, Designs(one)))
+    choices = len(mine.groupby(above.AXES))
+    assert told == {"set_tag": len(mine) + choices}, "once per trial and choice, not once per number or every time"
     assert tracker.close(60)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     found = {one.info.run_id: one for one in client.search_runs([experiment], "tags.`cellskew.summary` != ''")}
     parents = {client.get_run(run_id).data.tags["mlflow.parentRunId"] for run_id in mine["run_id"]}
-    assert set(found) == parents and len(found) == len(mine.groupby(above.AXES))
+    assert set(found) == parents and len(found) == choices
     first = next(iter(found.values()))
     assert first.info.run_name.startswith(f"{run.tags['cellskew.model']}·") and first.info.status == "FINISHED"
     assert first.data.metrics["mean_macro_f1"] == 0.7 and first.data.metrics["mean_macro_f1.logit_adjust"] > 0.79

@@ -8,6 +8,7 @@ import pytest
 from fake_trials import spec
 
 from sweeps.drive.contents import STARTED
+from sweeps.tracking.kept.runs import stored
 from sweeps.tracking.outbox import Outbox
 from sweeps.tracking.registration import params_of
 from sweeps.tracking.store import Tracker
@@ -54,6 +55,26 @@ def test_a_driver_killed_while_it_registered_has_started_nothing_and_the_next_on
         tracker.reschedule(again[trial.key], trial)
     assert tracker.outbox.drain(20)
     assert all(run.has_params and run.status == "SCHEDULED" for run in tracker.runs().values())
+
+
+def test_a_run_on_a_server_began_when_its_training_did_and_keeps_that_when_it_goes_on(tracker):
+    tracker, key = one_by_one(tracker.storage), TRIALS[0].key
+    run_id = tracker.register(TRIALS[:1], {}, lambda done, total: None)[key].run_id
+    assert tracker.outbox.drain(20)
+    before = tracker.runs()[key].started
+    time.sleep(0.05)
+    tracker.start(run_id, {})
+    tracker.report(run_id, {"epoch": 1, "train_loss": 1.0})
+    assert tracker.outbox.drain(20)
+    began = tracker.runs()[key].started
+    assert began >= before + 50
+    time.sleep(0.05)
+    tracker.start(run_id, {})
+    tracker.finish(run_id, "FINISHED", {}, {"epoch": 2, "train_loss": 0.5})
+    assert tracker.outbox.drain(20)
+    assert tracker.runs()[key].started == began
+    found = stored(tracker.client.get_run(run_id))
+    assert found.started == began < found.ended, "asked of the server page by page, too"
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -150,7 +150,7 @@ def _trained_on(ranking: Ranking, designs: Designs, kind: str | None) -> str:
     if kind is None:
         return ""
     part = next(iter(ranking.runs.values())).drop_duplicates(["dataset", "split"])
-    listed = [designs.stored.per_class(run) for _, run in part.iterrows()]
+    listed = designs.stored.tables(part)
     cells = [float(one.loc[one["class"].astype(str) == kind, "train"].sum()) for one in listed if one is not None]
     return f" ({_range(pd.Series(cells))} training cells)" if cells else ""
 

@@ -3,8 +3,10 @@
 import functools
 import io
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,10 @@ from data_pipeline.spreadsheets import read_csv
 from sweeps.statistics.resampling import Predictions
 from sweeps.tracking.places import local_path
 
+if TYPE_CHECKING:
+    from sweeps.tracking.kept.registry import Registry
+
+AT_ONCE = 10  # files asked for: as many as MLflow's client has connections
 HIGHEST = "probability"  # column of predictions.parquet in a bundle, in place of a probability per type
 
 
@@ -45,6 +51,11 @@ class Stored:
         """Return a run's table per type, see metrics.per_class."""
         data = self._read(run["run_id"], run.get("artifact_uri"), "per_class.csv")
         return None if data is None else read_csv(data, text=["class"])
+
+    def tables(self, runs: pd.DataFrame) -> list[pd.DataFrame | None]:
+        """Return `per_class` of every run, in order; several are asked for at once."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self.per_class, [run for _, run in runs.iterrows()]))
 
     def predictions(self, run: pd.Series, adjustment: str = "none") -> Predictions | None:
         """Return what a run said of its test cells, after an adjustment if one is named."""
@@ -81,6 +92,12 @@ class Stored:
         truth, given = (table[name].map(number).to_numpy(np.int64) for name in ("truth", "prediction"))
         return Scores(truth, given, highest, classes)
 
+    @functools.cached_property
+    def _registry(self) -> "Registry":
+        from sweeps.tracking.kept.registry import Registry
+
+        return Registry(self.uri)
+
     def _fetch(self, run_id: str, artifact_uri: str, name: str) -> bytes | None:
         if not isinstance(artifact_uri, str) or not artifact_uri:
             return None
@@ -89,11 +106,9 @@ class Stored:
             return (here / name).read_bytes() if (here / name).is_file() else None
         if self.uri is None:
             return None
-        from sweeps.tracking.kept.registry import Registry
-
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return Registry(self.uri).download(run_id, name, Path(folder)).read_bytes()
+                return self._registry.download(artifact_uri, name, Path(folder)).read_bytes()
             except (RequestError, OSError):
                 return None
 

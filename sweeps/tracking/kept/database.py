@@ -9,11 +9,15 @@ from typing import Any
 from sweeps.tracking.places import sqlite_file
 
 SCHEMAS = {"dc11669786a5"}  # alembic's names of the tables' shapes that this file was tried with: MLflow 3.17
+BEGAN = "cellskew.began"  # tag of a run on a server, which counts its own time from registration on: see StoredRun
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A trial's run. params: those of its split; metrics: the last value of each."""
+    """A trial's run. started: when its training began, ms, or when it was registered; params: those of its split.
+
+    metrics: the last value of each.
+    """
 
     run_id: str
     name: str
@@ -27,11 +31,12 @@ class StoredRun:
 
 
 def as_told(run: StoredRun) -> StoredRun:
-    """Return a run with the status that its driver gave it, or will.
+    """Return a run with the status that its driver gave it, or will, and the time at which its training began.
 
     MLflow makes every run RUNNING; what it hears first of one, its parameters with it, is that it is SCHEDULED.
     """
-    return replace(run, status="SCHEDULED") if run.status == "RUNNING" and not run.params else run
+    status = "SCHEDULED" if run.status == "RUNNING" and not run.params else run.status
+    return replace(run, status=status, started=int(run.tags.get(BEGAN) or run.started))
 
 
 class NoSuchSweep(LookupError):

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.connection import asking, connect
@@ -51,12 +52,15 @@ class Registry:
     def fetch_artifact(self, run: RunState, name: str, into: Path) -> Path:
         """Return the place of a run's artifact, copied to the folder `into` unless it lies on this machine."""
         here = local_path(run.artifact_uri)
-        return self.download(run.run_id, name, into) if here is None else here / name
+        return self.download(run.artifact_uri, name, into) if here is None else here / name
 
-    def download(self, run_id: str, name: str, into: Path) -> Path:
-        """Return the place of a run's artifact, copied to the folder `into` by MLflow."""
+    def download(self, artifact_uri: str, name: str, into: Path) -> Path:
+        """Return the place of an artifact, copied to the folder `into` by MLflow.
+
+        By a run's id MLflow would ask twice for all of the run, and for models that were logged with it.
+        """
         with asking(self.uri):
-            return Path(self.client.download_artifacts(run_id, name, str(into)))
+            return Path(download_artifacts(f"{artifact_uri}/{name}", dst_path=str(into), tracking_uri=self.uri))
 
     def add_artifact(self, run: RunState, file: Path, folder: str) -> None:
         """Put a file into a folder of a run's artifacts."""

@@ -46,7 +46,7 @@ class RunState:
     has_params: bool
     has_metrics: bool
     tags: dict[str, str]
-    started: int = 0  # when it was registered, ms
+    started: int = 0  # when its training began, else when it was registered, ms
 
     @property
     def declared(self) -> str:

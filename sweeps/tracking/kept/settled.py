@@ -8,7 +8,6 @@ trials than last time, or one that none of these has, everything is read again.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,14 @@ def runs_of(place: Path, read: Read, wanted: set[str] | None, renamed: str = "")
     renamed: when runs were last called by other names; what was remembered before that is read again.
     """
     asked = identity_hash(sorted(wanted or ()), renamed)
-    found = _since(_load(place, asked), read) if wanted else []
+    known = _load(place, asked)
+    found = _since(known, read) if wanted else []
     if not found or not wanted <= {run.tags["cellskew.trial"] for run in found}:
         found = list(read(""))
-    if len(found) >= LEAST:
+    found = sorted(found, key=lambda run: (run.started, run.run_id))
+    if len(found) >= LEAST and found != known:
         _keep(place, asked, found)
-    return sorted(found, key=lambda run: (run.started, run.run_id))
+    return found
 
 
 def place_of(uri: str, experiment_id: str, created: int) -> Path:
@@ -86,4 +87,4 @@ def _keep(place: Path, asked: str, found: Iterable[StoredRun]) -> None:
 def _slim(run: StoredRun) -> dict[str, Any]:
     """Return what is kept of a run: of its parameters those that tables go by."""
     kept = {name: value for name, value in run.params.items() if name.startswith("split.")}
-    return asdict(run) | {"params": kept}
+    return vars(run) | {"params": kept}

@@ -38,19 +38,26 @@ def check(stored: Stored, one: pd.Series) -> None:
     assert found.predicted.dtype == np.int64 and stored.predictions(one, "temperature") is None
 
 
-class Client:
-    """Stands for MLflow's client: gives the files of a folder away, and counts how often."""
+class Server:
+    """Stands for MLflow: gives the files of a folder away, and counts how often, and how often it was connected to."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder, self.asked = folder, []
+    def __init__(self, folder: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.asked, self.connected = folder, [], 0
+        monkeypatch.setattr(registry, "connect", self.connect)
+        monkeypatch.setattr(registry, "download_artifacts", self.download)
 
-    def download_artifacts(self, run_id: str, name: str, into: str) -> str:
+    def connect(self, uri: str) -> None:
+        self.connected += 1
+
+    def download(self, artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        place, name = artifact_uri.rsplit("/", 1)
+        assert (place.rsplit("/", 1)[1], tracking_uri) == ("artifacts", "http://mlflow:5000")
         self.asked.append(name)
         if self.folder is None:
             raise MlflowException("no such artifact")
-        place = Path(into) / name
-        place.write_bytes((self.folder / name).read_bytes())
-        return str(place)
+        path = Path(dst_path) / name
+        path.write_bytes((self.folder / name).read_bytes())
+        return str(path)
 
 
 def test_artifacts_on_this_machine_are_read_from_disk(tmp_path):
@@ -61,20 +68,22 @@ def test_artifacts_on_this_machine_are_read_from_disk(tmp_path):
 
 
 def test_artifacts_that_a_server_keeps_are_asked_of_it_once(tmp_path, monkeypatch):
-    client = Client(files(tmp_path / "there"))
-    monkeypatch.setattr(registry, "connect", lambda uri: client)
+    server = Server(files(tmp_path / "there"), monkeypatch)
     stored = Stored("http://mlflow:5000")
     for _ in range(2):
         check(stored, run("mlflow-artifacts:/1/r1/artifacts"))
-    assert sorted(client.asked) == ["per_class.csv", "predictions.parquet"]
+    assert sorted(server.asked) == ["per_class.csv", "predictions.parquet"]
+    several = pd.DataFrame([run(f"mlflow-artifacts:/1/r{n}/artifacts", f"r{n}") for n in range(30)])
+    assert all(table.equals(TABLE) for table in stored.tables(several))
+    assert len(server.asked) == 31 and server.connected == 1
 
 
 def test_what_a_server_does_not_give_is_none_and_asked_once(monkeypatch):
-    client = Client(None)
-    monkeypatch.setattr(registry, "connect", lambda uri: client)
+    server = Server(None, monkeypatch)
     stored, one = Stored("http://mlflow:5000"), run("mlflow-artifacts:/1/r1/artifacts")
     assert [stored.per_class(one), stored.predictions(one), stored.per_class(one)] == [None, None, None]
-    assert client.asked == ["per_class.csv", "predictions.parquet"]
+    assert server.asked == ["per_class.csv", "predictions.parquet"]
+    assert stored.tables(pd.DataFrame([one, one])) == [None, None]
 
 
 @pytest.mark.server
@@ -88,6 +97,6 @@ def test_a_real_server_gives_what_lies_on_its_disk(tmp_path):
         client.log_artifacts(made.info.run_id, str(files(tmp_path / "here")))
         assert made.info.artifact_uri.startswith("mlflow-artifacts:"), "the premise: no disk of this machine"
         check(Stored(server.uri), run(made.info.artifact_uri, made.info.run_id))
-        assert Stored(server.uri).per_class(run(made.info.artifact_uri, "0" * 32)) is None
+        assert Stored(server.uri).per_class(run(made.info.artifact_uri.replace(made.info.run_id, "0" * 32))) is None
     finally:
         server.stop()
