@@ -14,6 +14,7 @@ DOORS = {  # outside system -> the only files that may import it
     "mlflow": {
         f"sweeps/tracking/{name}.py"
         for name in (
+            "about",
             "ailments",
             "artifacts",
             "connection",
