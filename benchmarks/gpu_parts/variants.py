@@ -21,8 +21,8 @@ HEADS = """
 name: heads
 datasets: [{{path: {cells}, label: cell_type, name: atlas}}]
 genes: {{select: all}}
-splits: {{seeds: {seeds}}}
-skews: [natural, {{kind: step, ratio: 20}}]
+splits: {{seeds: [0]}}
+skews: [{{kind: natural, total: {total}}}]
 strategies: [none, oversample]
 models:
   head: {{model: scgpt, weights: {weights}, train: head, learning_rate: 0.001, epochs: 2, batch_size: 256}}
@@ -84,7 +84,7 @@ def variants(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
 
 
 def heads(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
-    text = HEADS.format(cells=made["atlas"], weights=made["weights"], seeds=scene.pick([0, 1], [0]))
+    text = HEADS.format(cells=made["atlas"], weights=made["weights"], total=scene.pick(4000, 300))
     record, _ = swept(scene, folder / "heads", text)
     shards = rested(folder / "heads")
     manifest = json.loads((shards / "manifest.json").read_text())
@@ -106,9 +106,10 @@ def swept(scene: Scene, storage: Path, text: str) -> tuple[Record, dict[str, dic
     sweep.write_text(text)
     driver = command(storage, sweep, log)
     try:
-        code = driver.wait(max(5.0, scene.left() - 2))
+        code = driver.wait(max(5.0, scene.left() - 10))
     except subprocess.TimeoutExpired as error:
-        raise Wrong("it didn't end in time", {"said": tail(log)}) from error
+        late = {"timeline": timeline(storage, time.time() - (time.monotonic() - begin)), "said": tail(log)}
+        raise Wrong("it didn't end in time", late) from error
     finally:
         driver.kill()
         driver.wait(30)
