@@ -96,16 +96,16 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:  # a full disk, a lost cluster, or a fault of ours
         if not isinstance(error, OSError):
-            traceback.print_exc()
-        print(f"cellskew: {type(error).__name__}: {_shown(error)}", file=sys.stderr)
+            print(_shown(traceback.format_exc()), file=sys.stderr)
+        print(f"cellskew: {type(error).__name__}: {_shown(str(error))[:1000]}", file=sys.stderr)
         print("cellskew: what is finished is kept; run the same command again to go on", file=sys.stderr)
         sys.exit(3)
 
 
-def _shown(error: Exception) -> str:
+def _shown(text: str) -> str:
     from sweeps.tracking.uris import without_secrets
 
-    return without_secrets(str(error))[:1000]
+    return without_secrets(text)
 
 
 if __name__ == "__main__":

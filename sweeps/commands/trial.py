@@ -59,6 +59,7 @@ def _check(rerun: bool, here: bool, debug: bool, from_scratch: bool, keep: Path 
 def _rerun(found: "Found", debug: bool, from_scratch: bool, keep: Path | None) -> None:
     from sweeps.answers.onetrial import compare
     from sweeps.drive.launching.rerun import rerun, told_of
+    from sweeps.tracking.uris import without_secrets
 
     told_of(found.folder)
     print(f"{found.key} {found.run.name}: again, here; its record isn't touched", file=sys.stderr)
@@ -69,7 +70,7 @@ def _rerun(found: "Found", debug: bool, from_scratch: bool, keep: Path | None) -
             _look_into_it()
         raise
     except Exception:
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
         if debug:
             _look_into_it()
         raise typer.Exit(1) from None

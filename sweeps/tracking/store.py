@@ -27,6 +27,7 @@ from sweeps.tracking.places import file_uri
 from sweeps.tracking.registration import Registration, params_of
 from sweeps.tracking.uris import default_uri, take_credentials, without_secrets
 
+OF_FAILURE = ("cellskew.reason", "cellskew.cause", "cellskew.traceback")  # tags of an attempt, gone at the next
 CONTROL = {"epoch", "epochs", "final", "replayed"}  # in a report, but no metrics
 
 
@@ -145,7 +146,7 @@ class Tracker:
         if not run.has_metrics:
             self.delivery.known.setdefault(run.run_id, set())
         if run.status != "SCHEDULED" or not run.has_params:
-            tags = {name: "" for name in ("cellskew.reason", "cellskew.cause") if run.tags.get(name)}
+            tags = {name: "" for name in OF_FAILURE if run.tags.get(name)}
             self._put(run.run_id, status="SCHEDULED", params=params_of(trial), tags=tags)
 
     # what happens to a trial

@@ -133,8 +133,10 @@ def test_a_rerun_gives_the_recorded_numbers_and_touches_nothing(trained, tmp_pat
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_rerun_that_fails_shows_where_and_opens_the_debugger_if_asked(debug, trained, tmp_path, monkeypatch):
+    secret = "hunter2"
+
     def fails(*about: object) -> None:
-        raise ValueError("no such gene")
+        raise ValueError(f"no such gene in http://ann:{secret}@lab/x")
 
     opened: list[str] = []
     monkeypatch.setattr("trainables.trial.trial.run_trial", fails)
@@ -142,5 +144,6 @@ def test_a_rerun_that_fails_shows_where_and_opens_the_debugger_if_asked(debug, t
     words = ["trial", "abcd", "--rerun", "--here", *(["--debug"] if debug else [])]
     done = CliRunner().invoke(cli.app, [*words, "--storage", str(tmp_path)])
     assert done.exit_code == 1 and "ValueError: no such gene" in done.output and "in fails" in done.output
+    assert "hunter2" not in done.output
     assert opened == (["_rerun"] if debug else []), "the debugger starts from there and goes down to the error"
     assert command.trial.__doc__
