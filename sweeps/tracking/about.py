@@ -1,10 +1,12 @@
 """What MLflow's page says of a sweep as a whole: a note with the answer, its file, means of choices, a link."""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
@@ -15,6 +17,10 @@ from sweeps.tracking.connection import asking, at_once, connect
 from sweeps.tracking.uris import bare, take_credentials
 
 NOTE, LONGEST = "mlflow.note.content", 4900  # MLflow's own tag, and what it holds
+OF_SERVERS = 'On this page "Duration" counts from the registration of a trial; trial_seconds is its own.'
+VIEW = "cellskew"  # name of the table that `link` opens, which MLflow keeps as a tag of the experiment
+SHOWN = ("mean_macro_f1", "sd_macro_f1", "splits", "test_macro_f1", "trial_seconds")  # of choices, then of trials
+NAME = "attributes.`Run Name`"
 ABOUT = "cellskew.about"  # experiment tag: the run with the sweep's files; it has no cellskew.trial, so no table has it
 
 SUMMARY, PARENT = "cellskew.summary", "mlflow.parentRunId"  # tags: of a summary run, its name; of a trial's, that run
@@ -35,12 +41,15 @@ class Summary:
 def describe(uri: str, sweep: str, sentences: Sequence[str], files: Mapping[str, str]) -> str:
     """Put the answer into the experiment's note, and texts by file name into a run of their own; return `link`.
 
-    RequestError if MLflow doesn't answer.
+    MLflow shows the first line of a note, the others when asked. RequestError if it doesn't answer.
     """
     client = connect(uri)
+    said = sorted(sentences, key=lambda sentence: not sentence.startswith("answer: "))
     with asking(take_credentials(uri)):
         experiment = client.get_experiment_by_name(sweep)
-        client.set_experiment_tag(experiment.experiment_id, NOTE, "\n\n".join(sentences)[:LONGEST])
+        note = "\n\n".join([*said[:1], *([OF_SERVERS] if uri.startswith("http") else []), *said[1:]])
+        client.set_experiment_tag(experiment.experiment_id, NOTE, note[:LONGEST])
+        client.set_experiment_tag(experiment.experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
         run_id = experiment.tags.get(ABOUT)
         if run_id is None:
             tags = {"cellskew.sweep": sweep, "mlflow.source.name": "cellskew"}
@@ -53,9 +62,17 @@ def describe(uri: str, sweep: str, sentences: Sequence[str], files: Mapping[str,
 
 
 def link(uri: str, experiment_id: str) -> str:
-    """Return MLflow's page with the table of an experiment's runs; of a database, where `mlflow ui` serves it."""
+    """Return MLflow's page with the table that `describe` left of runs; of a database, where `mlflow ui` serves it."""
     base = bare(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base}/#/experiments/{experiment_id}/runs"
+    return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def _view() -> dict[str, Any]:
+    """Return how the table of runs is shown, in the terms of MLflow 3.17's page: the best choice first."""
+    columns = [f"metrics.`{name}`" for name in SHOWN]
+    search = {"searchFilter": "", "startTime": "ALL", "lifecycleFilter": "Active"}
+    search |= {"orderByKey": columns[0], "orderByAsc": False}
+    return search | {"selectedColumns": columns, "columnOrder": [NAME], "columnWidths": {NAME: 380}}
 
 
 def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:

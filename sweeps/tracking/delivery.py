@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -144,7 +145,8 @@ class Delivery:
         """Have a run begin at a time, in ms; returns the tags that say so where MLflow can't be told."""
         if self.is_joint:
             begin(self.client, run_id, at)
-        return {} if self.is_joint else {BEGAN: str(at)}
+            return {}
+        return {BEGAN: datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")}
 
     def _new_points(self, run_id: str, records: list[Record]) -> dict[tuple[str, int], tuple[float, int]]:
         if run_id not in self.known:

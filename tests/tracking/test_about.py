@@ -1,5 +1,6 @@
 """MLflow's own page of a sweep: a note with the answer, its file, names that begin with the choice, durations."""
 
+import json
 import time
 from collections import Counter
 
@@ -12,6 +13,8 @@ from sweeps.answers.designs import Designs
 from sweeps.answers.runs import results
 from sweeps.tracking import about, joint
 from sweeps.tracking.uris import default_uri
+
+OPENED = "?workflowType=machine_learning&viewStateShareKey=cellskew"
 
 
 def counted(method, told):
@@ -35,12 +38,14 @@ def test_the_note_and_the_files_are_written_once_and_renewed(tmp_path):
     tracker, _ = registered(tmp_path, Tracker)
     assert tracker.close(60)
     uri = default_uri(tmp_path)
-    for answer in ("can't tell", "x" * 9000, "scgpt · none"):
+    for answer in ("can't tell", "x" * 9000, "answer: scgpt · none"):
         page = about.describe(uri, "small", ["question", answer], {"small.yaml": "name: small\n", "answer.txt": answer})
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small")
-    assert experiment.tags["mlflow.note.content"] == "question\n\nscgpt · none"
-    assert page == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
+    assert experiment.tags["mlflow.note.content"] == "answer: scgpt · none\n\nquestion"
+    assert page == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs{OPENED}"
+    view = json.loads(experiment.tags["mlflow.sharedViewState.cellskew"])
+    assert view["orderByKey"] == view["selectedColumns"][0] == "metrics.`mean_macro_f1`"
     mine = experiment.tags["cellskew.about"]
     assert sorted(file.path for file in client.list_artifacts(mine)) == ["answer.txt", "small.yaml"]
     named = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
@@ -51,7 +56,9 @@ def test_the_note_and_the_files_are_written_once_and_renewed(tmp_path):
 def test_a_server_is_linked_to_without_its_password():
     for said in ("me:secret@", "token@", ""):
         page = about.link(f"https://{said}mlflow.example/", "7")
-        assert page == "https://mlflow.example/#/experiments/7/runs", "a browser asks for whatever stands before the @"
+        assert page == "https://mlflow.example/#/experiments/7/runs" + OPENED, (
+            "a browser asks for whatever stands before the @"
+        )
 
 
 def test_a_run_begins_when_its_training_does_and_keeps_that_when_it_goes_on(tmp_path):

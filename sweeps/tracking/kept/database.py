@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from sweeps.tracking.places import sqlite_file
@@ -36,7 +37,11 @@ def as_told(run: StoredRun) -> StoredRun:
     MLflow makes every run RUNNING; what it hears first of one, its parameters with it, is that it is SCHEDULED.
     """
     status = "SCHEDULED" if run.status == "RUNNING" and not run.params else run.status
-    return replace(run, status=status, started=int(run.tags.get(BEGAN) or run.started))
+    return replace(run, status=status, started=_ms(run.tags.get(BEGAN)) or run.started)
+
+
+def _ms(time: str | None) -> int | None:
+    return round(datetime.fromisoformat(time).timestamp() * 1000) if time else None
 
 
 class NoSuchSweep(LookupError):
