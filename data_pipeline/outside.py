@@ -26,6 +26,11 @@ def folders() -> list[Path]:
     return [Path(one).resolve() for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
 
 
+def variable() -> dict[str, str]:
+    """Return the variable as a process in another working folder is to have it; {} where it isn't set."""
+    return {VARIABLE: os.pathsep.join(map(str, folders()))} if folders() else {}
+
+
 @cache
 def in_folder(folder: Path) -> dict[str, Path]:
     """Return name -> file or folder of the models that a folder holds, when this process first asks."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from data_pipeline import sameness
+from data_pipeline import outside, sameness
 from data_pipeline.errors import RequestError
 from sweeps.cluster import alone, joining
 from sweeps.cluster.kinds import node_types
@@ -70,6 +70,7 @@ def beginning() -> Callable[[], None]:
     It travels as code, and so stands neither in the environment of a job, which `ray job list` shows, nor in a log.
     """
     pin, settings = sameness.pinning(), {name: os.environ[name] for name in os.environ if name.startswith(HANDED_ON)}
+    settings |= outside.variable()
 
     def begin() -> None:
         pin()

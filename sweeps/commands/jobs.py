@@ -16,7 +16,7 @@ from data_pipeline.errors import RequestError
 from sweeps.cluster.joining import token_here
 
 STOPPING = "3600"  # seconds that a stopped driver has for its trials to save their epoch, before Ray kills it
-LEFT_OUT = (".git", ".venv", "__pycache__", "*.egg-info", "cellskew-runs", "mlruns", "data", "weights", "*.h5ad")
+LEFT_OUT = (".git", ".venv", "__pycache__", "*.egg-info", "/cellskew-runs", "/mlruns", "/data", "/weights", "*.h5ad")
 PAUSE = 2.0  # seconds between looks at a job's output
 
 
@@ -115,11 +115,14 @@ def _use_token() -> None:
 
 
 @contextmanager
-def sent_alone(file: Path) -> Iterator[Path]:
-    """Give a folder that holds a copy of a file and nothing else."""
+def sent_alone(file: Path, plugins: list[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """Give a folder that holds a copy of a file and of the folders `plugins`, and nothing else; and these copies."""
     with tempfile.TemporaryDirectory(prefix="cellskew-") as folder:
         shutil.copyfile(file, Path(folder, file.name))
-        yield Path(folder)
+        copies = [Path(folder, f"plugins-{number}") for number in range(1, len(plugins) + 1)]
+        for plugin, copy in zip(plugins, copies, strict=True):
+            shutil.copytree(plugin, copy, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        yield Path(folder), copies
 
 
 def dashboard(given: str | None) -> str:

@@ -1,6 +1,8 @@
 """`cellskew submit`: a sweep driven on a Ray cluster, from a machine that is no node of it."""
 
+import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from shlex import join, quote
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from data_pipeline.errors import RequestError
+from data_pipeline.outside import VARIABLE, folders
 from sweeps.commands.options import Concurrent, Retry, Sweep, Uri
 
 if TYPE_CHECKING:
@@ -68,17 +71,21 @@ def _start(jobs: "Jobs", name: str, sweep: Path, storage: Path, options: dict[st
     from sweeps.commands.jobs import sent_alone
 
     _check(sweep, storage, options["tracking-uri"], code)
-    with sent_alone(sweep) if code is None else nullcontext(code) as folder:
-        command = entrypoint(sweep, storage, options, code)
+    whole = nullcontext((code, folders())) if code is not None else sent_alone(sweep, folders())
+    with whole as (folder, plugins):
+        command = entrypoint(sweep, storage, options, code, [_inside(one, folder) for one in plugins])
         job = jobs.start(name, command, folder, {"sweep": name, "storage": str(storage)})
     print(f"{job} is submitted: {command}")
     return job
 
 
-def entrypoint(sweep: Path, storage: Path, options: dict[str, Any], code: Path | None) -> str:
-    """Return the command that the cluster runs."""
-    inside = Path(sweep.name) if code is None else sweep.resolve().relative_to(code.resolve())
-    words = ["cellskew"] if code is None else ["python", "-m", "sweeps.cli"]
+def entrypoint(
+    sweep: Path, storage: Path, options: dict[str, Any], code: Path | None, plugins: Sequence[Path] = ()
+) -> str:
+    """Return the command that the cluster runs; plugins: folders of models in what is sent."""
+    inside = Path(sweep.name) if code is None else _inside(sweep, code)
+    words = ["env", f"{VARIABLE}={os.pathsep.join(map(str, plugins))}"] if plugins else []
+    words += ["cellskew"] if code is None else ["python", "-m", "sweeps.cli"]
     words += ["run", str(inside), "--address", "auto", "--storage", str(storage)]
     for option, value in options.items():
         if value is not None and value is not False:
@@ -96,10 +103,18 @@ def _check(sweep: Path, storage: Path, tracking_uri: str | None, code: Path | No
             "--tracking-uri with a user or password: Ray shows the commands of its jobs to everybody. Leave them out, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node before `ray start`"
         )
-    if code is not None and not sweep.resolve().is_relative_to(code.resolve()):
-        problems.append(f"--code {code}: {sweep} isn't in it; put it there")
+    needed = [] if code is None else [sweep, *folders()]
+    problems += [f"--code {code}: {one} isn't in it; put it there" for one in needed if not _is_inside(one, code)]
     if problems:
         raise RequestError(*problems)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    return path.resolve().relative_to(folder.resolve())
 
 
 def _relative(sweep: Path) -> list[str]:

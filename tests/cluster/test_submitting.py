@@ -1,5 +1,6 @@
 """cellskew submit: one Ray job per sweep, found again, followed, left and ended; nothing secret in what Ray shows."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._private.runtime_env.packaging import _get_excludes
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
 from sweeps.cli import app
+from sweeps.cluster.nodes import beginning
 from sweeps.commands import jobs
 
 SWEEP = """
@@ -36,7 +39,7 @@ class Cluster:
 
     def submit_job(self, **asked: object) -> str:
         folder = Path(asked["runtime_env"]["working_dir"])
-        files = sorted(path.name for path in folder.iterdir())
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         status = {"status": JobStatus.RUNNING, "message": "", "driver_exit_code": None, "looks": 0}
         self.jobs.append(SimpleNamespace(**asked, **status, files=files, start_time=len(self.jobs)))
         return asked["submission_id"]
@@ -132,10 +135,49 @@ def test_a_checkout_is_sent_whole_and_run_in_place_of_what_is_installed(cluster,
     submit(sweep, "--code", str(tmp_path))
     (job,) = cluster.jobs
     assert shlex.split(job.entrypoint)[:4] == ["python", "-m", "sweeps.cli", "run"]
-    assert "secret.txt" in job.files and {".git", ".venv", "cellskew-runs"} <= set(job.runtime_env["excludes"])
+    assert "secret.txt" in job.files and job.runtime_env["excludes"] == list(jobs.LEFT_OUT)
     with pytest.raises(RequestError, match="isn't in it; put it there"):
         (tmp_path / "other").mkdir()
         submit(sweep, "--code", str(tmp_path / "other"))
+
+
+def test_of_a_checkout_only_folders_at_its_top_are_left_out(tmp_path):
+    is_left_out = _get_excludes(tmp_path, list(jobs.LEFT_OUT))
+    for kept in ("sweeps/answers/data/checking.py", "trainables/weights/x.py", "sweeps/x.py"):
+        assert not is_left_out(tmp_path / kept), kept
+    for left in ("data/x.csv", "weights/best.pt", "cellskew-runs/x", "deep/x.h5ad", "sweeps/__pycache__/x.pyc"):
+        assert is_left_out(tmp_path / left), left
+
+
+def test_models_of_ones_own_are_sent_along(cluster, sweep, tmp_path, monkeypatch):
+    for name in ("models", "more models"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+        (tmp_path / name / "__pycache__" / "x.pyc").touch()
+    (tmp_path / "models" / "mine.py").write_text("# a model")
+    (tmp_path / "more models" / "helper.py").touch()
+    monkeypatch.setenv("CELLSKEW_PLUGINS", f"{tmp_path / 'models'}:{tmp_path / 'more models'}")
+    submit(sweep)
+    assert cluster.jobs[0].files == ["my sweep.yaml", "plugins-1/mine.py", "plugins-2/helper.py"]
+    first = shlex.split(cluster.jobs[0].entrypoint)[:4]
+    assert first == ["env", "CELLSKEW_PLUGINS=plugins-1:plugins-2", "cellskew", "run"]
+    submit(sweep, "--code", str(tmp_path))
+    first = shlex.split(cluster.jobs[1].entrypoint)[:3]
+    assert first == ["env", "CELLSKEW_PLUGINS=models:more models", "python"]
+    (tmp_path / "code").mkdir()
+    inside = sweep.rename(tmp_path / "code" / sweep.name)
+    with pytest.raises(RequestError, match="models isn't in it; put it there"):
+        submit(inside, "--code", str(tmp_path / "code"))
+
+
+def test_workers_find_models_of_ones_own_from_any_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CELLSKEW_PLUGINS", "models")
+    begin = beginning()
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.chdir("/")
+    begin()
+    assert os.environ["CELLSKEW_PLUGINS"] == str(tmp_path / "models")
 
 
 def test_what_cannot_be_on_the_cluster_is_refused_all_at_once(cluster, sweep, tmp_path):
