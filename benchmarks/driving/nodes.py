@@ -38,7 +38,7 @@ NODES, CPUS, GPUS, EPOCHS, AWAY = 4, 3, 1, 3, 90.0
 WITHOUT_HEAD = 3  # the driver's exit code
 USER, PASSWORD = "cellskew", "made-up-for-a-benchmark"
 METRICS, FINISHED = ("train_loss", "val_macro_f1"), "finished"
-BEGIN = time.monotonic()
+BEGIN = float(os.environ.setdefault("NODES_BEGIN", str(time.monotonic())))  # of all its processes
 
 
 class Screen(fake_trials.Silent):

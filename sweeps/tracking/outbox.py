@@ -22,7 +22,8 @@ from sweeps.tracking.uris import without_secrets
 Record = dict[str, Any]
 Refused = dict[str, str]  # run -> why nothing, or not all, of its news was taken
 MANY = 50  # records whose delivery takes seconds, so that it is said
-BATCH = 500  # records handed to `deliver` at once
+FIRST_BATCH, BATCH = 4, 500  # records handed to `deliver` at once: at first, at most
+LONG = 5.0  # seconds: after an attempt that took longer, half as many are next, so that a slow server is seen to move
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts, doubled each time
 MOST_REFUSALS = 8  # of one run's news, a minute in all, while those of others, or a probe, are taken
 
@@ -47,6 +48,7 @@ class Outbox:
         self.path, self._deliver = path, deliver
         self._queue: dict[int, Record] = dict(enumerate(_taken_up(path)))  # by number, in order
         self._next_number = len(self._queue)
+        self._size = FIRST_BATCH
         self._strikes: dict[str, Strike] = {}
         self.aside: Refused = {}  # runs whose news wait in the other file, and why
         self._changed = threading.Condition()
@@ -114,7 +116,8 @@ class Outbox:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout=1)
-        self._file.close()
+        with self._changed:
+            self._file.close()
         if done:
             self.path.unlink(missing_ok=True)
         return done and not self.aside
@@ -133,8 +136,11 @@ class Outbox:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _attempt(self) -> None:
-        batch = self._next()
-        refused = self._deliver(list(batch.values())) or {} if batch else {}
+        batch, begin = self._next(), time.monotonic()
+        try:
+            refused = self._deliver(list(batch.values())) or {} if batch else {}
+        finally:
+            self._size = _next_size(self._size, time.monotonic() - begin)
         self.away_since, self.trouble = None, next(iter(refused.values()), None)
         self._forget(batch, refused)
 
@@ -152,11 +158,13 @@ class Outbox:
         now = time.monotonic()
         held = {run for run, strike in self._strikes.items() if strike.due > now}
         due = ((number, record) for number, record in self._queue.items() if record.get("run") not in held)
-        return dict(itertools.islice(due, BATCH))
+        return dict(itertools.islice(due, min(self._size, BATCH)))
 
     def _forget(self, batch: dict[int, Record], refused: Refused) -> None:
-        """Drop what was delivered, keep what was refused for another time."""
+        """Drop what was delivered, keep what was refused for another time. A closed file is the next process's."""
         with self._changed:
+            if self._file.closed:
+                return
             for run in {record.get("run") for record in batch.values()} - set(refused):
                 self._strikes.pop(run, None)
             left = [number for number, record in batch.items() if record.get("run") not in refused]
@@ -209,11 +217,17 @@ class Outbox:
         if self.away_since is None:
             self.away_since = time.monotonic()
         with self._changed, contextlib.suppress(OSError):
-            os.fsync(self._file.fileno())
+            if not self._file.closed:
+                os.fsync(self._file.fileno())
 
     def _wait(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, timeout=seconds)
+
+
+def _next_size(size: int, seconds: float) -> int:
+    """Return how many records an attempt has after one of `size` that took so many seconds."""
+    return max(1, size // 2) if seconds > LONG else min(2 * size, BATCH) if seconds < LONG / 2 else size
 
 
 def refused_path(path: Path) -> Path:
