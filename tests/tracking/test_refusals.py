@@ -1,6 +1,8 @@
 """A strange answer of MLflow loses nothing: it is asked again, then the run is set aside, said, and delivered later."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +43,36 @@ class Refusing:
 
 def of_run(got: list[dict], run: str) -> list[int]:
     return [record["n"] for record in got if record["run"] == run]
+
+
+def test_a_slow_server_is_waited_for_as_long_as_it_takes_something(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox, "LONG", 0.02)
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps({"run": f"r{n}", "n": n}) + "\n" for n in range(100)))
+    box = Outbox(path, lambda records: time.sleep(0.004 * len(records)))
+    assert box.settle(0.2), "0.4 s of work in all"
+    assert box.close(1)
+
+
+def test_a_batch_that_arrives_after_the_end_is_left_to_the_next_process(tmp_path, monkeypatch):
+    entered, go_on, raised = threading.Event(), threading.Event(), []
+
+    def late(records: list[dict]) -> None:
+        entered.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    monkeypatch.setattr(
+        threading.Thread, "join", lambda thread, timeout=None, join=threading.Thread.join: join(thread, 0.01)
+    )
+    box = Outbox(tmp_path / "out.jsonl", late)
+    box.put({"run": "r", "n": 0})
+    assert entered.wait(10) and not box.close(0)
+    there = Refusing()
+    second = Outbox(tmp_path / "out.jsonl", there)
+    go_on.set()
+    wait_until(lambda: not box._thread.is_alive(), 10, lambda: "")
+    assert second.close(10) and of_run(there.got, "r") == [0] and not raised
 
 
 def test_a_run_refused_for_a_while_arrives_in_order_and_holds_up_no_other(tmp_path, monkeypatch):

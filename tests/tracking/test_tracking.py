@@ -91,36 +91,6 @@ def test_the_next_process_delivers_what_the_last_one_left(tmp_path):
     assert second.close(10) and [record["n"] for record in there.got] == [0, 1]
 
 
-def test_a_slow_server_is_waited_for_as_long_as_it_takes_something(tmp_path, monkeypatch):
-    monkeypatch.setattr(outbox, "LONG", 0.02)
-    path = tmp_path / "out.jsonl"
-    path.write_text("".join(json.dumps({"run": f"r{n}", "n": n}) + "\n" for n in range(100)))
-    box = Outbox(path, lambda records: time.sleep(0.004 * len(records)))
-    assert box.settle(0.2), "0.4 s of work in all"
-    assert box.close(1)
-
-
-def test_a_batch_that_arrives_after_the_end_is_left_to_the_next_process(tmp_path, monkeypatch):
-    entered, go_on, raised = threading.Event(), threading.Event(), []
-
-    def late(records: list[dict]) -> None:
-        entered.set()
-        go_on.wait(10)
-
-    monkeypatch.setattr(threading, "excepthook", raised.append)
-    monkeypatch.setattr(
-        threading.Thread, "join", lambda thread, timeout=None, join=threading.Thread.join: join(thread, 0.01)
-    )
-    box = Outbox(tmp_path / "out.jsonl", late)
-    box.put({"n": 0})
-    assert entered.wait(10) and not box.close(0)
-    there = Destination()
-    second = Outbox(tmp_path / "out.jsonl", there)
-    go_on.set()
-    wait_until(lambda: not box._thread.is_alive(), 10, lambda: "")
-    assert second.close(10) and there.got == [{"n": 0}] and not raised
-
-
 @pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', "\x00\x00", '{"n": 2}garbage\n'])
 def test_a_line_cut_off_by_a_crash_is_dropped_and_the_file_goes_on_whole(tmp_path, torn):
     path = tmp_path / "out.jsonl"
