@@ -48,6 +48,7 @@ def run(
     nothing (Outcome.failed), nor does a first Ctrl-C (Outcome.stopped). Progress goes to standard error. RequestError
     before anything expensive if the sweep can't be run.
     """
+    from sweeps import pace
     from sweeps.answers import sure
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
@@ -55,8 +56,8 @@ def run(
 
     given = {"address": address, "max_concurrent": max_concurrent, "retry_failed": retry_failed}
     given |= {"from_scratch": from_scratch, "move_tracking": move_tracking, "max_failed": max_failed}
-    request = Request(Path(storage).absolute(), tracking_uri, **given)
-    return converge(config.load(sweep), request, Progress(console()), look=sure.wanted)
+    request, spec = Request(Path(storage).absolute(), tracking_uri, **given), config.load(sweep)
+    return converge(spec, request, Progress(console(), pace.place(request.storage, spec.name)), look=sure.wanted)
 
 
 def plan(sweep: str | Path, storage: str | Path = STORAGE) -> "Plan":

@@ -1,9 +1,16 @@
 """The time left of a sweep, as its live line and `cellskew status` tell it: learnt from the trials that ended."""
 
+import contextlib
+import json
+import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
+
+from data_pipeline.atomic import publish
 
 RECENT = 20  # trials of which the pace is taken
 ENOUGH = 3  # trials that must have ended
@@ -26,17 +33,25 @@ class Due(NamedTuple):
     expected: float
 
 
-def seconds_left(ended: Sequence[Ended], due: Sequence[Due]) -> float | None:
-    """Return about how many seconds it takes until all that is due is done; None: too few trials ended.
+def seconds_left(ended: Sequence[Ended], due: Sequence[Due], cores: float = 0.0) -> float | None:
+    """Return about how many seconds it takes until all that is due is done; None: it can't be said.
 
     Of a kind that ended before, a trial takes as many times its expected seconds as those did; of others the expected.
-    The pace is the seconds of work done per second by the clock while the last trials ended; a trial isn't shared out.
+    The pace is the seconds of work done per second by the clock while the last trials ended; until ENOUGH have, one
+    for each of the `cores`, as `cellskew plan` has it (0: of what trains on GPUs nothing is expected). A trial isn't
+    shared out.
     """
-    if len(ended) < ENOUGH or not due:
+    speed = _pace(ended) if len(ended) >= ENOUGH else cores
+    if not speed or not due:
         return None
+    works = learnt(ended, due)
+    return max(sum(works) / speed, max(works))
+
+
+def learnt(ended: Sequence[Ended], due: Sequence[Due]) -> list[float]:
+    """Return the seconds that what is due takes, each by what ended of its kind."""
     factors = _factors(ended)
-    works = [expected * factors.get(kind, 1.0) for kind, expected in due]
-    return max(sum(works) / _pace(ended), max(works))
+    return [expected * factors.get(kind, 1.0) for kind, expected in due]
 
 
 def _factors(ended: Sequence[Ended]) -> dict[str, float]:
@@ -51,3 +66,25 @@ def _pace(ended: Sequence[Ended]) -> float:
     last = sorted(ended, key=lambda one: one.at)[-RECENT - 1 :]
     spans = [min(one.at - before.at, one.took + IDLE) for before, one in pairwise(last)]
     return max(sum(one.took for one in last[1:]) / max(sum(spans), 1e-9), 1e-9)
+
+
+def place(storage: Path, sweep: str) -> Path:
+    """Return where a sweep's driver keeps the seconds that are left."""
+    return storage / "sweeps" / f"{sweep}.left.json"
+
+
+def keep(path: Path, seconds: float | None) -> None:
+    """Keep a guess of ours for whoever else asks; nothing on a full disk."""
+    with contextlib.suppress(OSError):
+        publish(path, json.dumps({"pid": os.getpid(), "at": time.time(), "left": seconds}).encode(), durable=False)
+
+
+def kept(path: Path, pid: int) -> float | None:
+    """Return the seconds that are left by what a process keeps there; None: it keeps nothing."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if found["pid"] != pid or found["left"] is None:
+        return None
+    return max(0.0, found["left"] - max(0.0, time.time() - found["at"]))

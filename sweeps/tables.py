@@ -3,13 +3,13 @@
 import io
 import json
 import sys
-import textwrap
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,7 @@ from data_pipeline.names import shown
 from data_pipeline.spreadsheets import to_csv
 
 LATEX = "latex"
+GAP = 2  # spaces between columns
 PAGE = 110  # characters of a line of prose, at most
 IN_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 IN_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
@@ -40,8 +41,34 @@ def headed(name: str, rest: str) -> None:
 
 def fits(table: pd.DataFrame) -> bool:
     """Tell whether a table of text is as narrow as standard output."""
-    widths = [max([len(str(name)), *(len(str(cell)) for cell in table.iloc[:, at])]) for at, name in enumerate(table)]
-    return sum(widths) + 2 * len(widths) <= console().width
+    return _width(table) + 2 <= console().width
+
+
+def _width(table: pd.DataFrame) -> int:
+    """Return how many columns of a screen a table of text takes; cells may have several lines."""
+    texts = ([str(name), *map(str, table.iloc[:, at])] for at, name in enumerate(table.columns))
+    widths = [max(cell_len(line) for text in listed for line in text.split("\n")) for listed in texts]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def parts(table: pd.DataFrame, left: int, width: int) -> list[pd.DataFrame]:
+    """Return a table of text as what fits side by side into so many columns, its first `left` columns in each part.
+
+    Of one that is too wide intervals, and what a choice consists of, get lines of their own; words are never broken.
+    One whose columns are all left is prose, and stays whole.
+    """
+    if left >= len(table.columns) or _width(table) <= width:
+        return [table]
+    table = table.map(lambda cell: str(cell).replace(" [", "\n[").replace(" · ", " ·\n"))
+    table.columns = [name.replace(" ", "\n") if at >= left else name for at, name in enumerate(table.columns)]
+    found, begin = [], left
+    while begin < len(table.columns):
+        ends = range(begin + 1, len(table.columns) + 1)
+        among = [table.iloc[:, [*range(left), *range(begin, end)]] for end in ends]
+        fitting = [one for one in among if _width(one) <= width]
+        found.append(fitting[-1] if fitting else among[0])
+        begin += len(found[-1].columns) - left
+    return found
 
 
 def draw(
@@ -54,15 +81,18 @@ def draw(
     if form == LATEX:
         print_exactly(as_latex(table, title, left, breaks))
         return
-    named = None if title is None else Text(shown(title))
-    drawn = Table(title=named, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(table.columns):
-        drawn.add_column(Text(shown(name)), justify="left" if place < left else "right", overflow="fold")
-    for place, row in enumerate(table.itertuples(index=False)):
-        if place in breaks:
-            drawn.add_row()
-        drawn.add_row(*(Text(shown(cell)) for cell in row))
-    console().print(drawn)
+    plain, out = table.map(shown), console()
+    plain.columns = [shown(name) for name in table.columns]
+    for number, part in enumerate(parts(plain, left, out.width)):
+        drawn = Table(title_justify="left", box=None, pad_edge=False, header_style="bold")
+        drawn.title = Text(shown(title)) if title is not None and not number else None
+        for place, name in enumerate(part.columns):
+            drawn.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
+        for place, row in enumerate(part.itertuples(index=False)):
+            if place in breaks:
+                drawn.add_row()
+            drawn.add_row(*map(Text, row))
+        out.print(*([""] if number else []), drawn, sep="\n")
 
 
 def as_latex(table: pd.DataFrame, title: str | None, left: int, breaks: Collection[int]) -> str:
@@ -189,5 +219,18 @@ def say(*sentences: str, form: str = "table", mark: str = "") -> None:
     if mark:
         first, next_ = f"{mark}  ", " " * (len(mark) + 2)
     for sentence in sentences:
-        said = shown(sentence, lines=True)
-        print(textwrap.fill(said, min(PAGE, console().width), initial_indent=first, subsequent_indent=next_))
+        print(wrapped(shown(sentence, lines=True), min(PAGE, console().width), first, next_))
+
+
+def wrapped(text: str, width: int, first: str = "", next_: str = "  ") -> str:
+    """Return a sentence in lines of so many columns, of which Chinese letters and emoji take two.
+
+    first, next_: what its lines begin with. It is broken between words alone: names, paths and numbers stay whole.
+    """
+    lines, line = [], first
+    for word in text.split():
+        if line.strip() and cell_len(f"{line} {word}") > width:
+            lines.append(line)
+            line = next_
+        line += word if line in (first, next_) else f" {word}"
+    return "\n".join([*lines, line])

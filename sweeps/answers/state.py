@@ -73,7 +73,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
         troubled=wanted.loc[(wanted["trouble"] != "") & (wanted["status"] != "FAILED"), ["name", "status", "trouble"]],
         lacking=_lacking(wanted),
         unconverged=_unconverged(wanted),
-        seconds_left=_left(wanted, left) if alive else None,
+        seconds_left=_seconds_left(name, storage, wanted, left) if alive else None,
         waiting_records=waiting,
         refused=refused,
         barred=_barred(folder / f"{name}.barred.json") if alive else [],
@@ -116,6 +116,13 @@ def _failed(runs: pd.DataFrame) -> pd.DataFrame:
 def _lacking(runs: pd.DataFrame) -> list[dict[str, Any]]:
     finished = runs[(runs["status"] == "FINISHED") & (runs["lacking"] != "")]
     return [{"name": run.name, "files": lacking_in(run.lacking)} for run in finished.itertuples(index=False)]
+
+
+def _seconds_left(name: str, storage: Path, wanted: pd.DataFrame, left: int) -> float | None:
+    """Return what the driver's own screen says, else what the trials that ended tell."""
+    holder = lock.read_lock(storage / "sweeps" / f"{name}.lock")
+    said = None if holder is None else pace.kept(pace.place(storage, name), holder["pid"])
+    return _left(wanted, left) if said is None else said
 
 
 def _left(wanted: pd.DataFrame, left: int) -> float | None:

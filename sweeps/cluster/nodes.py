@@ -20,7 +20,7 @@ import ray
 
 from data_pipeline import outside, sameness
 from data_pipeline.errors import RequestError
-from sweeps.cluster import alone, joining
+from sweeps.cluster import alone, head, joining
 from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import own_cpus
 
@@ -28,13 +28,10 @@ HANDED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "CELLSKEW_")  # begins of n
 
 
 @contextmanager
-def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
-    """Join the cluster at `address`, use the one already joined, or start one that ends with this process.
-
-    Yields the resources of its nodes, and of a node of each kind that its autoscaler may bring.
-    """
+def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`, use the one already joined, or start one that ends with this process."""
     if ray.is_initialized():
-        yield _nodes() + node_types()
+        yield
         return
     here = {"worker_process_setup_hook": beginning()}
     shared = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": here}
@@ -45,9 +42,18 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[li
         else:
             joining.join(address, shared)
     try:
-        yield _nodes() + node_types()
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def watched_ray(address: str | None, num_cpus: int | None, on_loss: Callable[[], None]) -> Iterator[None]:
+    """Have Ray, see running_ray; on_loss is called, by another thread, once it doesn't answer any more."""
+    with running_ray(address, num_cpus):
+        node = head.watched(_own_node(), on_loss, every=1.0)  # Ray gives it a quarter minute
+        with head.watched(ray.get_runtime_context().gcs_address, on_loss), node:
+            yield
 
 
 def _start(settings: dict[str, Any]) -> None:
@@ -103,16 +109,16 @@ def _shielded() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def address() -> str:
-    """Return HOST:PORT of the head of the Ray that runs."""
-    return ray.get_runtime_context().gcs_address
-
-
-def own_node() -> str:
+def _own_node() -> str:
     """Return HOST:PORT of the raylet that this process belongs to."""
     me = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == me)
     return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+
+
+def nodes() -> list[dict[str, float]]:
+    """Return the resources of Ray's nodes, and of a node of each kind that its autoscaler may bring."""
+    return _nodes() + node_types()
 
 
 def _nodes() -> list[dict[str, float]]:

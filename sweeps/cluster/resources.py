@@ -114,6 +114,12 @@ def has_gpus(nodes: list[dict[str, float]]) -> bool:
     return any(node.get("GPU", 0) > 0 for node in nodes)
 
 
+def cores(nodes: list[dict[str, float]], most: int | None) -> float:
+    """Return how many CPU cores train at once, at most so many; 0 where GPUs do."""
+    found = 0.0 if has_gpus(nodes) else sum(node.get("CPU", 0.0) for node in nodes)
+    return found if most is None else min(found, float(most))
+
+
 def check_room(trials: list[Trial], nodes: list[dict[str, float]]) -> None:
     """RequestError if a trial fits on no node there is, nor on one that an autoscaler may bring."""
     problems = too_large(trials, nodes)

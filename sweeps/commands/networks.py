@@ -158,7 +158,8 @@ def predict(
     renames = () if labels is None else read_renames(labels)
     wish = predicting.Wish(file, out, h5ad, min_genes, least, evaluate, renames, embeddings, obsm)
     with models.opened(storage, tracking_uri) as meant:
-        found = predicting.predict(meant, data, wish, partial(Progress(console()).count, "annotating"))
+        with Progress(console()) as screen:
+            found = predicting.predict(meant, data, wish, partial(screen.count, "annotating"))
         predicting.show(found, lambda doubt: as_options(doubt, set(signature(predict).parameters)))
 
 

@@ -52,7 +52,7 @@ def plan(
     cpus: Cpus = None,
     price: Price = None,
 ) -> None:
-    """What a sweep would do: trials, class counts per skew and strategy, disk, time. Touches nothing.
+    """What a sweep would do: trials, class counts per skew and strategy, disk, time that is left. Touches nothing.
 
     With --gpus: how long and how dear what isn't finished would be on a cluster.
 
@@ -62,17 +62,16 @@ def plan(
     from sweeps.file import config
 
     spec = config.load(sweep, check_files=False)
-    found = planning.plan(spec, storage)
     if gpus is None and not (nodes == 1 and gpu_memory == GIGABYTES and cpus is None and price is None):
         raise RequestError("--nodes, --gpu-memory, --cpus and --price tell of a cluster: say --gpus as well")
+    found, done = planning.plan(spec, storage), _done(spec.name, storage, tracking_uri)
     if gpus is None:
-        planning.show(found, as_json)
+        planning.show(found, done, as_json)
         return
     given = fleet.Fleet(nodes, gpus, gpu_memory, cpus, price)
-    done = _done(spec.name, storage, tracking_uri)
     told = fleet.forecast(found.trials, found.works, done, given, found.disk_gb)
     if not as_json:
-        planning.show(found, as_json=False)
+        planning.show(found, done, as_json=False)
     fleet.show(told, as_json, given)
 
 
@@ -174,11 +173,13 @@ def _given(
 def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any], said: dict[str, str]) -> None:
     _check_storage(storage)
     said["CELLSKEW_SWEEP"] = spec.name
+    from sweeps import pace
     from sweeps.answers import sure
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.progress import Progress, console
 
-    request, screen = Request(storage=storage.absolute(), tracking_uri=uri, **given), Progress(console())
+    request = Request(storage=storage.absolute(), tracking_uri=uri, **given)
+    screen = Progress(console(), pace.place(storage.absolute(), spec.name))
     try:
         outcome = converge(spec, request, screen, look=sure.wanted)
     except KeyboardInterrupt:  # where converge heeds none; typer would end without a word

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from data_pipeline.errors import RequestError
-from sweeps.cluster.resources import Shape
+from sweeps.cluster.resources import Shape, of_trial
+from sweeps.file.trials import Trial
 
 UNITS = {"gpu-hours": 3600.0, "cpu-hours": 3600.0, "hours": 3600.0, "minutes": 60.0}
 
@@ -53,6 +54,16 @@ class Allowance:
     def _of(self, used: Used) -> float:
         of_kind = {"gpu-hours": used.given.gpu, "cpu-hours": used.given.cpu}
         return of_kind.get(self.unit, used.seconds) / UNITS[self.unit]
+
+
+def unheeded(given: Allowance | None, todo: list[Trial], nodes: list[dict[str, float]]) -> str | None:
+    """Return a sentence where a launch may use so many GPU-hours and none of its trials has a GPU; else None."""
+    if given is None or given.unit != "gpu-hours" or any(of_trial(trial, nodes)["gpu"] for trial in todo):
+        return None
+    return (
+        f"--budget {given.amount:g} gpu-hours ends nothing here: no trial has a GPU, so that none of it is used; give "
+        "cpu-hours, hours or minutes"
+    )
 
 
 def left(costs: Mapping[str, float], used: Used) -> str | None:

@@ -4,8 +4,6 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from data_pipeline import sameness
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
-from sweeps.cluster import environment, head, joining, origin, resources
+from sweeps.cluster import environment, joining, origin, resources
 from sweeps.drive import allowance, contents, lineage, rounds
 from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.coming import Coming
@@ -50,11 +48,11 @@ def converge(
     request = replace(request, address=joining.asked(request.address))
     parts = real_parts() if parts is None else parts
     stop = Stop(request.storage.absolute() / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
-    with Signals(stop, screen.say):
+    with Signals(stop, screen.say, screen.end):
         try:
             return _converge(spec, request, screen, parts, stop, look)
         except Interrupted:  # before anything of this launch was written down
-            return replace(_nothing_yet(spec), stopped=stop.why, has_begun=False)
+            return replace(rounds.nothing_yet(spec), stopped=stop.why, has_begun=False)
 
 
 def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, stop: Stop, look: Look) -> Outcome:
@@ -81,10 +79,6 @@ def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, s
         return _Drive(spec, request, screen, parts, stop).run(look, cells, costs)
 
 
-def _nothing_yet(spec: SweepSpec) -> Outcome:
-    return Outcome(len(spec.first(spec.looks[0]).trials()))
-
-
 def _lacking(run: RunState) -> dict[str, str]:
     return run.lacking if run.status == "FINISHED" else {}
 
@@ -96,7 +90,8 @@ class _Drive:
         from sweeps.tracking.store import Tracker
 
         self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
-        self.allowance = request.allowance
+        self.allowance, self.tallies = request.allowance, []
+        self.held, self.has_ray = contextlib.ExitStack(), False  # Ray, the same in all rounds
         self.storage, self.launch_id = request.storage.absolute(), uuid.uuid4().hex
         uri, why = choose(self.storage, request.tracking_uri, spec.name, request.move_tracking)
         screen.say(f"tracking: {shown_uri(uri)}" + (f" ({why})" if why else ""))
@@ -105,9 +100,9 @@ class _Drive:
         self.tracker = Tracker(uri, spec.name, self.storage, on_loss=partial(self.stop.ask, TAKEN), on_wait=screen.say)
 
     def run(self, look: Look, cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
-        begin, outcome, self.costs = time.monotonic(), _nothing_yet(self.spec), costs
+        begin, outcome, self.costs = time.monotonic(), rounds.nothing_yet(self.spec), costs
         try:
-            with contextlib.suppress(Interrupted):  # stop.why says it
+            with contextlib.suppress(Interrupted), self.held:  # stop.why says it
                 for spec in rounds.rounds(self.spec, self.tracker, look, outcome, self.stop, self.screen.say):
                     self._train(spec.trials(), cells, outcome)
         finally:
@@ -130,18 +125,18 @@ class _Drive:
         known = contents.runs(self.spec, trials, self.tracker, self.screen.say)
         data = {name: lineage.data_of(name, opened) for name, opened in cells.items()}
         todo, given_up = self._split(trials, known)
-        with self._ray(todo) as nodes:
-            known = self._register(trials, known)
-            finished = sum(known[trial.key].status == "FINISHED" for trial in trials)
-            outcome.wanted, outcome.before = len(trials), finished - outcome.finished
-            outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
-            outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
-            if todo:
-                self._doubt(cells)
-                known |= self._fresh(todo, known)
-                for trial in todo:
-                    self.tracker.reschedule(known[trial.key], trial)
-                self._launch(todo, known, nodes, cells, data, outcome)
+        nodes = self._nodes(todo)
+        known = self._register(trials, known)
+        finished = sum(known[trial.key].status == "FINISHED" for trial in trials)
+        outcome.wanted, outcome.before = len(trials), finished - outcome.finished
+        outcome.failed |= {trial.key: known[trial.key].reason for trial in given_up}
+        outcome.lacking |= {trial.key: found for trial in trials if (found := _lacking(known[trial.key]))}
+        if todo:
+            self._doubt(cells)
+            known |= self._fresh(todo, known)
+            for trial in todo:
+                self.tracker.reschedule(known[trial.key], trial)
+            self._launch(todo, known, nodes, cells, data, outcome)
         if outcome.lacking and not self.stop.asked:
             self._mend(known, outcome)
 
@@ -151,27 +146,28 @@ class _Drive:
             for doubt in doubts(one) if hasattr(one, "facts") else []:
                 self.screen.say(f"note: {name}: {doubt}")
 
-    @contextmanager
-    def _ray(self, todo: list[Trial]) -> Iterator[list[dict[str, float]]]:
-        """Have Ray, if there is anything to do, looked over before anything is registered; gives its nodes."""
+    def _nodes(self, todo: list[Trial]) -> list[dict[str, float]]:
+        """Return Ray's nodes, looked over before anything is registered; where nothing is to be done none is needed."""
         if not todo:
-            yield []
-            return
+            return []
         from sweeps.cluster import nodes as cluster
 
-        with cluster.running_ray(self.request.address, self.request.num_cpus) as nodes:
-            if self.request.address is not None:
-                cluster.check_nodes(self.storage)
-            resources.check_room(todo, nodes)
-            said = resources.without_gpu(todo, nodes)
-            if said is not None and self.request.address is not None:
-                self.screen.say(said)
-            node = head.watched(cluster.own_node(), self._without_head, every=1.0)  # Ray gives it a quarter minute
-            with head.watched(cluster.address(), self._without_head), node:
-                yield nodes
+        address = self.request.address
+        if not self.has_ray:
+            self.held.enter_context(cluster.watched_ray(address, self.request.num_cpus, self._without_ray))
+            self.has_ray = True
+        nodes = cluster.nodes()
+        if address is not None:
+            cluster.check_nodes(self.storage)
+        resources.check_room(todo, nodes)
+        said = address and resources.without_gpu(todo, nodes), allowance.unheeded(self.allowance, todo, nodes)
+        for one in filter(None, said):
+            self.screen.say(one)
+        return nodes
 
-    def _without_head(self) -> None:
+    def _without_ray(self) -> None:
         """End this process, in words, before Ray does: workers end with their node, records are on disk."""
+        self.screen.end()
         self.screen.say("Ray doesn't answer any more; run the same command again to go on from the checkpoints")
         self.tracker.close(3)
         os._exit(3)
@@ -225,18 +221,21 @@ class _Drive:
     def _launch(
         self, todo: list[Trial], known: dict, nodes: list[dict[str, float]], cells: dict, data: dict, outcome: Outcome
     ) -> None:
-        from sweeps.drive.launching import launch
+        from sweeps.drive.launching import launch, news
 
         self.screen.say(f"preparing {len(todo)} trials")
         coming, costs = self._coming(todo, known, nodes, cells, data), {one.key: self.costs[one.key] for one in todo}
         try:
             coming.begin()
-            self.screen.begin(todo, outcome.before + outcome.finished, costs, lambda: self.tracker.outbox)
-            limits = self.request.max_concurrent, self.spec.max_failures, self.request.max_failed, self.allowance
+            most, done = self.request.max_concurrent, outcome.before + outcome.finished
+            self.screen.begin(todo, done, costs, resources.cores(nodes, most), lambda: self.tracker.outbox)
+            limits = most, self.spec.max_failures, self.request.max_failed, self.allowance
             settings = launch.Settings(self.parts.run_trial, *limits, say=self.screen.say)
+            given = coming, self.tracker, self.screen.event, self.stop, self.storage, settings
             with self.stop.waiting():
-                tally = launch.train(coming, self.tracker, self.screen.event, self.stop, self.storage, settings)
-                self._note(tally, outcome, costs)
+                self.tallies.append(launch.train(*given))
+                self._note(self.tallies[-1], outcome, costs)
+                outcome.given = news.utilisation(self.tallies)
         finally:
             coming.close()
         if any(job.config.get("distances") for job in coming.jobs):
@@ -268,7 +267,7 @@ class _Drive:
         self.allowance = self.allowance and self.allowance.less(tally)
         outcome.failed |= tally.failed
         outcome.lacking |= tally.lacking
-        outcome.given, outcome.left = tally.utilisation(), allowance.left(costs, tally)
+        outcome.left = allowance.left(costs, tally)
 
     def _job(
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]

@@ -57,7 +57,8 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     done = found.before + found.finished
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
     if found.given:
-        say(", ".join(f"{name}s given {given:.1f} of {had:.3g}" for name, (given, had) in found.given.items()))
+        used = (f"{given:.1f} of {had:.3g} {name}s" for name, (given, had) in found.given.items())
+        say(f"trials had {' and '.join(used)}, on average")
     if found.left is not None:
         say(found.left)
     if found.failed:

@@ -1,9 +1,12 @@
-"""What a person sees while a sweep runs: a live line on a terminal, a plain one every ten seconds elsewhere."""
+"""What a person sees while a sweep runs: a live picture on a terminal, a plain line every ten seconds elsewhere."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import compress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,19 +15,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps import pace
-from sweeps.file.trials import Trial
+from data_pipeline.names import shown
+from sweeps import pace, tables
+from sweeps.file.trials import SEPARATOR, Trial
 
 METRIC = "test_macro_f1"
 INTERVAL = 10.0  # seconds between plain lines
+KEEP_EVERY = 2.0
+SHOWN = 8  # running trials
+COMMAND = re.compile(r"\b(cellskew|mlflow) [a-z]")  # to be copied, so never broken
 
 
 class Progress:
-    """Counts trials done, running and failed, guesses the time left, remembers the best; a request.Screen."""
+    """Counts trials done, running and failed, guesses the time left, remembers the best; a request.Screen.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    keep: a file that holds the guess while trials run, for `cellskew status`. Ends with `with`, or `end`.
+    """
+
+    def __init__(self, console: Console, keep: Path | None = None) -> None:
+        self.console, self.keep, self.kept = console, keep, 0.0
+        self.steps: dict[str, tuple[int, int]] = {}  # that have begun: how many are done, of how many
         self.names: dict[str, str] = {}
+        self.short: dict[str, str] = {}  # what tells them apart
         self.kinds: dict[str, str] = {}  # key -> model's label
         self.costs: dict[str, float] = {}
         self.done: dict[str, str] = {}  # key -> finished | failed | interrupted
@@ -33,33 +45,58 @@ class Progress:
         self.starts: dict[str, float] = {}
         self.ended: list[pace.Ended] = []
         self.best: tuple[float, str] | None = None
-        self.before, self.began, self.printed = 0, 0.0, 0.0
+        self.before, self.cores, self.printed = 0, 0.0, 0.0
+        self.began = time.monotonic()
         self.live: Live | None = None
         self.outbox: Callable[[], Any] | None = None
 
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.end()
+
     def say(self, text: str) -> None:
-        """Print a line, above the live display if there is one."""
-        self.console.print(text, highlight=False, markup=False)
+        """Print a line, above the live picture if there is one; on a terminal broken between words, commands never."""
+        for line in text.split("\n") if self.console.is_terminal else [text]:
+            whole = not self.console.is_terminal or COMMAND.search(line) or not line.strip()
+            said = (
+                line
+                if whole
+                else tables.wrapped(line, self.console.width, first=" " * (len(line) - len(line.lstrip())))
+            )
+            self.console.print(said, highlight=False, markup=False)
 
     def count(self, what: str, done: int, total: int) -> None:
-        """Tell how far a step has come: rarely, and at its end."""
+        """Tell how far a step has come: in the picture, elsewhere rarely, and at its end."""
+        if self.console.is_terminal:
+            self.steps[what] = done, total
+            if done == total:
+                del self.steps[what]
+            self._draw()
+            return
         now = time.monotonic()
         if done == total or now - self.printed > INTERVAL:
             self.printed = now
             self.say(f"{what}: {done} of {total}")
 
-    def begin(self, trials: list[Trial], finished: int, costs: dict[str, float], trouble: Callable[[], Any]) -> None:
-        """Start showing `trials` and no others; `costs`: seconds each is expected to take."""
+    def begin(
+        self, trials: list[Trial], finished: int, costs: dict[str, float], cores: float, trouble: Callable[[], Any]
+    ) -> None:
+        """Start showing `trials` and no others.
+
+        costs: seconds that each is expected to take of a CPU core; cores: how many there are, 0 where GPUs train.
+        """
         self.end()  # an earlier round's
         self.done, self.running, self.share = {}, {}, {}
         self.names = {trial.key: trial.name for trial in trials}
+        self.short = _told_apart(self.names)
         self.kinds = {trial.key: trial.called for trial in trials}
         self.costs = {trial.key: costs[trial.key] for trial in trials}
-        self.before, self.outbox = finished, trouble
+        self.before, self.cores, self.outbox = finished, cores, trouble
         self.began = self.printed = time.monotonic()
         if self.console.is_terminal:
-            self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True)
-            self.live.start()
+            self._draw()
 
     def event(self, what: str, key: str, numbers: dict[str, Any]) -> None:
         """Take in news of a trial."""
@@ -73,15 +110,31 @@ class Progress:
             self.say(f"goes on in spite of: {self.names[key]}: {numbers['reason'][:300]}")
         else:
             self._over(what, key, numbers)
-        if self.live is None and time.monotonic() - self.printed > INTERVAL:
-            self.printed = time.monotonic()
+        self._told()
+
+    def _told(self) -> None:
+        """Print or keep how far it is, if that was long ago."""
+        now = time.monotonic()
+        if self.keep is not None and now - self.kept > KEEP_EVERY:
+            self.kept = now
+            pace.keep(self.keep, self._seconds_left())
+        if not self.console.is_terminal and now - self.printed > INTERVAL:
+            self.printed = now
             self.say(self.line())
 
     def end(self) -> None:
         """Stop showing."""
+        self.steps, self.names = {}, {}
+        if self.keep is not None:
+            self.keep.unlink(missing_ok=True)
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+    def _draw(self) -> None:
+        if self.live is None:
+            self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True)
+            self.live.start()
 
     def _over(self, what: str, key: str, numbers: dict[str, Any]) -> None:
         self.running.pop(key, None)
@@ -92,24 +145,30 @@ class Progress:
         self.share[key] = 1.0
         score = numbers.get(METRIC)
         if score is not None and (self.best is None or score > self.best[0]):
-            self.best = (score, self.names[key])
+            self.best = (score, self.names[key] if not self.console.is_terminal else self.short[key])
         if what == "failed":
             self.say(f"FAILED {self.names[key]}: {numbers['reason'].splitlines()[0][:300]}")
 
     def line(self) -> str:
         """Return the state in one line."""
+        return " · ".join(self._counts() + self._best() + self._trouble())
+
+    def _counts(self) -> list[str]:
         over = list(self.done.values())
-        failed = over.count("failed")
-        parts = [
+        seconds = self._seconds_left()
+        return [
             f"{self.before + over.count('finished')} of {self.before + len(self.names)} done",
             f"{len(self.running)} running",
-            f"{failed} failed",
+            f"{over.count('failed')} failed",
             f"elapsed {_clock(time.monotonic() - self.began)}",
-            f"left {self._left()}",
+            f"left {'?' if seconds is None else f'about {_clock(seconds)}'}"
+            if len(over) < len(self.names)
+            else "ending",
         ]
-        if self.best is not None:
-            parts.append(f"best {METRIC.removeprefix('test_')} {self.best[0]:.3f} ({self.best[1]})")
-        return " · ".join(parts + self._trouble())
+
+    def _best(self) -> list[str]:
+        name = METRIC.removeprefix("test_")
+        return [] if self.best is None else [f"best {name} on test cells {self.best[0]:.3f}: {self.best[1]}"]
 
     def _trouble(self) -> list[str]:
         outbox = None if self.outbox is None else self.outbox()
@@ -118,23 +177,47 @@ class Progress:
         away = _clock(time.monotonic() - outbox.away_since)
         return [f"MLflow away for {away}, {len(outbox)} records kept on disk"]
 
-    def _left(self) -> str:
+    def _seconds_left(self) -> float | None:
         due = [
             pace.Due(self.kinds[key], cost * (1.0 - self.share.get(key, 0.0)))
             for key, cost in self.costs.items()
             if key not in self.done
         ]
-        seconds = pace.seconds_left(self.ended, due)
-        return "?" if seconds is None else _clock(seconds)
+        return pace.seconds_left(self.ended, due, self.cores)
 
     def _picture(self) -> Table:
-        total, done = sum(self.costs.values()), sum(self.costs[key] * share for key, share in self.share.items())
         table = Table.grid(expand=True)
-        table.add_row(ProgressBar(total=max(total, 1e-9), completed=done))
-        table.add_row(Text(self.line(), overflow="ellipsis"))
-        for key in list(self.running)[:8]:
-            table.add_row(Text(f"  {self.names[key]}  {self.running[key]}", style="dim", overflow="ellipsis"))
+        if self.names:
+            total = sum(self.costs.values())
+            done = sum(self.costs[key] * share for key, share in self.share.items())
+            table.add_row(ProgressBar(total=max(total, 1e-9), completed=done))
+            table.add_row(_cut(" · ".join(self._counts())))
+            for said in self._best() + self._trouble():
+                table.add_row(_cut(said))
+        for what, (done, total) in list(self.steps.items()):
+            table.add_row(
+                _cut(
+                    f"{what}: {done} of {total}"
+                    + ("" if self.names else f" · elapsed {_clock(time.monotonic() - self.began)}")
+                )
+            )
+        for key in list(self.running)[:SHOWN]:
+            table.add_row(_cut(f"  {self.short[key]}  {self.running[key]}", "dim"))
         return table
+
+
+def _told_apart(names: dict[str, str]) -> dict[str, str]:
+    """Return names without the parts that all have in common."""
+    parts = {key: name.split(SEPARATOR) for key, name in names.items()}
+    if len({len(one) for one in parts.values()}) != 1:
+        return names
+    differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
+    return {key: SEPARATOR.join(compress(one, differ)) or names[key] for key, one in parts.items()}
+
+
+def _cut(said: str, style: str = "") -> Text:
+    """Return a line that ends where the terminal does."""
+    return Text(shown(said), style=style, overflow="ellipsis", no_wrap=True)
 
 
 def _clock(seconds: float) -> str:

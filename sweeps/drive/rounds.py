@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 PATIENCE = 60.0  # seconds that MLflow has to take what trials reported, before a look
 
 
+def nothing_yet(spec: SweepSpec) -> Outcome:
+    """Return what has become of a sweep before anything is known of its trials."""
+    return Outcome(len(spec.first(spec.looks[0]).trials()))
+
+
 def count(spec: SweepSpec) -> str:
     """Return how many trials a sweep may come to, in words."""
     least, most = (len(spec.first(splits).trials()) for splits in (spec.looks[0], len(spec.splits)))

@@ -80,10 +80,13 @@ def one_signal() -> Iterator[None]:
 
 
 class Signals:
-    """Lets Ctrl-C or SIGTERM ask for the end while `with` lasts; a second one ends the process at once."""
+    """Lets Ctrl-C or SIGTERM ask for the end while `with` lasts; a second one ends the process at once.
 
-    def __init__(self, stop: Stop, say: Callable[[str], None]) -> None:
-        self.stop, self.say = stop, say
+    clear: leaves the terminal as the next command wants it.
+    """
+
+    def __init__(self, stop: Stop, say: Callable[[str], None], clear: Callable[[], None] = lambda: None) -> None:
+        self.stop, self.say, self.clear = stop, say, clear
         self.heard = 0
         self._old: dict[int, Any] = {}
 
@@ -99,6 +102,7 @@ class Signals:
     def _heed(self, number: int, frame: Any) -> None:
         self.heard += 1
         if self.heard > 1:
+            self.clear()
             self.say("stopped at once; run the same command again to go on from the last checkpoints")
             os._exit(130)
         self.stop.ask(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")

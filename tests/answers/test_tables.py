@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
@@ -58,6 +60,23 @@ def test_a_table_goes_into_a_file_in_the_form_that_its_name_says(tmp_path, capsy
     assert said.err == "few splits\n" * 2 and said.out.count("written") == 3
     with pytest.raises(RequestError, match="say how with --format"):
         options.printed_as(None, False, tmp_path / "t.xlsx")
+
+
+def test_a_wide_table_is_drawn_in_parts_and_no_word_is_broken(monkeypatch, capsys):
+    choices = ["logistic_regression · oversample", "细胞 🧬"]
+    table = pd.DataFrame({"choice": choices, "macro_f1": ["0.640 ± 0.013 [0.597, 0.680]", "-"], "cells of it": [3, 4]})
+    wide = [len(tables.parts(table.astype(str), 1, columns)) for columns in (80, 45, 30, 10)]
+    assert wide == [1, 1, 2, 2], "at 45 in more lines, at 30 in two parts"
+    monkeypatch.setattr(tables, "console", lambda: Console(width=38))
+    tables.draw(table, title="skew natural")
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert said.count("skew natural") == 1 and said.count("oversample") == 2 and "[0.597, 0.680]" in said
+    assert max(map(cell_len, lines)) <= 38 and [line.split() for line in lines if "细胞" in line][1] == [
+        "细胞",
+        "🧬",
+        "4",
+    ]
 
 
 @pytest.mark.parametrize(("columns", "widest"), [(80, 80), (120, 110), (200, 110)])

@@ -123,7 +123,7 @@ def test_the_budget_of_a_launch_is_that_of_all_its_rounds():
 def test_the_screen_shows_a_round_at_a_time():
     screen, trials = Progress(console()), growing().first(1).trials()
     for some in (trials[:2], trials[2:]):
-        screen.begin(some, 0, dict.fromkeys((trial.key for trial in some), 1.0), lambda: None)
+        screen.begin(some, 0, dict.fromkeys((trial.key for trial in some), 1.0), 1.0, lambda: None)
         screen.event("finished", some[0].key, {})
         assert screen.line().startswith("1 of 2 done")
 

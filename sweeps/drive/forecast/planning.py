@@ -1,6 +1,7 @@
 """`cellskew plan`: what a sweep would do, from its file and the labels, without touching anything."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from sweeps import tables
 from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
 from sweeps.drive.forecast import budgets, estimate, vectors
+from sweeps.drive.forecast.fleet import Done
+from sweeps.drive.forecast.rest import Rest, rest
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
@@ -51,7 +54,11 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        return sum(one.cpu_seconds for one in self.works.values()) + sum(one.seconds for one in self.vectors)
+        return self.rest({}).seconds
+
+    def rest(self, done: Mapping[str, Done]) -> Rest:
+        """Return what isn't `done`."""
+        return rest(self.trials, self.works, done, sum(one.seconds for one in self.vectors))
 
 
 def plan(spec: SweepSpec, storage: Path) -> Plan:
@@ -217,10 +224,11 @@ def _fitted_on(trial: Trial) -> tuple[str, ...]:
     return tuple(trial.labels[axis] for axis in axes)
 
 
-def show(found: Plan, as_json: bool) -> None:
-    """Print a plan: trials, class counts by class and by skew x strategy, time, disk, notes."""
+def show(found: Plan, done: Mapping[str, Done], as_json: bool) -> None:
+    """Print a plan: trials, class counts by class and by skew x strategy, time, disk, notes. done: finished trials."""
+    left = found.rest(done)
     if as_json:
-        tables.print_json(_as_json(found))
+        tables.print_json(_as_json(found) | {"finished": left.finished, "cpu_seconds_left": left.seconds})
         return
     out = tables.console()
     models = ", ".join(f"{name} {count}" for name, count in found.models.items())
@@ -237,12 +245,8 @@ def show(found: Plan, as_json: bool) -> None:
         budgets.draw([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
     for note in [*found.notes, *found.left_out]:
         out.print(f"note: {note}")
-    cpus = own_cpus()
-    alone, here = tables.hours(found.seconds), tables.hours(found.seconds / cpus)
-    print(
-        f"\nabout {alone} of one CPU core ({here} on the {cpus} here; official sizes want GPUs), "
-        f"{found.disk_gb:.1f} GB of disk{_at_most(found)}. Nothing has been touched."
-    )
+    disk = f"{found.disk_gb:.1f} GB of disk{_at_most(found)}"
+    tables.say("", f"{left.said(own_cpus())}, {disk}.", "Nothing has been touched.")
 
 
 def _at_most(found: Plan) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,12 +55,6 @@ class Tally:
         self._pass()
         self.running.pop(key, None)
 
-    def utilisation(self) -> dict[str, tuple[float, float]]:
-        """Return how many GPUs and CPUs trials had on average, of how many that there were."""
-        self._pass()
-        pairs = zip(("GPU", "CPU"), self.given, self.had, strict=True)
-        return {name: (given / self.seconds, had / self.seconds) for name, given, had in pairs if had}
-
     def _pass(self) -> None:
         now = time.monotonic()
         passed = now - self.looked if any(self.capacity) else 0.0  # what there is has not been looked at yet
@@ -69,6 +63,20 @@ class Tally:
         self.had = _plus(self.had, self.capacity, passed)
         for shape in self.running.values():
             self.given = _plus(self.given, shape, passed)
+
+
+def utilisation(launches: Sequence[Tally]) -> dict[str, tuple[float, float]]:
+    """Return how many GPUs and CPUs trials had on average, of how many that there were, in all launches together."""
+    for one in launches:
+        one.has(NOTHING)  # after its end no time passes
+    seconds = sum(one.seconds for one in launches)
+    given, had = (_sum([getattr(one, what) for one in launches]) for what in ("given", "had"))
+    pairs = zip(("GPU", "CPU"), given, had, strict=True)
+    return {name: (used / seconds, there / seconds) for name, used, there in pairs if there}
+
+
+def _sum(shapes: Sequence[Shape]) -> Shape:
+    return Shape(*map(sum, zip(*shapes, strict=True)))
 
 
 def _plus(total: Shape, shape: Shape, seconds: float) -> Shape:

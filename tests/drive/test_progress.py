@@ -1,0 +1,90 @@
+"""What a person sees while a sweep runs, on a terminal of 80 columns and elsewhere."""
+
+import io
+import os
+
+import pytest
+from fake_trials import spec
+from rich.cells import cell_len
+from rich.console import Console
+
+from sweeps import pace
+from sweeps.cluster.resources import Shape
+from sweeps.drive.launching.news import Tally, utilisation
+from sweeps.drive.progress import Progress
+
+
+def terminal(columns: int = 80) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=columns, height=30, soft_wrap=True)
+
+
+def shown(screen: Progress) -> list[str]:
+    """Return the lines of the picture as it is drawn now."""
+    drawn = Console(file=io.StringIO(), width=screen.console.width)
+    drawn.print(screen._picture())
+    return [line for line in drawn.file.getvalue().splitlines() if line.strip()]
+
+
+def begun(screen: Progress, cores: float = 2.0) -> list:
+    trials = spec().trials()
+    screen.begin(trials, 3, dict.fromkeys((trial.key for trial in trials), 60.0), cores, lambda: None)
+    return trials
+
+
+def test_what_is_prepared_and_how_far_is_seen_before_the_first_trial():
+    with Progress(terminal()) as screen:
+        screen.count("preparing: genes", 3, 6)
+        assert "preparing: genes: 3 of 6" in shown(screen)[0] and "elapsed 0:00:00" in shown(screen)[0]
+        screen.count("preparing: genes", 6, 6)
+        assert shown(screen) == []
+    assert screen.live is None
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_no_line_is_wider_than_the_terminal_and_none_is_broken(columns):
+    with Progress(terminal(columns)) as screen:
+        trials = begun(screen)
+        screen.names = {key: f"细胞类型 🧬 {name} " * 9 for key, name in screen.names.items()}
+        for trial in trials[:2]:
+            screen.event("started", trial.key, {})
+        screen.event("finished", trials[0].key, {"test_macro_f1": 0.61})
+        lines = shown(screen)
+        assert len(lines) == 4, "bar, counts, the best, what runs"
+        assert all(cell_len(line) <= columns for line in lines)
+
+
+def test_the_best_says_which_metric_on_which_cells():
+    with Progress(terminal()) as screen:
+        trial = begun(screen)[0]
+        screen.event("finished", trial.key, {"test_macro_f1": 0.61})
+        assert trial.name == "scgpt·none·cross_entropy·natural·pbmc68k_reduced·s0·0"
+        assert "best macro_f1 on test cells 0.610: scgpt·natural·s0" in screen.line(), "without what all have"
+
+
+def test_the_time_left_begins_as_planned_and_is_kept_for_status(tmp_path):
+    file = tmp_path / "small.left.json"
+    screen = Progress(Console(file=io.StringIO()), file)
+    trials = begun(screen)
+    assert f"left about 0:{len(trials) // 2:02d}:00" in screen.line(), "minutes each, two at once"
+    screen.event("started", trials[0].key, {})
+    assert pace.kept(file, os.getpid()) == pytest.approx(60 * len(trials) / 2, abs=5)
+    screen.end()
+    assert not file.exists()
+    begun(screen, cores=0.0)
+    assert "left ?" in screen.line(), "GPUs train, of which nothing is known yet"
+
+
+def test_sentences_are_broken_between_words_and_commands_never():
+    screen = Progress(terminal())
+    screen.say("word " * 40 + "\n  again: cellskew resume small --storage " + "long/" * 20)
+    lines = screen.console.file.getvalue().splitlines()
+    assert max(map(len, lines[:-1])) <= 80 and lines[-1].endswith("long/" * 20)
+    elsewhere = Progress(Console(file=io.StringIO(), width=80, soft_wrap=True))
+    elsewhere.say("word " * 40)
+    assert len(elsewhere.console.file.getvalue().splitlines()) == 1
+
+
+def test_what_trials_were_given_is_that_of_all_rounds():
+    first, second = Tally(given=Shape(0.0, 10.0), had=Shape(0.0, 20.0)), Tally(given=Shape(0.0, 50.0))
+    first.seconds, second.seconds, second.had = 10.0, 20.0, Shape(0.0, 40.0)
+    assert utilisation([first, second]) == {"CPU": (2.0, 2.0)}
