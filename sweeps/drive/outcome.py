@@ -34,6 +34,11 @@ class Outcome:
         return f"{done}{failed}" + (f"; {self.stopped}" if self.stopped else "")
 
     @property
+    def used(self) -> str:
+        """How many GPUs and CPUs trials had, in words."""
+        return " and ".join(f"{given:.1f} of {had:.3g} {name}s" for name, (given, had) in self.given.items())
+
+    @property
     def is_broken(self) -> bool:
         """Whether the machinery, and nobody's wish, ended it: the same command goes on."""
         return self.stopped.startswith("Ray ") and not self.is_complete
@@ -57,8 +62,7 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
     done = found.before + found.finished
     say(f"\n{done} of {found.wanted} trials finished ({found.finished} now, in {found.seconds:.0f} s)")
     if found.given:
-        used = (f"{given:.1f} of {had:.3g} {name}s" for name, (given, had) in found.given.items())
-        say(f"trials had {' and '.join(used)}, on average")
+        say(f"trials had {found.used}, on average")
     if found.left is not None:
         say(found.left)
     if found.failed:
