@@ -18,7 +18,7 @@ from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
 from sweeps.drive.forecast import budgets, estimate, vectors
 from sweeps.drive.forecast.fleet import Done
-from sweeps.drive.forecast.rest import Rest, rest
+from sweeps.drive.forecast.rest import Rest, if_all, rest
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
@@ -245,13 +245,8 @@ def show(found: Plan, done: Mapping[str, Done], as_json: bool) -> None:
         budgets.draw([row for row in found.budgets if (row["dataset"], row["split"]) == (dataset, first)])
     for note in [*found.notes, *found.left_out]:
         out.print(f"note: {note}")
-    disk = f"{found.disk_gb:.1f} GB of disk{_at_most(found)}"
+    disk = f"{found.disk_gb:.1f} GB of disk{if_all(number, found.at_most)}"
     tables.say("", f"{left.said(own_cpus())}, {disk}.", "Nothing has been touched.")
-
-
-def _at_most(found: Plan) -> str:
-    times = found.at_most / len(found.trials)
-    return f"; {times:.3g} times that if all splits are wanted" if times > 1 else ""
 
 
 def _by_class(inside: dict[tuple[str, str], Shape]) -> None:

@@ -41,3 +41,8 @@ def rest(trials: Sequence[Trial], works: Mapping[str, Work], done: Mapping[str, 
     ]
     due = [pace.Due(trial.called, works[trial.key].cpu_seconds) for trial in trials if trial.key not in done]
     return Rest(len(over), len(trials), sum(pace.learnt(ended, due)) + (0.0 if over else beforehand))
+
+
+def if_all(number: int, at_most: int) -> str:
+    """Return how many times so much all trials would be of a sweep that begins with `number`, where it may add some."""
+    return f"; {at_most / number:.3g} times that if all splits are wanted" if at_most > number else ""
