@@ -72,7 +72,7 @@ def _view() -> dict[str, Any]:
     columns = [f"metrics.`{name}`" for name in SHOWN]
     search = {"searchFilter": "", "startTime": "ALL", "lifecycleFilter": "Active"}
     search |= {"orderByKey": columns[0], "orderByAsc": False}
-    return search | {"selectedColumns": columns, "columnOrder": [NAME], "columnWidths": {NAME: 380}}
+    return search | {"selectedColumns": columns, "columnOrder": [NAME, *columns], "columnWidths": {NAME: 330}}
 
 
 def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:

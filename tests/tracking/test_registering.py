@@ -8,6 +8,7 @@ import pytest
 from fake_trials import spec
 
 from sweeps.drive.contents import STARTED
+from sweeps.tracking.kept.database import BEGAN
 from sweeps.tracking.kept.runs import stored
 from sweeps.tracking.outbox import Outbox
 from sweeps.tracking.registration import params_of
@@ -75,6 +76,8 @@ def test_a_run_on_a_server_began_when_its_training_did_and_keeps_that_when_it_go
     assert tracker.runs()[key].started == began
     found = stored(tracker.client.get_run(run_id))
     assert found.started == began < found.ended, "asked of the server page by page, too"
+    tracker.client.set_tag(run_id, BEGAN, "1795842844698")
+    assert tracker.runs()[key].started == before, "a tag that somebody wrote over is none"
 
 
 @pytest.mark.parametrize("ends", [True, False])

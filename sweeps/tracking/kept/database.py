@@ -41,7 +41,11 @@ def as_told(run: StoredRun) -> StoredRun:
 
 
 def _ms(time: str | None) -> int | None:
-    return round(datetime.fromisoformat(time).timestamp() * 1000) if time else None
+    """Return a tag's time in ms; None of none, and of what a person has made of the tag."""
+    try:
+        return round(datetime.fromisoformat(time).timestamp() * 1000) if time else None
+    except ValueError:
+        return None
 
 
 class NoSuchSweep(LookupError):
