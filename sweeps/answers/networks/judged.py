@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainables.trial.annotator import Annotator
 
 
+NUMBERS = ("precision", "recall", "f1")
 MANY_MET = 0.05  # of the training cells; names of cells that have nothing to do with each other agree now and then
 
 
@@ -82,6 +83,12 @@ def _trained_on(annotators: Sequence["Annotator"], classes: list[str], part: str
     return np.rint([np.mean([cells[name] for cells in each]) for name in classes]).astype(np.int64)
 
 
+def _open(types: pd.DataFrame, name: str) -> list[str]:
+    """Return a number of each type with its interval, see metrics.per_class."""
+    ends = zip(types[name], *(types[end] for end in metrics.ends_of(name)), strict=True)
+    return [f"{value:.3f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]") for value, low, high in ends]
+
+
 def show(found: Judged) -> None:
     """Print the metrics as a trial has them, then each type, what is not in them, and what makes them worthless."""
     if found.trained_on > MANY_MET:
@@ -92,10 +99,10 @@ def show(found: Judged) -> None:
     rows = [{"metric": name, "value": f"{value:.4f}"} for name, value in found.numbers.items()]
     tables.draw(pd.DataFrame(rows))
     types = found.types[found.types["test"] > 0]
-    shown = types[["class", "test", "predicted"]].assign(
-        **{name: [f"{value:.3f}" for value in types[name]] for name in ("precision", "recall", "f1")}
+    tables.draw(types[["class", "test", "predicted"]].assign(**{name: _open(types, name) for name in NUMBERS}))
+    tables.say(
+        "[95 %] of a type: what so many cells leave open (Wilson; of F1 by its counts), not what other data would"
     )
-    tables.draw(shown)
     if found.unknown:
         named = ", ".join(f"{name} ({cells:,})" for name, cells in sorted(found.unknown.items()))
         tables.say(

@@ -121,7 +121,10 @@ def test_known_types_give_the_numbers_of_the_trial(regression, tmp_path, capsys)
     renamed = predict([regression / "checkpoint"], tmp_path / "more.h5ad", evaluate="celltype", renames=(("T", ""),))
     assert renamed.judged.unlabelled == 1 + (cells.obs["celltype"] == "T").sum()
     predicting.show(renamed, str)
-    assert "in no number: Kupffer (1)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "in no number: Kupffer (1)" in shown
+    first = renamed.judged.types.iloc[0]
+    assert f"{first['recall']:.3f} [{first['recall_low']:.2f}, {first['recall_high']:.2f}]" in shown
     known = predict([regression / "checkpoint"], regression.parents[1] / "cells.h5ad", evaluate="celltype")
     predicting.show(known, str)
     assert (
