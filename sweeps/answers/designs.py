@@ -15,7 +15,7 @@ from sweeps.answers.runs.stored import Stored
 from sweeps.statistics import intervals, resampling
 from sweeps.statistics.intervals import Error
 
-FEW_CELLS, FEW_SPLITS = 10, 10  # below both, test cells are drawn again: see benchmarks/numbers/coverage.py
+FEW_CELLS, FEW_SPLITS = 10, 6  # below both, test cells are drawn again: see benchmarks/numbers/coverage.py
 HOW_FEW = f"""{{dataset}}: {{metric}} rests on under {FEW_CELLS} test cells in a split, and under {FEW_SPLITS} splits: \
 test cells are drawn again within types (paired bootstrap), and retraining added"""
 LOOKED = (

@@ -255,7 +255,7 @@ def test_tables_per_type_are_read_once_per_split_not_per_row(tmp_path, monkeypat
     assert len(table) == 4 and len(read) == 3
 
 
-@pytest.mark.parametrize(("splits", "cells"), [(10, 5), (4, 12)])
+@pytest.mark.parametrize(("splits", "cells"), [(6, 5), (4, 12)])
 def test_enough_splits_or_cells_keep_students_t(tmp_path, splits, cells):
     runs = few_cells(tmp_path, splits, cells)
     row = summary.summarise(runs, ["model", "strategy"], ["test_recall:a"]).iloc[0]
