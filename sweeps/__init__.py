@@ -39,6 +39,7 @@ def run(
     from_scratch: bool = False,
     move_tracking: bool = False,
     max_failed: int | None = None,
+    shared: str | None = None,
 ) -> "Outcome":
     """Run the sweep of a file to its end, or go on with it: what is finished stays, what is missing is trained.
 
@@ -56,6 +57,7 @@ def run(
 
     given = {"address": address, "max_concurrent": max_concurrent, "retry_failed": retry_failed}
     given |= {"from_scratch": from_scratch, "move_tracking": move_tracking, "max_failed": max_failed}
+    given |= {"shared": shared}
     request, spec = Request(Path(storage).absolute(), tracking_uri, **given), config.load(sweep)
     return converge(spec, request, Progress(console(), pace.place(request.storage, spec.name)), look=sure.wanted)
 

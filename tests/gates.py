@@ -153,8 +153,8 @@ def _gate_driver() -> None:
         before(Tracker, "report", "", lambda *a: bool(turn_clock(float(os.environ[CLOCK]))))
     if seconds := os.environ.get(PATIENCE):
         Tracker.close = functools.partialmethod(Tracker.close, float(seconds))
-    parts = dataclasses.replace(converge.real_parts(), run_trial=trial)
-    converge.real_parts = lambda: parts
+    real = converge.real_parts
+    converge.real_parts = lambda *shared: dataclasses.replace(real(*shared), run_trial=trial)
 
 
 def turn_clock(seconds: float) -> None:

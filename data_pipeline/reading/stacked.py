@@ -1,7 +1,7 @@
 """Several files as one matrix of counts: rows one after the other, columns brought to one order of genes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,13 +29,14 @@ class Part:
 class Files:
     """Row access over `parts`, in file rows. Holds no file open when pickled; opens them where it is used.
 
-    scratch: folder for copies by rows of large CSC matrices.
+    scratch: folder for copies by rows of large CSC matrices. fetch: finds a part's file where machines share no folder.
     """
 
     parts: list[Part]
     num_genes: int
     values: Values
     scratch: Path
+    fetch: Callable[[str], str] | None = None
     _open: dict[tuple[int, int], matrix.Rows] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,7 +52,8 @@ class Files:
         key = (os.getpid(), number)
         if key not in self._open:
             part = self.parts[number]
-            self._open[key] = matrix.open_rows(part.path, part.layer, self.scratch)
+            path = part.path if self.fetch is None else self.fetch(part.path)
+            self._open[key] = matrix.open_rows(path, part.layer, self.scratch)
         return self._open[key]
 
     def close(self) -> None:

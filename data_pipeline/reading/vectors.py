@@ -1,6 +1,7 @@
 """One vector per cell that somebody else has made: `obsm` of the dataset's files, or X of a file of embeddings."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +18,8 @@ NAMED = 5  # missing cells that a message names
 class Vectors:
     """Row access to vectors of n cells. rows: int64 [n], each cell's row in `paths` laid end to end; starts: of each.
 
-    obsm: name of the matrix in obsm; None: X. digest: what stands for the files' contents. Opens files where it is
-    used, and holds none open when pickled.
+    obsm: name of the matrix in obsm; None: X. digest: what stands for the files' contents. fetch: finds a file where
+    machines share no folder. Opens files where it is used, and holds none open when pickled.
     """
 
     paths: list[str]
@@ -27,6 +28,7 @@ class Vectors:
     starts: np.ndarray
     width: int
     digest: str
+    fetch: Callable[[str], str] | None = None
     _open: dict[tuple[int, int], matrix.Rows] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict:
@@ -45,7 +47,8 @@ class Vectors:
     def _stored(self, number: int) -> matrix.Rows:
         key = (os.getpid(), number)
         if key not in self._open:
-            self._open[key] = matrix.Rows(_element(places.open_hdf5(self.paths[number]), self.obsm))
+            path = self.paths[number] if self.fetch is None else self.fetch(self.paths[number])
+            self._open[key] = matrix.Rows(_element(places.open_hdf5(path), self.obsm))
         return self._open[key]
 
 

@@ -10,12 +10,10 @@ Content-addressed: the key is the hash of everything that fixes the bytes, so tw
 encoding at once write the same files, and every file appears by rename.
 """
 
-import functools
-import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,102 +22,12 @@ import pyarrow as pa
 
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
-from data_pipeline.hashes import file_sha256, identity_hash
-from data_pipeline.seeds import generator
-from data_pipeline.shards.encoded import Encoded
-from data_pipeline.shards.parts import lengths_of, serialise
+from data_pipeline.hashes import file_sha256
+from data_pipeline.shards.job import VERSION, Job
+from data_pipeline.shards.parts import lengths_of
 from data_pipeline.shards.shards import CELLS, LENGTHS, Shards
-
-BLOCK = 2048  # cells per part; part of the key, since each block has its own generator
-PART = 256  # of vectors by a network, which takes seconds to hours for as many cells
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """One encoding of one dataset: `cells` is anything with digest, num_cells, read(start, stop), counts and totals.
-
-    code: what stands for an encoder's code from outside, which may change without another identity. source: the
-    encoding that vectors are made of; `encoder` is then a network at rest, called with encoded cells.
-    """
-
-    cells: Any
-    encoder: Any
-    root: Path
-    code: str | None = None
-    source: "Job | None" = None
-
-    @property
-    def dataset_folder(self) -> Path:
-        return self.root / self.cells.digest[:16]
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        who = [self.encoder.identity, *([] if self.code is None else [self.code])]
-        who += [] if self.source is None else [self.source.folder.name]
-        return self.dataset_folder / identity_hash(VERSION, self.block, self.cells.digest, *who)
-
-    @property
-    def block(self) -> int:
-        """Cells per part."""
-        return BLOCK if self.source is None else PART
-
-    @property
-    def writer(self) -> "Writer":
-        return Writer(self.folder, self.encoder, self.cells.totals)
-
-    @property
-    def reader(self) -> Any:
-        """What reads blocks of counts: the light part of an opened dataset, without its names and labels."""
-        return self.cells.counts if hasattr(self.cells.counts, "read") else self.cells
-
-    @property
-    def reads(self) -> tuple[str, str]:
-        """What stands for the cells, and for their numbers if these are no counts."""
-        return self.cells.digest, getattr(self.cells.counts, "digest", "")
-
-    def is_complete(self) -> bool:
-        """Tell whether the manifest is there, the cells it was made with are, and every part has the size it names."""
-        try:
-            manifest = json.loads((self.folder / "manifest.json").read_text())
-            is_whole = all((self.folder / name).exists() for name in (CELLS, LENGTHS))
-            parts = manifest["parts"]
-            return is_whole and all((self.folder / part["file"]).stat().st_size == part["bytes"] for part in parts)
-        except (OSError, ValueError, KeyError):
-            return False
-
-
-@dataclass(frozen=True)
-class Writer:
-    """What a worker needs of a job: where parts go, how cells are encoded, counts per cell over all genes."""
-
-    folder: Path
-    encoder: Any
-    totals: np.ndarray
-
-    def write(self, start: int, counts: Any) -> None:
-        """Encode the block of cells from `start` on and publish its part, unless a whole one is there."""
-        if not self.has(start):
-            rng, totals = generator(0, "encode", self.folder.name, start), self.totals[start : start + counts.shape[0]]
-            self.publish(start, self.encoder(counts, rng, totals=totals))
-
-    def has(self, start: int) -> bool:
-        path = self._path(start)
-        return path.exists() and path.with_suffix(".json").exists()
-
-    def _path(self, start: int) -> Path:
-        return self.folder / f"part-{start:09d}.arrow"
-
-    def publish(self, start: int, encoded: Encoded) -> None:
-        """Put the part of the cells from `start` on where it belongs, its note last."""
-        path = self._path(start)
-        data, columns = serialise(encoded)
-        part = {"file": path.name, "start": start, "stop": start + len(encoded), "tokens": int(encoded.offsets[-1])}
-        part |= {"longest": int(encoded.lengths.max(initial=0)), "bytes": len(data), "columns": columns}
-        part |= {"origin": getattr(self.encoder, "origin", {})}
-        note = json.dumps(part | {"sha256": hashlib.sha256(data).hexdigest()})
-        publish(path, data, durable=False)  # a loss of power shows in the hash, and the part is made again
-        publish(path.with_suffix(".json"), note.encode(), durable=False)
+from data_pipeline.shared.hand import at_hand
+from data_pipeline.shared.store import Shared
 
 
 def _finish(job: Job) -> None:
@@ -145,6 +53,8 @@ def _finish(job: Job) -> None:
         "parts": parts,
     }
     publish(job.folder / "manifest.json", json.dumps(manifest, indent=1, default=str).encode())
+    if job.shared is not None:
+        job.shared.push(job.folder, (CELLS,))
 
 
 def _origin(job: Job, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,6 +100,7 @@ def write_shards(
         by_cells.setdefault(job.reads, []).append(job)
     _encode(list(by_cells.values()), lambda done, of: count and count("preparing: blocks encoded", done, of), at_once)
     for job in encoded:
+        _gather(job)
         _finish(job)
     if vectors:
         _rest(vectors, lambda done, of: count and count("preparing: features, parts of cells", done, of), at_once)
@@ -197,11 +108,21 @@ def write_shards(
 
 def _opened(jobs: list[Job]) -> list[Job]:
     """Return those that aren't complete, what is damaged of them removed."""
+    for job in jobs:
+        if not job.is_complete():
+            _gather(job)
     pending = [job for job in jobs if not job.is_complete()]
     for job in pending:
         _drop_damaged(job)
         _write_cells(job)
     return pending
+
+
+def _gather(job: Job) -> None:
+    """Have the job here as far as it is in the store, if there is one."""
+    if job.shared is not None and not job.shared.pull(job.folder):
+        for path in job.shared.parts(job.folder):
+            job.shared.pull(path)
 
 
 def write_here(job: Job) -> None:
@@ -214,7 +135,7 @@ def write_here(job: Job) -> None:
         if rest is not None:
             rest(0, start)
         else:
-            job.writer.write(start, job.cells.read(start, min(start + BLOCK, job.cells.num_cells)))
+            job.writer.write(start, job.cells.read(start, min(start + job.block, job.cells.num_cells)))
     _finish(job)
 
 
@@ -227,6 +148,7 @@ def _drop_damaged(job: Job) -> None:
             is_whole = False
         if not is_whole:
             note.unlink()
+            note.with_suffix(".arrow").unlink(missing_ok=True)
 
 
 def _missing_blocks(group: list[Job]) -> list[int]:
@@ -242,10 +164,11 @@ def _encode(groups: list[list[Job]], count: Callable[[int, int], None], at_once:
 
     def encode(index: int, start: int, counts: Any) -> None:
         for writer in writers[index]:
-            writer.write(start, counts)
+            writer.on_node().write(start, counts)
 
     tasks = [(index, start) for index, group in enumerate(groups) for start in _missing_blocks(group)]
-    for_each_block(readers, [group[0].cells.num_cells for group in groups], tasks, BLOCK, count, encode, at_once)
+    num_cells, block = [group[0].cells.num_cells for group in groups], groups[0][0].block if groups else 0
+    for_each_block(readers, num_cells, tasks, block, count, encode, at_once)
 
 
 class AtRest:
@@ -257,18 +180,21 @@ class AtRest:
 
     def __init__(self, jobs: list[Job]) -> None:
         self._writers = [replace(job.writer, totals=np.zeros(0)) for job in jobs]
-        self._sources = [job.source.folder for job in jobs]
+        self._sources, self._sizes = [job.source.folder for job in jobs], [job.block for job in jobs]
         self._open: tuple[Path, Shards] | None = None
 
     def __call__(self, index: int, start: int) -> None:
-        if not self._writers[index].has(start):
-            shards = self._shards(self._sources[index])
-            encoded = shards.take(np.arange(start, min(start + PART, len(shards))))
-            self._writers[index].publish(start, self._writers[index].encoder(encoded))
+        writer = self._writers[index].on_node()
+        if not writer.has(start):
+            shards = self._shards(self._sources[index], writer.shared)
+            encoded = shards.take(np.arange(start, min(start + self._sizes[index], len(shards))))
+            writer.publish(start, writer.encoder(encoded))
+        writer.push(start)
 
-    def _shards(self, folder: Path) -> Shards:
+    def _shards(self, folder: Path, shared: Shared | None) -> Shards:
         if self._open is None or self._open[0] != folder:
-            self._open = folder, Shards(folder)
+            with at_hand(shared, folder) as here:
+                self._open = folder, Shards(here)
         return self._open[1]
 
 
@@ -279,4 +205,5 @@ def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | Non
     tasks = [(index, start) for index, job in enumerate(jobs) for start in _missing_blocks([job])]
     for_each_part(tasks, AtRest(jobs), count, at_once)
     for job in jobs:
+        _gather(job)
         _finish(job)

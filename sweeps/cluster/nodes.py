@@ -20,6 +20,8 @@ import ray
 
 from data_pipeline import outside, sameness
 from data_pipeline.errors import RequestError
+from data_pipeline.shared.store import NODE, Shared
+from data_pipeline.shared.turns import mark
 from sweeps.cluster import alone, head, joining
 from sweeps.cluster.kinds import node_types
 from sweeps.cluster.resources import own_cpus
@@ -75,8 +77,8 @@ def beginning() -> Callable[[], None]:
 
     It travels as code, and so stands neither in the environment of a job, which `ray job list` shows, nor in a log.
     """
-    pin, settings = sameness.pinning(), {name: os.environ[name] for name in os.environ if name.startswith(HANDED_ON)}
-    settings |= outside.variable()
+    handed = [name for name in os.environ if name.startswith(HANDED_ON) and not name.startswith(NODE)]
+    pin, settings = sameness.pinning(), {name: os.environ[name] for name in handed} | outside.variable()
 
     def begin() -> None:
         pin()
@@ -149,14 +151,19 @@ def _share_fate(raylet: int) -> None:
     threading.Event().wait()
 
 
-def check_nodes(storage: Path, seconds: float = 120.0) -> None:
-    """RequestError naming every node of a cluster that lacks this cellskew or torch, or does not see `storage`."""
+def check_nodes(storage: Path, seconds: float = 120.0, shared: Shared | None = None) -> None:
+    """RequestError naming every node of a cluster that lacks this cellskew or torch, or does not see `storage`.
+
+    shared: the store that it has to see in place of the folder.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     storage.mkdir(parents=True, exist_ok=True)
-    mark = storage / f".seen-{uuid.uuid4().hex}"
-    mark.touch()
-    problems, asking = [], _asking(str(mark), sameness.comparison())
+    seen = storage / f".seen-{uuid.uuid4().hex}"
+    seen.touch()
+    if shared is not None:
+        shared.mark(seen)
+    problems, asking = [], _asking(str(seen), sameness.comparison(), shared and (shared.uri, str(shared.root)))
     try:
         asked = []
         for node in ray.nodes():
@@ -167,12 +174,12 @@ def check_nodes(storage: Path, seconds: float = 120.0) -> None:
         for host, answer in asked:
             problems += [f"node {host}: {problem}" for problem in _answer(answer, storage, seconds)]
     finally:
-        mark.unlink()
+        mark(seen, shared).unlink(missing_ok=True)
     if problems:
         raise RequestError(*problems)
 
 
-def _asking(mark: str, compare: Callable[[], str | None]) -> Any:
+def _asking(mark: str, compare: Callable[[], str | None], shared: tuple[str, str] | None) -> Any:
     """Return a remote function that says what a node has; pickled by value, for a node may lack this module."""
 
     @ray.remote
@@ -180,7 +187,13 @@ def _asking(mark: str, compare: Callable[[], str | None]) -> Any:
         from importlib.metadata import PackageNotFoundError, version
         from pathlib import Path
 
-        found: dict[str, Any] = {"storage": Path(mark).exists(), "code": compare()}
+        found: dict[str, Any] = {"storage": shared is not None or Path(mark).exists(), "code": compare()}
+        try:
+            from data_pipeline.shared.store import tried
+
+            found["store"] = None if shared is None else tried(*shared, mark)
+        except ImportError:
+            found["store"] = None
         for package in ("cellskew", "torch"):
             try:
                 found[package] = version(package)
@@ -205,5 +218,10 @@ def _answer(answer: Any, storage: Path, seconds: float) -> list[str]:
     if not problems and found["code"] is not None:
         problems.append(found["code"])
     if not found["storage"]:
-        problems.append(f"does not see {storage}; --storage must be on a file system that all nodes share")
+        problems.append(
+            f"does not see {storage}; --storage must be on a file system that all nodes share, or say with --shared "
+            "s3://BUCKET/FOLDER where they find one another's files"
+        )
+    if found["store"] is not None:
+        problems.append(found["store"])
     return problems

@@ -17,6 +17,13 @@ from data_pipeline.errors import RequestError
 STORAGE = Path("cellskew-runs")
 ADVICE = re.compile(r"`(\w+):(?: ([^`]*))?`")  # as a sweep file has it
 Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
+Shared = Annotated[
+    str | None,
+    typer.Option(
+        help="s3://BUCKET/FOLDER: where nodes that share no folder find one another's files; --storage is then each "
+        "node's own folder."
+    ),
+]
 Uri = Annotated[
     str | None,
     typer.Option(help="MLflow server; default: as before, else MLFLOW_TRACKING_URI, else a store in --storage."),

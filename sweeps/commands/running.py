@@ -26,6 +26,7 @@ from sweeps.commands.options import (
     Price,
     Retry,
     Scratch,
+    Shared,
     Storage,
     Sweep,
     Uri,
@@ -118,6 +119,7 @@ def run(
     max_failed: MaxFailed = None,
     budget: Budget = None,
     on_end: OnEnd = None,
+    shared: Shared = None,
 ) -> None:
     """Run a sweep, or go on with it: what is finished stays, what is missing is trained.
 
@@ -125,7 +127,7 @@ def run(
     """
     from sweeps.file import config
 
-    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget)
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget, shared)
     with telling(on_end) as said:
         _converge(config.load(sweep), storage, tracking_uri, given, said)
 
@@ -142,6 +144,7 @@ def resume(
     max_failed: MaxFailed = None,
     budget: Budget = None,
     on_end: OnEnd = None,
+    shared: Shared = None,
 ) -> None:
     """Go on with a sweep by its name, as its file was when it last ran.
 
@@ -149,7 +152,7 @@ def resume(
     """
     from sweeps.file import config
 
-    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget)
+    given = _given(address, max_concurrent, retry_failed, from_scratch, move_tracking, max_failed, budget, shared)
     with telling(on_end) as said:
         _converge(config.load(_stored(storage, name)), storage, tracking_uri, given, said)
 
@@ -173,13 +176,14 @@ def _given(
     move: bool,
     max_failed: int | None,
     budget: str | None,
+    shared: str | None,
 ) -> dict[str, Any]:
     """Return the options that `run` and `resume` share, as converge.Request calls them."""
     from sweeps.drive.allowance import Allowance
 
     given = {"address": address, "max_concurrent": most, "retry_failed": retry, "from_scratch": scratch}
     allowance = None if budget is None else Allowance.of(budget)
-    return given | {"move_tracking": move, "max_failed": max_failed, "allowance": allowance}
+    return given | {"move_tracking": move, "max_failed": max_failed, "allowance": allowance, "shared": shared}
 
 
 def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str, Any], said: dict[str, str]) -> None:
@@ -211,7 +215,7 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
 
 def _check_storage(storage: Path) -> None:
     if re.match(r"[a-z][a-z0-9+.-]*:/", str(storage)):
-        raise RequestError(f"--storage {storage}: give a folder that every node sees (a shared file system), not a URI")
+        raise RequestError(f"--storage {storage}: give a folder, not a URI; a bucket is for --shared")
     if storage.exists() and not storage.is_dir():
         raise RequestError(f"--storage {storage} is a file; give a folder")
 

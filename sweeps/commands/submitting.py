@@ -13,7 +13,7 @@ import typer
 
 from data_pipeline.errors import RequestError
 from data_pipeline.outside import VARIABLE, folders
-from sweeps.commands.options import Concurrent, Retry, Sweep, Uri
+from sweeps.commands.options import Concurrent, Retry, Shared, Sweep, Uri
 
 if TYPE_CHECKING:
     from sweeps.commands.jobs import Jobs
@@ -35,6 +35,7 @@ def submit(
     code: Code = None,
     stop: Stop = False,
     detach: Detached = False,
+    shared: Shared = None,
 ) -> None:
     """Run a sweep on a Ray cluster from a machine that is no node of it; the driver stays there as a Ray job.
 
@@ -45,14 +46,14 @@ def submit(
     from sweeps.commands.jobs import Jobs, dashboard
     from sweeps.file import config
 
-    name, again = config.load(sweep, check_files=False).name, f"cellskew submit {quote(str(sweep))}"
-    jobs = Jobs(dashboard(address))
-    again += f" --address {jobs.address} --storage {quote(str(storage))}"
+    name, jobs = config.load(sweep, check_files=False).name, Jobs(dashboard(address))
+    again = f"cellskew submit {quote(str(sweep))} --address {jobs.address} --storage {quote(str(storage))}"
     job = jobs.running(name)
     if stop:
         _end(jobs, name, job)
     elif job is None:
         options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
+        options |= {"shared": shared}
         job = _start(jobs, name, sweep, storage, options, code)
     else:
         print(f"{job} runs already, with the file as it was; to run another one, end it first: {again} --stop")

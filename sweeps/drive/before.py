@@ -3,17 +3,26 @@
 import contextlib
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.errors import RequestError, of_disk
+from data_pipeline.shared import objects
+from data_pipeline.shared.store import Shared
 from sweeps.tracking.outbox import waiting
 from sweeps.tracking.uris import default_uri, remembered, shown_uri
 
 UNSAID = re.compile(r"[\ud800-\udfff]")  # bytes that are no text, as Python has them in a path
 
 
-def check_writable(storage: Path) -> None:
-    """RequestError if nothing can be written to the storage folder, NoRoomError if its disk is full. Makes nothing."""
+def check_writable(storage: Path, shared: Shared | None = None, say: Callable[[str], None] = print) -> None:
+    """RequestError if nothing can be written to the storage folder or the store, NoRoomError if its disk is full.
+
+    Makes nothing.
+    """
+    if shared is not None:
+        objects.try_out(shared.uri)
+        say(f"nodes find one another's files in {shared.uri}")
     if UNSAID.search(str(storage)):
         raise RequestError(
             f"the storage folder {str(storage)!r} has a name that isn't UTF-8, which Ray can't take; choose another "

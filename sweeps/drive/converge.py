@@ -45,9 +45,9 @@ def converge(
     A first Ctrl-C or SIGTERM brings what runs to a safe point: the outcome says so. A second one ends the process.
     """
     sameness.check_here()
-    request = replace(request, address=joining.asked(request.address))
-    parts = real_parts() if parts is None else parts
-    stop = Stop(request.storage.absolute() / "sweeps" / f"{spec.name}.stop-{os.getpid()}")
+    request = replace(request, address=joining.asked(request.address), shared=lineage.shared(request, spec.name))
+    parts = real_parts(request.store) if parts is None else parts
+    stop = Stop.of(spec.name, request.storage.absolute(), request.store)
     with Signals(stop, screen.say, screen.end):
         try:
             return _converge(spec, request, screen, parts, stop, look)
@@ -59,7 +59,7 @@ def _converge(spec: SweepSpec, request: Request, screen: Screen, parts: Parts, s
     storage, trials = request.storage.absolute(), spec.trials()
     if not trials:
         raise RequestError(f"sweep {spec.name} has no trials: its exclude rules leave nothing over")
-    check_writable(storage)
+    check_writable(storage, request.store, screen.say)
     if request.address is not None:
         screen.say(f"Ray cluster: {joining.check(request.address)}")
     screen.say(f"{spec.name}: {rounds.count(spec)}; checking the data")
@@ -90,7 +90,7 @@ class _Drive:
         from sweeps.tracking.store import Tracker
 
         self.spec, self.request, self.screen, self.parts, self.stop = spec, request, screen, parts, stop
-        self.allowance, self.tallies = request.allowance, []
+        self.allowance, self.tallies, self.shared = request.allowance, [], request.store
         self.held, self.has_ray = contextlib.ExitStack(), False  # Ray, the same in all rounds
         self.storage, self.launch_id = request.storage.absolute(), uuid.uuid4().hex
         uri, why = choose(self.storage, request.tracking_uri, spec.name, request.move_tracking)
@@ -158,7 +158,7 @@ class _Drive:
             self.has_ray = True
         nodes = cluster.nodes()
         if address is not None:
-            cluster.check_nodes(self.storage)
+            cluster.check_nodes(self.storage, shared=self.shared)
         resources.check_room(todo, nodes)
         said = address and resources.without_gpu(todo, nodes), allowance.unheeded(self.allowance, todo, nodes)
         for one in filter(None, said):
@@ -176,7 +176,7 @@ class _Drive:
         """Have a run for every trial, and the sweep's file and wishes kept."""
         for sentence in changes.since(self.storage / "sweeps" / f"{self.spec.name}.yaml", self.spec.trials()):
             self.screen.say(sentence)
-        lineage.keep_file(self.spec, self.storage, self.tracker.uri)
+        lineage.keep_file(self.spec, self.storage, self.tracker.uri, self.request.shared)
         rounds.want(self.spec, trials, self.tracker)
         return self.tracker.register(trials, known, lambda done, total: self.screen.count("registering", done, total))
 
@@ -206,12 +206,13 @@ class _Drive:
             self.storage / "trials",
             lambda key: self._upload(known[key]),
             lambda key, lacking: self.tracker.lacks(known[key].run_id, lacking),
+            self.shared,
         )
 
     def _fresh(self, todo: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
         """Return new runs for the trials that are trained from the start again: a run's points are of one training."""
-        folder, scratch = self.storage / "trials", self.request.from_scratch
-        anew = [trial for trial in todo if lineage.starts_anew(known[trial.key], folder / trial.key, scratch)]
+        folder, how = self.storage / "trials", (self.request.from_scratch, self.shared)
+        anew = [trial for trial in todo if lineage.starts_anew(known[trial.key], folder / trial.key, *how)]
         if not anew:
             return {}
         self.screen.say(f"{len(anew)} trials start anew, each in a new run; their old runs are marked superseded")
@@ -273,8 +274,7 @@ class _Drive:
         self, trial: Trial, paths: dict[str, Any], run: RunState, data: dict[str, str], share: dict[str, float]
     ) -> Job:
         config = trial.config() | paths | {"directory": str(self.storage / "trials" / trial.key)}
-        config |= {"device": resources.device_of(share)}
-        config["gpu_share"] = min(1.0, share["gpu"])
+        config |= {"device": resources.device_of(share), "gpu_share": min(1.0, share["gpu"])}
         config |= {"checkpoint_every": self.spec.checkpoint_every, "stop_file": str(self.stop.mark)}
         tags = origin.code() | origin.packages() | {"cellskew.digest": data["digest"]}
         if share["gpu"]:
@@ -290,6 +290,7 @@ class _Drive:
             fresh=self.launch_id if self.request.from_scratch else "",
             upload=self._upload(run),
             cost=self.costs[trial.key],
+            shared=self.shared and self.shared.uri,
         )
 
     def _upload(self, run: RunState) -> Upload:

@@ -8,6 +8,9 @@ from typing import Any
 import yaml
 
 from data_pipeline.atomic import publish
+from data_pipeline.shared.store import Shared
+from data_pipeline.shared.turns import has_begun
+from sweeps.drive.request import Request
 from sweeps.file.config import SweepSpec
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.uris import bare, default_uri
@@ -19,18 +22,26 @@ def data_of(name: str, cells: Any) -> dict[str, str]:
     return {"name": name, "digest": cells.digest, "source": "" if source is None else ", ".join(source.all_paths)}
 
 
-def starts_anew(run: RunState, folder: Path, from_scratch: bool) -> bool:
+def starts_anew(run: RunState, folder: Path, from_scratch: bool, shared: Shared | None = None) -> bool:
     """Tell whether an unfinished trial that MLflow has points of, or may get some of, is to be trained from the start.
 
-    It is if that was asked for, and if its folder, where an earlier attempt's epochs were, is empty or gone.
+    It is if that was asked for, and if its folder, where an earlier attempt's epochs were, is empty or gone; shared:
+    where these are if machines share no folder.
     """
     if from_scratch and (run.has_metrics or run.status != "SCHEDULED"):
         return True
-    return run.has_metrics and not any(path.name[0] != "." for path in (folder.iterdir() if folder.is_dir() else ()))
+    is_here = any(path.name[0] != "." for path in (folder.iterdir() if folder.is_dir() else ()))
+    return run.has_metrics and not is_here and not (shared is not None and has_begun(shared, folder))
 
 
-def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str) -> None:
-    """Keep the resolved file and what is behind its paths, which an edited one is compared with, and its store."""
+def shared(request: Request, sweep: str) -> str | None:
+    """Return the URI of the store in which a sweep's nodes find one another's files: the one given, else as before."""
+    kept = request.storage / "sweeps" / f"{sweep}.shared"
+    return kept.read_text(encoding="utf-8") if request.shared is None and kept.exists() else request.shared
+
+
+def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str, store: str | None = None) -> None:
+    """Keep the resolved file and what is behind its paths, which an edited one is compared with, and its stores."""
     folder = storage / "sweeps"
     kept = {f"{spec.name}.yaml": yaml.safe_dump(spec.given, sort_keys=False, allow_unicode=True)}
     kept[f"{spec.name}.contents.json"] = json.dumps(asdict(spec.contents))
@@ -38,5 +49,7 @@ def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str) -> None:
         (folder / f"{spec.name}.tracking").unlink(missing_ok=True)
     else:
         kept[f"{spec.name}.tracking"] = bare(tracking_uri)
+    if store is not None:
+        kept[f"{spec.name}.shared"] = store
     for name, text in kept.items():
         publish(folder / name, text.encode())

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from data_pipeline.shared import objects
+from data_pipeline.shared.hand import on_hand
+from data_pipeline.shared.store import Shared
 from sweeps.drive.allowance import Allowance
 from sweeps.drive.workshop import Workshop
 from sweeps.file.config import SweepSpec
@@ -15,7 +19,8 @@ from sweeps.file.trials import Trial
 @dataclass(frozen=True)
 class Request:
     """How a sweep is to be run. tracking_uri None: see uris.choose; address None: a Ray of our own; max_failed: so many
-    trials that fail in this launch stop it; allowance: how much this launch may use."""
+    trials that fail in this launch stop it; allowance: how much this launch may use; shared: URI of a store in which
+    nodes that share no folder find one another's files, None: they all see `storage`."""
 
     storage: Path
     tracking_uri: str | None = None
@@ -27,6 +32,12 @@ class Request:
     move_tracking: bool = False
     max_failed: int | None = None
     allowance: Allowance | None = None
+    shared: str | None = None
+
+    @property
+    def store(self) -> Shared | None:
+        """What the nodes have in common in place of a folder."""
+        return None if self.shared is None else Shared(objects.checked(self.shared), self.storage.absolute())
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,11 @@ class Screen(Protocol):
     def end(self) -> None: ...
 
 
-def real_parts() -> Parts:
-    """Return the parts of real trials: opened files, encoded shards, networks."""
+def real_parts(shared: Shared | None = None) -> Parts:
+    """Return the parts of real trials: opened files, encoded shards, networks. shared: see Request.store."""
     from sweeps.drive.preparing.prepare import check, open_datasets, prepare
     from trainables.trial.profile import peak_memory
     from trainables.trial.trial import run_trial
 
-    return Parts(open_datasets, prepare, run_trial, peak_memory, check)
+    prepared, measured = partial(prepare, shared=shared), partial(on_hand, shared, peak_memory)
+    return Parts(open_datasets, prepared, run_trial, measured, partial(check, shared=shared))

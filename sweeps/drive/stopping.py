@@ -10,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.shared.store import Shared
+from data_pipeline.shared.turns import Mark, mark
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,11 +28,16 @@ class Stop:
     of the longest round so far. waits: whether what is being done now comes to a safe point of its own.
     """
 
-    mark: Path
+    mark: Path | Mark
     asked: bool = False
     why: str = ""
     longest: float | None = None
     waits: bool = False
+
+    @classmethod
+    def of(cls, sweep: str, storage: Path, shared: Shared | None) -> "Stop":
+        """Return that of a sweep which this process drives; shared: where workers see it without a shared folder."""
+        return cls(mark(storage / "sweeps" / f"{sweep}.stop-{os.getpid()}", shared))
 
     def ask(self, why: str) -> None:
         """Ask, keeping the first reason."""

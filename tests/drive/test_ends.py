@@ -118,7 +118,7 @@ def test_a_signal_in_the_preparation_is_an_end_in_words_and_exit_code_1(stage, s
             os.kill(os.getpid(), signal.SIGTERM)
         raise Closed
 
-    monkeypatch.setattr(converge, "real_parts", lambda: dataclasses.replace(parts(), **{stage: asked}))
+    monkeypatch.setattr(converge, "real_parts", lambda *shared: dataclasses.replace(parts(), **{stage: asked}))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec().given))
     found = CliRunner().invoke(cli.app, ["run", str(tmp_path / "small.yaml"), "--storage", str(tmp_path)])
     assert found.exit_code == 1, found.output

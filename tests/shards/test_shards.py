@@ -43,7 +43,7 @@ class Ragged:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr("data_pipeline.shards.job.BLOCK", 64)
 
 
 def test_take_returns_the_cells_asked_for_in_their_order_across_parts(tmp_path, small_blocks):
@@ -92,7 +92,7 @@ print(len(shards._parts), shards.take(rows).ids.sum())
 
 
 def test_more_parts_than_a_process_may_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr("data_pipeline.shards.job.BLOCK", 1)
     cells = made_up_cells(1100, 20)
     folder = make_shards(cells, Ragged(), tmp_path)
     run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -103,7 +103,7 @@ def test_more_parts_than_a_process_may_open_files(tmp_path, monkeypatch):
 def test_the_time_that_take_needs_grows_with_the_cells_alone(tmp_path, monkeypatch):
     """Twice the cells in twice the parts: about twice the time, where it was four times."""
     seconds = {}
-    monkeypatch.setattr(module, "BLOCK", 4)
+    monkeypatch.setattr("data_pipeline.shards.job.BLOCK", 4)
     for number in (1000, 4000):
         shards = Shards(make_shards(made_up_cells(number, 10), Ragged(), tmp_path / str(number)))
         rows = np.random.default_rng(0).permutation(number)

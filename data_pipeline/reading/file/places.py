@@ -8,6 +8,7 @@ from pathlib import Path
 from data_pipeline.errors import RequestError
 from data_pipeline.names import nearest
 from data_pipeline.reading.file import foreign
+from data_pipeline.shared import objects
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".h5ad", ".h5", ".hdf5")  # of files that somebody may have meant
@@ -30,7 +31,7 @@ def stamp(path: str) -> tuple[int, str]:
     system, inside = _remote(path)
     state = system.info(inside)
     changed = next((state[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in state), "")
-    return int(state["size"]), str(changed)
+    return int(state["size"] or 0), str(changed)
 
 
 def open_hdf5(path: str):
@@ -90,9 +91,14 @@ def _why_not_hdf5(path: str, head: bytes, size: int, error: OSError) -> str:
 
 
 def _remote(path: str):
-    """Return (file system, path inside it)."""
+    """Return (file system, path inside it); of an s3:// URI pyarrow's, which needs no other package."""
     import fsspec
 
+    if path.startswith("s3://"):
+        from fsspec.implementations.arrow import ArrowFSWrapper
+
+        uri, inside = path.rsplit("/", 1)
+        return ArrowFSWrapper(objects.opened(uri)), inside
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:

@@ -11,14 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.atomic import publish
+from data_pipeline.shared.turns import Overtaken
 
 BEAT = 10.0  # seconds between signs of life
 TIMEOUT = 120.0  # a worker without one for so long is dead, whatever its lock says
 LOOK_EVERY = 0.2  # seconds between looks at another worker's signs of life
-
-
-class Overtaken(RuntimeError):
-    """Another worker has taken this trial's folder; whatever we would write there is not wanted."""
 
 
 @contextmanager

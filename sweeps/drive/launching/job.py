@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.shared.store import Shared
 from sweeps.drive.allowance import Allowance
 from sweeps.tracking.artifacts import Upload
+from trainables.config import LEAVE
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Job:
     config: what run_trial takes. resources: its CPUs and share of a GPU, {"cpu", "gpu"}. tags, data (name, digest,
     source of the dataset): what its run is to say when it starts. fresh: "", or the name of a launch that starts
     over whatever was left before it; a worker that takes its place finds its name in the folder, and goes on.
-    upload: where its files go; None: nowhere. cost: about the seconds it takes, in any unit.
+    upload: where its files go; None: nowhere. cost: about the seconds it takes, in any unit. shared: URI of the store
+    that has what the driver's storage folder has, where machines share none.
     """
 
     config: dict[str, Any]
@@ -28,6 +31,7 @@ class Job:
     fresh: str = ""
     upload: Upload | None = None
     cost: float = 1.0
+    shared: str | None = None
 
     @property
     def key(self) -> str:
@@ -36,6 +40,16 @@ class Job:
     @property
     def directory(self) -> Path:
         return Path(self.config["directory"])
+
+    @property
+    def store(self) -> Shared | None:
+        """What the machines have in common in place of a folder; None where they share the storage folder."""
+        return None if self.shared is None else Shared(self.shared, self.directory.parents[1])
+
+    @property
+    def marks(self) -> tuple[Path, ...]:
+        """Files that ask the trial to save its round: as the sweep ends, as it is to leave its node."""
+        return *([Path(self.config["stop_file"])] if self.config.get("stop_file") else []), self.directory / LEAVE
 
     def to_text(self) -> str:
         """Return the job as JSON, which Tune copies and stores without looking inside."""

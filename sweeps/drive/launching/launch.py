@@ -65,7 +65,7 @@ class Listener(NotKept, tune.Callback):
             runs = any(trial.status == TuneTrial.RUNNING for trial in trials)
             self.standstill.look(runs or self.line.is_preparing(), self.line.is_promised())
             for job in self.line.leaving():
-                leave(job.directory)
+                leave(job)
             spent = None if self.allowance is None else self.allowance.spent(self.news.tally)
             if spent is not None:
                 self.news.stop.ask(spent)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from data_pipeline.shared.turns import fetched
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import UPLOAD, WAITS, describe, try_upload
 from sweeps.tracking.artifacts import Upload, probe
@@ -65,9 +66,17 @@ class Uploads:
             if self._arrives(job):
                 self.done(job)
 
+    def _uploaded(self, job: Job) -> dict[str, str]:
+        """Upload a trial's files once, fetched from the machine that trained it; returns {} or why that can't be."""
+        try:
+            fetched(job.store, job.directory)
+        except OSError as error:
+            return {UPLOAD: describe(error)}
+        return try_upload(job.directory, job.upload)
+
     def _arrives(self, job: Job) -> bool:
         attempt = 0
-        while why := try_upload(job.directory, job.upload):
+        while why := self._uploaded(job):
             if attempt == 0:
                 self.say(f"files of finished trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
             if self.over.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):

@@ -14,6 +14,8 @@ from typing import Any
 
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
+from data_pipeline.shared.hand import at_hand
+from data_pipeline.shared.turns import mark, turn
 from sweeps.cluster.origin import machine
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
@@ -52,21 +54,10 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
     {"failed"}. With "final": "lacking", files that couldn't be made or uploaded, and why, see mending."""
     directory = job.directory
     try:
-        check_node(job.config)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / LEAVE).unlink(missing_ok=True)
-        with own(directory, lambda said: send({"trouble": said})) as check:  # a worker may outlive its driver
-
-            def send_if_ours(news: dict[str, Any]) -> None:
-                check()
-                send(news)
-
-            _start_over(directory, job.fresh)
-            publish(directory / TOLD, json.dumps(job.config).encode(), durable=False)
-            with logged(directory, _begins(job)):
-                final = _train_on(job.config, send_if_ours, trainable, directory)
-            check()
-            lacking = missing(directory) | _upload(job)
+        with contextlib.ExitStack() as held:
+            config = _at_hand(job, held)
+            directory = Path(config["directory"])
+            final, lacking = _work(job, config, send, trainable)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
         send({"final": numbers, "where": machine() | tags, "lacking": lacking})
@@ -75,6 +66,54 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
         if job.upload is not None and not _unseen(job.upload):
             with contextlib.suppress(Exception):  # it is in the folder all the same
                 upload_log(directory, job.upload)
+
+
+def _at_hand(job: Job, held: contextlib.ExitStack) -> dict[str, Any]:
+    """Return what the trial is told, with all that it reads on this machine; NodeError if that can't be."""
+    try:
+        return held.enter_context(at_hand(job.store, job.config, (job.directory, *job.marks)))
+    except OSError as error:
+        raise NodeError(f"node {platform.node()} can't fetch what the trial reads: {describe(error)}") from error
+
+
+def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable) -> tuple[dict[str, Any], dict]:
+    """Train the trial in its folder and put this where others find it; returns its numbers, and what it lacks.
+
+    config: the job's, with paths as they are on this machine.
+    """
+    directory, node = Path(config["directory"]), job.store and job.store.on_node()
+    for path in () if node is None else job.marks:
+        node.here(path).parent.mkdir(parents=True, exist_ok=True)
+    check_node(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        own(directory, lambda said: send({"trouble": said})) as check,  # a worker may outlive its driver
+        turn(node, job.directory, check, job.marks) as (check, save),
+    ):
+        mark(job.directory / LEAVE, node).unlink(missing_ok=True)
+
+        def send_if_ours(news: dict[str, Any]) -> None:
+            check()
+            if news.get("saved") and "replayed" not in news["metrics"]:
+                _keep(save, send)
+            send(news)
+
+        _start_over(directory, job.fresh)
+        publish(directory / TOLD, json.dumps(job.config).encode(), durable=False)
+        with logged(directory, _begins(job)):
+            final = _train_on(config, send_if_ours, trainable, directory)
+        check()
+        lacking = missing(directory) | _upload(job, directory)
+        save()
+    return final, lacking
+
+
+def _keep(save: Callable[[], None], send: Callable[[dict[str, Any]], None]) -> None:
+    """Have a round kept elsewhere too; where that can't be, the trial goes on, and the next round is."""
+    try:
+        save()
+    except OSError as error:
+        send({"trouble": f"a round could not be kept in the store, and is lost with this node: {describe(error)}"})
 
 
 def _begins(job: Job) -> str:
@@ -101,10 +140,10 @@ def check_node(config: dict[str, Any]) -> None:
         raise NodeError(f"node {platform.node()} does not see {', '.join(lacking)}")
 
 
-def leave(directory: Path) -> None:
+def leave(job: Job) -> None:
     """Ask the worker that trains a trial to save the round that it is in."""
     with contextlib.suppress(OSError):
-        (directory / LEAVE).touch()
+        mark(job.directory / LEAVE, job.store).touch()
 
 
 def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Path) -> dict[str, Any]:
@@ -161,18 +200,19 @@ def _start_over(directory: Path, launch: str) -> None:
     publish(mark, launch.encode())
 
 
-def _upload(job: Job) -> dict[str, str]:
+def _upload(job: Job, directory: Path) -> dict[str, str]:
     """Upload a trial's files; returns {} or, if that can't be done now, why: a trained trial is not to wait for it.
 
-    What goes to a server is the driver's to send, see uploading: it has the credentials, and holds no slot meanwhile.
+    What goes to a server, or to a folder on another machine, is the driver's to send, see uploading: it has the
+    credentials, and holds no slot meanwhile.
     """
     why: dict[str, str] = {}
-    if job.upload is not None and local_path(job.upload.artifact_uri) is None:
+    if job.upload is not None and (job.shared is not None or local_path(job.upload.artifact_uri) is None):
         return {UPLOAD: WAITS}
     if job.upload is not None and (said := _unseen(job.upload)):
         return {UPLOAD: said}
     for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
-        why = try_upload(job.directory, job.upload)
+        why = try_upload(directory, job.upload)
         if not why or pause is None:
             break
         time.sleep(pause)

@@ -16,7 +16,9 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.vectors import Vectors
 from data_pipeline.rows import choice
-from data_pipeline.shards.writing import Job
+from data_pipeline.shards.job import Job
+from data_pipeline.shared.hand import bring
+from data_pipeline.shared.store import Shared
 from sweeps.drive.contents import vectors_of
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.tasks import Task
@@ -61,12 +63,13 @@ class Encoders:
     genes, learned: the task that makes a file if one is wanted and not there; encoder: needs both files.
     """
 
-    def __init__(self, cells: dict[str, Cells], storage: Path) -> None:
-        self.cells, self.storage = cells, storage
+    def __init__(self, cells: dict[str, Cells], storage: Path, shared: Shared | None = None) -> None:
+        self.cells, self.storage, self.shared = cells, storage, shared
         self._rows: dict[str, choice.Rows] = {}
         self._digests: dict[str, str] = {}
         self._encoders: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._vectors: dict[str, Vectors] = {}
+        self._weights: dict[str, Path] = {}
 
     def rows(self, config: Config) -> choice.Rows:
         """Return the split of a trial and its training cells after the skew."""
@@ -99,6 +102,8 @@ class Encoders:
     @cached_property
     def readable(self) -> dict[str, ray.ObjectRef]:
         """What tasks read of each dataset, sent to the cluster once."""
+        for one in self.cells.values():
+            bring(self.shared, one.counts)
         return {
             name: ray.put(making.Readable(one.counts, one.totals, one.labels, one.classes, one.true_counts))
             for name, one in self.cells.items()
@@ -166,8 +171,14 @@ class Encoders:
             return None
         own = {"model": config["model"], "weights": config["weights"], "sha256": config.get("rests")}
         on = config.get("on") or own | {"options": options_of(config)}
-        network = Resting(encoding.encoder, on["model"], Path(on["weights"]), on["options"], on["sha256"])
-        return Job(encoding.cells, network, encoding.root, source=encoding)
+        network = Resting(encoding.encoder, on["model"], self.weights(on["weights"]), on["options"], on["sha256"])
+        return Job(encoding.cells, network, encoding.root, source=encoding, shared=self.shared)
+
+    def weights(self, folder: str) -> Path:
+        """Return where workers find a folder of weights: where it is, or in the store."""
+        if folder not in self._weights:
+            self._weights[folder] = Path(folder) if self.shared is None else self.shared.bring(Path(folder))
+        return self._weights[folder]
 
     def vectors(self, config: Config) -> Vectors:
         """Return the vectors that stand for a dataset's cells, where the trial is on given ones."""

@@ -13,7 +13,11 @@ from data_pipeline.hashes import identity_hash
 from data_pipeline.reading.cells import Cells
 from data_pipeline.rows.generated import GeneratedCells, load_cells
 from data_pipeline.rows.resample import STRATEGIES, check_compared
-from data_pipeline.shards.writing import BLOCK, Job, write_shards
+from data_pipeline.shards.job import BLOCK, Job
+from data_pipeline.shards.shards import CELLS
+from data_pipeline.shards.writing import write_shards
+from data_pipeline.shared.hand import bring
+from data_pipeline.shared.store import Shared
 from sweeps.cluster import resources
 from sweeps.drive.preparing import making
 from sweeps.drive.preparing.encoders import Config, Encoders, given, options_of
@@ -32,11 +36,21 @@ def _as_trained(spec: ModelSpec, network: Any, options: dict[str, Any]) -> None:
 
 
 class Preparation:
-    """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`."""
+    """Prepares the trials of one sweep; each configuration is what run_trial takes, plus `dataset` and `genes`.
 
-    def __init__(self, cells: dict[str, Cells], storage: Path, count: Count, work: Workshop | None = None) -> None:
+    shared: where machines that share no folder find what is made; `storage` has all of it as well.
+    """
+
+    def __init__(
+        self,
+        cells: dict[str, Cells],
+        storage: Path,
+        count: Count,
+        work: Workshop | None = None,
+        shared: Shared | None = None,
+    ) -> None:
         self.cells, self.storage, self.count, self.work = cells, storage, count, work or Workshop()
-        self.encoders = Encoders(cells, storage)
+        self.shared, self.encoders = shared, Encoders(cells, storage, shared)
         self._made: dict[Path, GeneratedCells] = {}
 
     def check(self, configs: list[Config]) -> None:
@@ -60,14 +74,18 @@ class Preparation:
         made = [self._one(config, jobs) for config in configs]
         self._encode(jobs)
         self._make(self._distances, configs)
+        if self.shared is not None:
+            self.shared.push_missing(self.shared.made_in(made), (CELLS,))
         return made
 
     def _make(self, task_of: Any, configs: list[Config]) -> None:
-        make_files(self._each(task_of, configs), self.count, self.work)
+        make_files(self._each(task_of, configs), self.count, self.work, self.shared)
 
     def _encode(self, jobs: dict[Path, Job]) -> None:
         missing = {folder: job for folder, job in jobs.items() if not job.is_complete()}
         if missing:
+            for job in missing.values():
+                bring(self.shared, job.cells.counts)
             blocks = sum(-(-job.cells.num_cells // BLOCK) for job in missing.values())
             files = {*missing, *(job.source.folder for job in missing.values() if job.source is not None)}
             with self.work.making(files, blocks) as at_once:
@@ -151,8 +169,8 @@ class Preparation:
         code = config.get("code")
         if on := config.get("on"):
             code = None if given(config) else registry.code_of(on["model"])
-        own = Job(made, encoder, root, code) if made is not None and made.num_cells else None
-        return Job(self.encoders.seen(config), encoder, root, code), own
+        own = Job(made, encoder, root, code, shared=self.shared) if made is not None and made.num_cells else None
+        return Job(self.encoders.seen(config), encoder, root, code, shared=self.shared), own
 
     def _one(self, config: Config, jobs: dict[Path, Job]) -> dict[str, Any]:
         """Return a trial's paths, its encodings, and what networks at rest make of them, added to `jobs`."""
@@ -166,6 +184,8 @@ class Preparation:
             jobs.setdefault(job.folder, job)
         paths = {"shards": str(real.folder), "encoding": str(self.encoders.encoding(config, real))}
         paths |= {"generated": None if made is None else str(made.folder), "distances": None, "rows": None}
+        if config["weights"] is not None:
+            paths["weights"] = str(self.encoders.weights(config["weights"]))
         paths["redrawn"] = [str(job.folder) for job in again]
         if config.get("rests"):
             paths["features"] = {folder: str(job.folder) for folder, job in vectors.items()}
@@ -261,12 +281,19 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def prepare(
-    configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent, work: Workshop | None = None
+    configs: list[Config],
+    cells: dict[str, Cells],
+    storage: Path,
+    count: Count = silent,
+    work: Workshop | None = None,
+    shared: Shared | None = None,
 ) -> list[dict[str, str | None]]:
     """Return for each trial configuration the paths of Preparation.prepare, making what is missing."""
-    return Preparation(cells, storage, count, work).prepare(configs)
+    return Preparation(cells, storage, count, work, shared).prepare(configs)
 
 
-def check(configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent) -> None:
+def check(
+    configs: list[Config], cells: dict[str, Cells], storage: Path, count: Count = silent, shared: Shared | None = None
+) -> None:
     """RequestError if what is given for the trials won't do, see Preparation.check."""
-    Preparation(cells, storage, count).check(configs)
+    Preparation(cells, storage, count, shared=shared).check(configs)

@@ -179,7 +179,7 @@ def test_weights_that_change_under_a_sweep_make_no_vector_under_the_first_ones_n
 
 
 def test_a_damaged_part_of_vectors_is_noticed_and_that_part_alone_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_pipeline.shards.writing.PART", 40)
+    monkeypatch.setattr("data_pipeline.shards.job.PART", 40)
     weights_of(tmp_path, "scgpt")
     (trial,) = trials(tmp_path, "scgpt")
     (config,) = prepared(tmp_path, [trial])
@@ -200,7 +200,7 @@ def test_a_damaged_part_of_vectors_is_noticed_and_that_part_alone_made_anew(tmp_
 
 
 def test_parts_by_different_weights_are_never_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_pipeline.shards.writing.PART", 40)
+    monkeypatch.setattr("data_pipeline.shards.job.PART", 40)
     weights_of(tmp_path, "scgpt")
     (trial,) = trials(tmp_path, "scgpt")
     (config,) = prepared(tmp_path, [trial])

@@ -1,0 +1,339 @@
+"""Machines that share no folder: a store that is never seen torn, trials' folders that one worker at a time changes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import RequestError
+from data_pipeline.shared import cache, objects
+from data_pipeline.shared.hand import Inputs, at_hand, make
+from data_pipeline.shared.store import OWN, Shared
+from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun, turn
+from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, work
+from sweeps.tracking.artifacts import Upload
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
+    monkeypatch.setattr(objects, "PAUSES", (0.0,))
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A store in a folder, and a driver's own."""
+    (tmp_path / "driver").mkdir()
+    return Shared(f"file://{tmp_path}/bucket", tmp_path / "driver")
+
+
+@pytest.fixture
+def node(shared, tmp_path):
+    """Another machine."""
+    return Shared(shared.uri, shared.root, tmp_path / "node")
+
+
+def put(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+def bucket(shared):
+    return {path.name: path for path in (shared.root.parent / "bucket").rglob("*") if path.is_file()}
+
+
+def test_what_one_machine_made_another_has_with_what_lies_beside_it(shared, node):
+    folder = put(shared.root / "shards" / "d" / "k", manifest_json="{}", part_arrow="abc", checked_json="mine")
+    put(folder.parent, cells_arrow="labels")
+    assert not node.pull(folder) and not node.holds(folder)
+    shared.push(folder, ("../cells.arrow",))
+    assert node.holds(folder) and node.pull(folder)
+    here = node.here(folder)
+    assert here == node.own / "shards" / "d" / "k"
+    assert sorted(path.name for path in here.iterdir()) == ["manifest.json", "part.arrow"]
+    assert (here / "part.arrow").read_text() == "abc" and (here / "../cells.arrow").read_text() == "labels"
+    (node.own / "x").mkdir(), put(shared.root, a_npy="1")
+    shared.push(shared.root / "a.npy")
+    assert node.pull(shared.root / "a.npy") and (node.own / "a.npy").read_text() == "1"
+
+
+def test_an_upload_that_was_cut_off_is_never_seen(shared, node, monkeypatch):
+    folder = put(shared.root / "shards" / "k", manifest_json="{}", part_arrow="abc")
+    monkeypatch.setattr(objects, "put_list", lambda *given: (_ for _ in ()).throw(OSError("the line is cut")))
+    with pytest.raises(OSError, match="the line is cut"):
+        shared.push(folder)
+    assert not node.holds(folder) and not node.pull(folder) and not node.here(folder).exists()
+    monkeypatch.undo()
+    for path in bucket(shared).values():  # half of each object arrived, as some stores keep it
+        path.write_bytes(path.read_bytes()[:1])
+    shared.push(folder)
+    assert node.pull(folder) and (node.here(folder) / "part.arrow").read_text() == "abc"
+
+
+def test_half_a_list_is_none(shared, node):
+    path = put(shared.root, a_npy="1") / "a.npy"
+    shared.push(path)
+    listed = bucket(shared)["a.npy.json"]
+    listed.write_text(listed.read_text()[:-9])
+    assert not node.pull(path)
+    listed.write_text(json.dumps({"files": {"": {"bytes": 1, "sha256": "0"}}, "sha256": "1"}))
+    assert not node.pull(path)
+
+
+def test_bytes_that_are_others_than_the_list_says_are_not_taken_and_fetched_anew(shared, node):
+    path = put(shared.root, a_npy="right") / "a.npy"
+    shared.push(path)
+    (held,) = [one for one in bucket(shared).values() if one.read_text() == "right"]
+    held.write_text("wrong")
+    with pytest.raises(objects.StoreError, match="not those that were stored"):
+        node.pull(path)
+    assert not node.here(path).exists()
+    held.write_text("right")
+    assert node.pull(path) and node.here(path).read_text() == "right"
+
+
+def test_a_damaged_part_of_a_folder_is_fetched_anew_once_its_seal_is_gone(shared, node):
+    folder = put(shared.root / "shards" / "k", manifest_json="{}", part_arrow="abc", other_arrow="def")
+    shared.push(folder)
+    node.pull(folder)
+    here = node.here(folder)
+    (here / "part.arrow").write_text("abX"), (here / "manifest.json").unlink()  # as Shards does
+    before = (here / "other.arrow").stat().st_mtime_ns
+    assert node.pull(folder) and (here / "part.arrow").read_text() == "abc"
+    assert (here / "other.arrow").stat().st_mtime_ns == before, "what is right stays"
+
+
+def test_values_have_the_paths_of_the_machine_that_reads_them(shared, node, monkeypatch):
+    monkeypatch.setenv(OWN, str(node.own))
+    genes = put(shared.root / "genes", a_npy="1") / "a.npy"
+    shared.push(genes)
+    given = {"shards": str(genes), "none": None, "features": {str(genes): genes}, "n": 3, "kind": "genes"}
+    with at_hand(shared, given) as here:
+        at = node.own / "genes" / "a.npy"
+        assert here == {"shards": str(at), "none": None, "features": {str(at): at}, "n": 3, "kind": "genes"}
+        assert at.read_text() == "1"
+    with (
+        pytest.raises(objects.StoreError, match="has no genes/b.npy"),
+        at_hand(shared, {"a": genes.with_name("b.npy")}),
+    ):
+        pass
+    with at_hand(None, given) as here:
+        assert here is given
+
+
+def test_a_task_reads_and_makes_on_its_machine_and_the_driver_finds_it(shared, node, monkeypatch):
+    monkeypatch.setenv(OWN, str(node.own))
+    genes = put(shared.root / "genes", a_txt="1") / "a.txt"
+    shared.push(genes)
+
+    def double(path, read):
+        assert path.is_relative_to(node.own) and read.is_relative_to(node.own)
+        put(path.parent, **{path.name: read.read_text() * 2})
+
+    made = shared.root / "generated" / "b"
+    make(shared, double, made, genes)
+    assert not made.exists() and shared.pull(made) and made.read_text() == "11"
+
+
+def test_files_from_outside_are_found_on_a_machine_that_has_them_not_and_nothing_else_is(shared, node, monkeypatch):
+    monkeypatch.setenv(OWN, str(node.own))
+    data = put(shared.root.parent / "data", a_h5ad="cells") / "a.h5ad"
+    inside = shared.bring(data)
+    find = Inputs(shared, {str(data): inside})
+    assert inside.resolve() == data and find(str(data)) == str(data), "it is here, as it was"
+    data.write_text("others")
+    assert find(str(data)) == str(node.here(inside)) and node.here(inside).read_text() == "cells"
+    assert shared.bring(data) != inside
+
+
+def test_a_folder_goes_on_where_the_last_turn_left_it(shared, node):
+    folder = shared.root / "trials" / "k"
+    first = Turn(shared, folder)
+    first.take()
+    assert not has_begun(shared, folder)
+    put(folder, told_json="1", **{"_lock": "held"}), put(folder / "epoch-1", weights="one")
+    first.save()
+    put(folder / "epoch-2", weights="two"), (folder / "epoch-1" / "weights").unlink(), (folder / "epoch-1").rmdir()
+    first.save()
+    assert has_begun(shared, folder)
+    second = Turn(node, folder)
+    put(node.here(folder) / "epoch-0", weights="of long ago")
+    second.take()
+    there = sorted(path.relative_to(node.here(folder)).as_posix() for path in node.here(folder).rglob("*"))
+    assert there == ["epoch-2", "epoch-2/weights", "told.json"]
+    assert "one" not in [path.read_text() for path in bucket(shared).values()], "what is old is removed"
+
+
+def test_a_worker_that_was_given_up_changes_nothing_and_learns_it(shared, node):
+    folder = shared.root / "trials" / "k"
+    old, new = Turn(shared, folder), Turn(node, folder)
+    old.take()
+    put(folder, epoch="1")
+    old.save(), old.check()
+    new.take(), new.check()
+    put(folder, epoch="2")
+    for late in (old.check, old.save):
+        with pytest.raises(Overtaken, match="another worker has taken over trials/k; this was turn 000001"):
+            late()
+    assert fetched(node, folder) == folder and (node.here(folder) / "epoch").read_text() == "1"
+
+
+def test_an_old_worker_that_saves_at_the_very_moment_does_no_harm(shared, node, monkeypatch):
+    folder = shared.root / "trials" / "k"
+    old, new = Turn(shared, folder), Turn(node, folder)
+    old.take(), put(folder, epoch="1"), old.save()
+    put(folder, epoch="2")
+    monkeypatch.setattr(old, "check", lambda: None)  # it looked just before
+    new.take()
+    old.save()  # and removes what only the list of `new` names
+    other = replace(node, own=node.own.with_name("other"))
+    third = Turn(other, folder)
+    third.take()
+    assert (other.here(folder) / "epoch").read_text() == "2", "the newest that is whole"
+    third.save()
+    with pytest.raises(Overtaken):
+        new.check()
+
+
+def worked(shared, sent, rounds, upload=None):
+    """Have a worker train a trial of three rounds, going on from its file of them; it dies after `rounds`."""
+    directory, stop = shared.root / "trials" / "k", shared.root / "sweeps" / "s.stop-1"
+    config = {
+        "key": "k",
+        "directory": str(directory),
+        "stop_file": str(stop),
+        "shards": str(shared.root / "shards" / "k"),
+    }
+
+    def trial(told, report, checkpoint):
+        assert (Path(told["shards"]) / "part.arrow").read_text() == "abc" and str(directory) != told["directory"]
+        kept = Path(told["directory"]) / "rounds"
+        for number in range(len(kept.read_text()) if kept.exists() else 0, 3):
+            if number == rounds:
+                raise ValueError("the node is lost")
+            kept.write_text("x" * (number + 1))
+            report({"epoch": number + 1}, kept)
+        return {"epoch": 3}
+
+    work(Job(config, "r", {"cpu": 1, "gpu": 0}, {}, {}, upload=upload, shared=shared.uri), sent.append, trial)
+    return directory
+
+
+def test_a_trial_goes_on_on_another_machine_and_the_driver_has_its_files(shared, tmp_path, monkeypatch):
+    shared.push(put(shared.root / "shards" / "k", manifest_json="{}", part_arrow="abc"))
+    sent = []
+    monkeypatch.setenv(OWN, str(tmp_path / "a"))
+    worked(shared, sent, rounds=2)
+    assert [one["metrics"]["epoch"] for one in sent[:-1]] == [1, 2] and sent[-1][
+        "failed"
+    ] == "ValueError: the node is lost"
+    shutil.rmtree(tmp_path / "a")
+    monkeypatch.setenv(OWN, str(tmp_path / "b"))
+    sent.clear()
+    directory = worked(shared, sent, rounds=9, upload=Upload("file:///elsewhere/1/2/artifacts", None, False))
+    assert [one["metrics"]["epoch"] for one in sent[:-1]] == [3], "from the round that the store has"
+    assert sent[-1]["final"] == {"epoch": 3} and sent[-1]["lacking"] == {UPLOAD: WAITS}
+    assert not directory.exists() and (fetched(shared, directory) / "rounds").read_text() == "xxx"
+    assert json.loads((directory / TOLD).read_text())["directory"] == str(directory), "as the driver calls it"
+
+
+def test_a_node_that_can_t_fetch_what_a_trial_reads_is_told_from_others(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv(OWN, str(tmp_path / "a"))
+    sent = []
+    worked(shared, sent, rounds=9)
+    assert sent[-1]["cause"] == "node" and "can't fetch what the trial reads" in sent[-1]["failed"]
+    assert "has no shards/k; run the sweep again" in sent[-1]["failed"]
+
+
+def test_a_round_that_the_store_does_not_take_is_told_and_the_trial_goes_on(shared, tmp_path, monkeypatch):
+    shared.push(put(shared.root / "shards" / "k", manifest_json="{}", part_arrow="abc"))
+    monkeypatch.setenv(OWN, str(tmp_path / "a"))
+    sent, put_file = [], objects.put_file
+    once = [OSError("the store is away")] * 2  # as often as it is asked
+
+    def away(uri, pool, path):
+        if once and path.name == "rounds":
+            raise once.pop()
+        return put_file(uri, pool, path)
+
+    monkeypatch.setattr(objects, "put_file", away)
+    worked(shared, sent, rounds=9)
+    said = [next(iter(one)) for one in sent]
+    assert said == ["trouble", "metrics", "metrics", "metrics", "final"]
+    assert "lost with this node: OSError: the store is away" in sent[0]["trouble"]
+
+
+def test_a_node_keeps_what_was_used_last_and_what_is_in_use(shared, node, monkeypatch):
+    monkeypatch.setenv(OWN, str(node.own))
+    monkeypatch.setenv(cache.LIMIT, "25e-9")
+    made = [put(shared.root / "generated", **{name: "ten bytes!"}) / name for name in ("a", "b", "c", "d")]
+    for path in made:
+        shared.push(path)
+
+    def there():
+        return {path.name for path in (node.own / "generated").iterdir()}
+
+    with at_hand(shared, made[0]):
+        for path in made[1:]:
+            with at_hand(shared, path):
+                pass
+        assert there() == {"a", "d"}, "the first is in use, two of the others are one too many"
+    for path in made[1:3]:
+        with at_hand(shared, path) as here:
+            assert here.read_text() == "ten bytes!", "fetched anew"
+    assert there() == {"b", "c"}
+
+
+def test_a_driver_s_folder_keeps_everything(shared, monkeypatch):
+    monkeypatch.setenv(cache.LIMIT, "0")
+    path = put(shared.root / "genes", a="1") / "a"
+    put(shared.root / "sweeps", small_yaml="name: small")
+    shared.push(path), cache.note(shared, path)
+    cache.make_room(shared.on_node())
+    assert path.exists()
+
+
+def test_a_trial_s_folder_stays_while_it_is_trained_and_may_go_then(shared, node, monkeypatch):
+    monkeypatch.setenv(cache.LIMIT, "0")
+    folder = shared.root / "trials" / "k"
+    with turn(node, folder, lambda: None, ()) as (check, save):
+        put(node.here(folder), epoch="1"), save(), check()
+        cache.make_room(node)
+        assert (node.here(folder) / "epoch").exists()
+    assert not node.here(folder).exists()
+    with turn(node, folder, lambda: None, ()) as (check, save):
+        assert (node.here(folder) / "epoch").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("gs://bucket/x", "give s3://BUCKET/FOLDER"),
+        ("s3:///x", "give s3://BUCKET/FOLDER"),
+        ("/data", "give s3://BUCKET/FOLDER"),
+        ("s3://me:secret@bucket/x", "leave user, password and settings out of the URI"),
+        ("s3://bucket/x?scheme=http", "leave user, password and settings out of the URI"),
+    ],
+)
+def test_a_place_that_is_no_bucket_is_refused_and_no_secret_said(uri, said):
+    with pytest.raises(RequestError, match=said) as refused:
+        objects.checked(uri)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("AWS Error NO_SUCH_BUCKET during PutObject operation: no", "there is no bucket b; create it"),
+        ("AWS Error ACCESS_DENIED during PutObject operation: no", "these credentials may not write there, or there"),
+        ("AWS Error NETWORK_CONNECTION during: curlCode: 7", "the store doesn't answer; is AWS_ENDPOINT_URL right"),
+    ],
+)
+def test_a_store_that_takes_nothing_is_refused_with_what_to_do(error, said, monkeypatch):
+    monkeypatch.setattr(objects, "write", lambda *given: (_ for _ in ()).throw(OSError(error)))
+    with pytest.raises(RequestError, match=f"--shared s3://b/x: {said}"):
+        objects.try_out("s3://b/x")
