@@ -1,4 +1,4 @@
-"""A tree of cell types, `name: parent` a line: read, held against a dataset's types, asked what lies below what."""
+"""A tree of cell types, `name: parent` or `name: id in the Cell Ontology` a line: read, asked what lies below."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +9,17 @@ import yaml
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import did_you_mean
+from data_pipeline.reading.known import ontology
 from data_pipeline.reading.labels import clean
 
-Tree = Mapping[str, str]  # a type -> the one above it; the root has none
+Tree = Mapping[str, str | list[str]]  # a type -> the one above it, of an ontology perhaps several; the root has none
 
 
-def read_tree(path: str | Path) -> dict[str, str]:
+def read_tree(path: str | Path) -> dict[str, str | list[str]]:
     """Return the tree of a YAML file, `name: parent` a line, the root as a parent alone or with an empty one.
 
-    RequestError lists names that stand twice, circles, and several roots.
+    `name: CL:0000084` says which type of the Cell Ontology it is; what lies above it is the ontology's, up to `cell`,
+    see ontology.tree_of. RequestError lists names that stand twice, circles, several roots, unknown ids.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -26,23 +28,36 @@ def read_tree(path: str | Path) -> dict[str, str]:
         raise RequestError(f"{path}: can't be read as a tree of cell types: {str(error).splitlines()[0]}") from error
     if not isinstance(given, dict) or not given:
         raise RequestError(f"{path}: is no tree of cell types; write one `type: the type above it` a line")
-    tree = {clean(str(name)): clean(str(parent)) for name, parent in given.items() if parent is not None}
+    said = {clean(str(name)): clean(str(parent)) for name, parent in given.items() if parent is not None}
+    tree = {name: parent for name, parent in said.items() if not ontology.is_id(parent)}
     lines = Counter(clean(key.value) for key, _ in node.value)
     twice = [
         f"{name}: stands {number} times; a type has one type above it" for name, number in lines.items() if number > 1
     ]
-    if problems := [*twice, *_problems(tree, {clean(str(name)) for name in given})]:
+    above, wrong = _of_ontology({name: id for name, id in said.items() if name not in tree})
+    twice += [
+        f"{name}: the Cell Ontology says what lies above it; leave the line out" for name in tree if name in above
+    ]
+    if problems := [*twice, *wrong] or list(_problems(tree | above, {clean(str(name)) for name in given})):
         raise RequestError(*(f"{path}: {problem}" for problem in problems))
-    return tree
+    return tree | above
+
+
+def _of_ontology(types: Mapping[str, str]) -> tuple[dict[str, str | list[str]], tuple[str, ...]]:
+    """Return (the tree above types that are given by id, what is wrong with the ids)."""
+    try:
+        return ontology.tree_of(types) if types else {}, ()
+    except RequestError as error:
+        return {}, error.problems
 
 
 def _problems(tree: Tree, named: set[str]) -> Iterator[str]:
-    roots = (named | set(tree.values())) - set(tree)
+    roots = (named | _names(tree)) - set(tree)
     for name in tree:
         path = [name]
-        while path[-1] in tree and tree[path[-1]] not in path:
-            path.append(tree[path[-1]])
-        if path[-1] in tree and tree[path[-1]] == name:
+        while len(above := parents(tree, path[-1])) == 1 and above[0] not in path:
+            path += above
+        if above == [name]:
             yield f"{' -> '.join([*path, name])} is a circle; a type can't lie above itself"
     if len(roots) > 1:
         yield f"has {len(roots)} roots ({', '.join(sorted(roots)[:5])}); give them one type above all, such as `cell`"
@@ -50,9 +65,10 @@ def _problems(tree: Tree, named: set[str]) -> Iterator[str]:
 
 def tree_problems(tree: Tree, classes: Sequence[str], where: str) -> list[str]:
     """Return a sentence per type of a dataset that isn't in the tree, with the nearest name that is."""
-    known = {*tree, *tree.values()}
+    known = _names(tree)
     return [
-        f"{where}: tree: {name!r} is missing; {did_you_mean(name, known)}add a line `{name}: the type above it`"
+        f"{where}: tree: {name!r} is missing; {did_you_mean(name, known)}add a line `{name}: the type above it`, or "
+        f"`{name}: CL:...`, its id in the Cell Ontology"
         for name in classes
         if name not in known
     ]
@@ -82,11 +98,45 @@ def _lines(tree: Tree, classes: Sequence[str]) -> list[set[str]]:
 
 
 def _line(tree: Tree, name: str) -> Iterator[str]:
-    while True:
-        yield name
-        if name not in tree:
-            return
-        name = tree[name]
+    yield name
+    for one in parents(tree, name):
+        yield from _line(tree, one)
+
+
+def parents(tree: Tree, name: str) -> list[str]:
+    """Return the types right above one, none above the root."""
+    above = tree.get(name, [])
+    return [above] if isinstance(above, str) else list(above)
+
+
+def at_level(tree: Tree, classes: Sequence[str], level: int) -> list[str]:
+    """Return for each class the type at that level which it is or lies below: 1 is right below the root.
+
+    A class that lies higher stays what it is. RequestError where a class has several types above it, if the tree lacks
+    one, or if none lies so deep.
+    """
+    if problems := tree_problems(tree, classes, "the model's types"):
+        raise RequestError(*problems)
+    lines = [list(_line(tree, name))[::-1] for name in classes]
+    if problems := list(_without_level(tree, lines, level)):
+        raise RequestError(*problems)
+    return [line[min(level, len(line) - 1)] for line in lines]
+
+
+def _without_level(tree: Tree, lines: list[list[str]], level: int) -> Iterator[str]:
+    deepest = max(map(len, lines)) - 1
+    if level > deepest:
+        yield f"--level {level}: the deepest types of the tree are at level {deepest}"
+    for line in lines:
+        if several := next((above for name in line if len(above := parents(tree, name)) > 1), None):
+            yield (
+                f"--level {level}: {line[-1]} lies below {' and '.join(several)}, none of which is above the other, "
+                "so it is of no one type at a level; name a tree with one type above each: --tree TREE.yaml"
+            )
+
+
+def _names(tree: Tree) -> set[str]:
+    return set(tree).union(*(parents(tree, name) for name in tree))
 
 
 def hierarchical(table: np.ndarray, sets: np.ndarray) -> dict[str, float]:

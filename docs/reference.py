@@ -134,6 +134,12 @@ are called `T cell`, others `CD4 T`); where no type lies above another it would 
 names the finest types alone, so hold it against other losses by `hierarchical_f1`, not by `macro_f1`, in which a broad
 type that is never named has 0.
 
+A line of the tree may say which type of the Cell Ontology (release 2026-03-26, CC BY 4.0, part of cellskew) a label is:
+`CD4 T: CL:0000624`. Above such types then stand those of the ontology that tell some of them from others, each set of
+types once, by its finest one, and `cell` above all; where several do, none above the other, each counts. A label finer
+than the ontology hangs below one of its types: `active: stellate`, `stellate: CL:0002410`. `predict --level 1` names
+cells by the types right below the top of the tree, `--level 2` by those below these.
+
 Baselines have no loss but `cross_entropy` and those that only weigh types (`scanvi` not even these); such combinations
 are left out by themselves.
 """

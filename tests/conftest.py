@@ -146,6 +146,13 @@ def made_up_cells(num_cells: int = 300, num_genes: int = 60, num_types: int = 4,
     return GeneratedCells(digest, counts, labels, [f"type {n}" for n in range(num_types)], totals)
 
 
+def trainable_here() -> list[str]:
+    """Return the names of the models whose packages are installed."""
+    from trainables.spec import get, names
+
+    return [name for name in names() if get(name).lacking is None or get(name).lacking() is None]
+
+
 def trial_config(tmp_path: Path, model: str, **changes) -> dict:
     """Return the configuration of a tiny trial on made-up cells, its shards made."""
     from trainables.spec import get

@@ -49,7 +49,7 @@ class TrialConfig(BaseModel):
     on: dict[str, Any] | None = None
     code: str | None = None
     functions: dict[str, str] = Field({})
-    tree: dict[str, str] | None = None
+    tree: dict[str, str | list[str]] | None = None
     encoding: Path | None = None
     generated: Path | None = None
     distances: Path | None = None

@@ -58,6 +58,12 @@ Known = Annotated[str | None, typer.Option(help="Column of obs with types that a
 Embeddings = Annotated[
     Path | None, typer.Option(help="Vectors of the cells, X of an h5ad file: for a model that reads these.")
 ]
+Level = Annotated[
+    int | None, typer.Option(min=1, help="Name cells by their types at this level of the tree, 1 right below its root.")
+]
+TreeFile = Annotated[
+    Path | None, typer.Option("--tree", help="With --level: a tree as for `tree:`; default that of the training.")
+]
 Obsm = Annotated[str | None, typer.Option(help="The same, a matrix in obsm; default that of the training.")]
 
 
@@ -139,6 +145,8 @@ def predict(
     evaluate: Known = None,
     labels: Map = None,
     least: Least = 0.0,
+    level: Level = None,
+    tree: TreeFile = None,
     min_genes: Annotated[float, typer.Option(min=0, max=1, help="Share of the model's genes the file needs.")] = 0.5,
     embeddings: Embeddings = None,
     obsm: Obsm = None,
@@ -156,7 +164,7 @@ def predict(
     if not (out or h5ad or evaluate):
         raise RequestError("say what is wanted: a table (-o TABLE.parquet), --h5ad COPY.h5ad, or --evaluate LABEL")
     renames = () if labels is None else read_renames(labels)
-    wish = predicting.Wish(file, out, h5ad, min_genes, least, evaluate, renames, embeddings, obsm)
+    wish = predicting.Wish(file, out, h5ad, min_genes, least, evaluate, renames, embeddings, obsm, level, tree)
     with models.opened(storage, tracking_uri) as meant:
         with Progress(console()) as screen:
             found = predicting.predict(meant, data, wish, partial(screen.count, "annotating"))

@@ -50,7 +50,7 @@ class SweepSpec(BaseModel):
     datasets: list[str | dict[str, Any]]
     dataset_names: list[str]
     identities: dict[str, dict[str, Any]]  # dataset name -> what it is to a trial's key
-    trees: dict[str, dict[str, str]] = Field(default_factory=dict)  # dataset name -> type -> the one above it
+    trees: dict[str, dict[str, str | list[str]]] = Field(default_factory=dict)  # dataset name -> see tree.Tree
     genes: dict[str, Any]
     splits: list[dict[str, Any]]  # with `until` those that it may come to
     until: Until | None = None  # in no trial's key

@@ -127,7 +127,7 @@ def _renames(entry: str | dict[str, Any], check_files: bool) -> tuple[list[list[
         return UNREAD, list(error.problems)
 
 
-def _tree(entry: str | dict[str, Any], check_files: bool) -> tuple[dict[str, str], list[str]]:
+def _tree(entry: str | dict[str, Any], check_files: bool) -> tuple[dict[str, str | list[str]], list[str]]:
     """Return (the tree of cell types, {} without one; what is wrong with its file, where files are looked at)."""
     if isinstance(entry, str) or "tree" not in entry:
         return {}, []

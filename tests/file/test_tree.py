@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from data_pipeline.errors import RequestError
+from sweeps.drive.forecast.planning import plan
 from sweeps.file import config
 
 SWEEP = "name: x\ndatasets: [{name: pbmc68k_reduced%s}]\nmodels: [majority]\n"
@@ -32,3 +33,9 @@ def test_a_tree_is_known_by_what_it_says_and_its_file_found_from_anywhere(tmp_pa
 def test_a_tree_that_is_not_there_is_said_with_its_line(tmp_path):
     with pytest.raises(RequestError, match=r"x.yaml:2: datasets\[0\].tree: .*none.yaml: can't be read"):
         keys(tmp_path, ", tree: none.yaml")
+
+
+def test_plan_refuses_a_tree_that_is_not_there_though_it_looks_at_no_other_paths(tmp_path):
+    (tmp_path / "x.yaml").write_text(SWEEP % ", tree: none.yaml")
+    with pytest.raises(RequestError, match="none.yaml: can't be read as a tree of cell types: .*No such file"):
+        plan(config.load(tmp_path / "x.yaml", check_files=False), tmp_path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import counts_like
+from conftest import counts_like, trainable_here
 from pydantic import ValidationError
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
@@ -12,7 +12,7 @@ from trainables.losses import LOSSES
 from trainables.metrics import evaluate
 from trainables.models.logistic_regression.model import fit, matrix
 from trainables.models.logistic_regression.solver import TOLERANCE, Problem
-from trainables.spec import Encoded, get, names
+from trainables.spec import Encoded, get
 
 NUM_GENES = 60
 
@@ -201,7 +201,7 @@ def test_senseless_options_are_refused(options: dict):
         get("logistic_regression").options(**options)
 
 
-@pytest.mark.parametrize("model", [name for name in names() if get(name).kind == "baseline"])
+@pytest.mark.parametrize("model", [name for name in trainable_here() if get(name).kind == "baseline"])
 def test_no_training_cell_is_refused(model: str):
     tokens, labels = encoded(model=model)
     with pytest.raises(RequestError, match=f"{model}: there is no training cell"):

@@ -129,3 +129,58 @@ def test_a_trial_with_a_tree_has_its_metrics_and_the_loss_goes_by_it(tmp_path):
 def test_a_tree_that_lacks_a_type_gives_no_number(tmp_path):
     with pytest.raises(RequestError, match="'type 3' is missing"):
         run_trial(trial_config(tmp_path, "majority", tree={"type 1": "type 0", "type 2": "type 0"}), print, None)
+
+
+def test_types_by_their_ids_in_the_cell_ontology_have_its_types_above_them(tmp_path):
+    """Of the ontology stands what tells some of the types from others, each set once, by its finest type."""
+    text = "CD4: CL:0000624\nCD8: CL:0000625\nB: CL:0000236\nT: CL:0000084\nNK: CL:0000623\nbeta: CL:0000169\n"
+    found = read(tmp_path, text)
+    assert found["CD4"] == found["CD8"] == "mature alpha-beta T cell" and found["mature alpha-beta T cell"] == "T"
+    assert found["T"] == found["B"] == found["NK"] == "lymphocyte" and found["lymphocyte"] == "cell"
+    assert found["beta"] == "cell" and len(found) == 8
+    assert trees.below(found, ["T", "CD4", "B"]).tolist() == [
+        [True, True, False],
+        [False, True, False],
+        [False, False, True],
+    ]
+    mixed = read(tmp_path, "active: stellate\nquiet: stellate\nstellate: CL:0002410\nB: CL:0000236\n")
+    assert mixed == {"active": "stellate", "quiet": "stellate", "stellate": "cell", "B": "cell"}
+    called = read(tmp_path, "lymphocyte: CL:0000084\nB: CL:0000236\nbeta: CL:0000169\n")
+    assert called["B"] == called["lymphocyte"] == "lymphocyte (CL:0000542)"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "a: CL:9999999\n",
+            "a: CL:9999999 is no type of the Cell Ontology of 2026-03-26: mistyped, newer, or obsolete",
+        ),
+        ("a: CL:0000084\nb: CL:0000084\n", "b and a are both CL:0000084: put a type above them"),
+        ("a: CL:0000084\nb: x\n", r"has 2 roots \(cell, x\)"),
+        (
+            "a: CL:0000084\nb: CL:0000236\nc: CL:0000169\nlymphocyte: x\n",
+            "lymphocyte: the Cell Ontology says what lies",
+        ),
+    ],
+)
+def test_ids_that_give_no_tree_are_refused(tmp_path, text, words):
+    with pytest.raises(RequestError, match=words):
+        read(tmp_path, text)
+
+
+def test_types_are_rolled_up_to_a_level_where_there_is_one():
+    assert trees.at_level(TREE, CLASSES, 1) == ["lymphocyte"] * 4 + ["myeloid"]
+    assert trees.at_level(TREE, CLASSES, 2) == ["T", "T", "T", "B", "myeloid"]
+    assert trees.at_level(TREE, CLASSES, 3) == CLASSES
+    with pytest.raises(RequestError, match="--level 4: the deepest types of the tree are at level 3"):
+        trees.at_level(TREE, CLASSES, 4)
+    with pytest.raises(RequestError, match="B lies below x and y, none of which is above the other"):
+        trees.at_level({"B": ["x", "y"], "x": "cell", "y": "cell", "T": "x"}, ["T", "B"], 1)
+    with pytest.raises(RequestError, match="'DC' is missing"):
+        trees.at_level(TREE, ["DC"], 1)
+
+
+def test_several_types_above_one_count_each_in_hierarchical_numbers():
+    tree = {"B": ["x", "y"], "x": "cell", "y": "cell", "T": "x"}
+    assert trees.ancestors(tree, ["T", "B"]).tolist() == [[False, True, True, False], [True, False, True, True]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import trial_config
+from conftest import trainable_here, trial_config
 
 from trainables.config import read
 from trainables.cost import Cost
@@ -59,7 +59,7 @@ def run(config: dict, die_after: int | None = None) -> tuple[dict | None, Report
         return None, reports
 
 
-@pytest.mark.parametrize("model", names())
+@pytest.mark.parametrize("model", trainable_here())
 def test_a_trial_leaves_metrics_tables_and_predictions(tmp_path, model):
     config = trial_config(tmp_path, model)
     final, reports = run(config)
@@ -359,7 +359,7 @@ def test_every_split_starts_from_weights_of_its_own(tmp_path):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-@pytest.mark.parametrize("model", names())
+@pytest.mark.parametrize("model", trainable_here())
 def test_how_a_trial_was_computed_is_told_with_its_result(tmp_path, model):
     final, _ = run(trial_config(tmp_path, model))
     tags = final["tags"]

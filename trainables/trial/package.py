@@ -2,8 +2,8 @@
 
 <folder>/model.safetensors   a network's trained parameters and buffers of the best epoch; a baseline's arrays
 <folder>/model.json          model, options, classes, cells per class, encoding (genes, what was learnt) or vectors
-                             (`on`) and their scale, adjustments made after training, origin; of a network its base and
-                             how it was trained, of a baseline its plain values (`learnt`)
+                             (`on`) and their scale, adjustments made after training, tree of types, origin; of a
+                             network its base and how it was trained, of a baseline its plain values (`learnt`)
 """
 
 import json
@@ -97,6 +97,7 @@ def _describe(
         "cells": {name: material.counts(rows).tolist() for name, rows in cells.items()},
         "encoding": encoding,
         "on": config.on,
+        "tree": config.tree,
         "scale": _scale(material.shards),
         "adjustments": _adjustments(prior, validation_logits, material.labels[material.validation]),
         "some_cells": some_of(material.shards.cell_ids.take(material.kept).to_pylist()),

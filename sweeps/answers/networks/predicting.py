@@ -14,6 +14,7 @@ from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import places
 from data_pipeline.reading.h5ad import open_cells, read_labels
 from data_pipeline.reading.source import Source
+from data_pipeline.tree import at_level, read_tree
 from sweeps import tables
 from sweeps.answers.networks import judged, written
 from sweeps.answers.networks.judged import Judged
@@ -55,8 +56,8 @@ def predict(models: Sequence[Meant], data: str, wish: Wish, progress: Callable[[
     Columns: cell_id, prediction, probability (the highest), second (the next type), entropy (of the probabilities, in
     nats), p_<class> for every class. Several models (an ensemble, Lakshminarayanan 2017, arXiv 1612.01474):
     probabilities are their means, and `agreement` the share of them that name the predicted type; they must know the
-    same types. Cells go through block by block: of a file of any size no more than a few numbers a cell are held, and
-    with `evaluate` its probabilities.
+    same types. With `level` a type has the sum of the probabilities of those below it. Cells go through block by block:
+    of a file of any size no more than a few numbers a cell are held, and with `evaluate` its probabilities.
     """
     from trainables.trial.annotator import open_model
 
@@ -64,12 +65,12 @@ def predict(models: Sequence[Meant], data: str, wish: Wish, progress: Callable[[
     check_once([str(one.folder) for one in models])
     annotators = [open_model(one.folder) for one in models]
     _check_classes(models, annotators)
-    _check_unassigned(wish.sure, annotators[0].classes)
+    _check_unassigned(wish.sure, named := _named(wish, annotators[0]))
     cells = _open(data, wish.options)
     labels = _labels(wish, cells, annotators[0].classes)
     readers = [reader(one, model, cells, wish) for one, model in zip(annotators, models, strict=True)]
     with written.tables(wish.out) as rows:
-        seen = _Seen(readers, cells, wish.sure, labels is not None)
+        seen = _Seen(readers, cells, wish.sure, labels is not None, named)
         for table in seen.through(progress):
             if rows is not None:
                 rows.add(table())
@@ -77,20 +78,20 @@ def predict(models: Sequence[Meant], data: str, wish: Wish, progress: Callable[[
     if wish.h5ad is not None:
         about = {"models": [one.name for one in models], "adjustment": [one.adjustment for one in models]}
         written.write_obs(cells, wish.h5ad, seen.named, seen.classes, about)
-    found = (
-        None
-        if labels is None
-        else judged.judge(np.concatenate(seen.kept), labels, map(str, cells.cell_ids), annotators)
-    )
+    found = None
+    if labels is not None:
+        found = judged.judge(np.concatenate(seen.kept), labels, map(str, cells.cell_ids), annotators)
     return seen.told([one for one in (wish.out, wish.h5ad) if one is not None], cells.facts["warnings"], found)
 
 
 class _Seen:
     """What has been seen of the cells so far: a few numbers of each, and where they are asked for all probabilities."""
 
-    def __init__(self, readers: Sequence[Reader], cells: Cells, sure: float, keeps: bool) -> None:
+    def __init__(self, readers: Sequence[Reader], cells: Cells, sure: float, keeps: bool, named: Sequence[str]) -> None:
+        """named: what each class of the models is called: several the same, and these have one probability."""
         self.readers, self.cells, self.sure, self.keeps = readers, cells, sure, keeps
-        self.classes = readers[0].annotator.classes
+        self.classes = list(dict.fromkeys(named))
+        self.is_called = np.array([[one == name for name in self.classes] for one in named], dtype=np.float32)
         self.parts: list[pd.DataFrame] = []
         self.kept: list[np.ndarray] = []
         self.low = 0.0
@@ -110,8 +111,9 @@ class _Seen:
     def _block(self, start: int, counts: sparse.csr_matrix) -> Block:
         stop = start + counts.shape[0]
         totals = self.cells.totals[start:stop]
-        found = [one.probabilities(start, counts, totals, self.classes) for one in self.readers]
-        each = np.stack([probabilities for probabilities, _ in found])
+        finest = self.readers[0].annotator.classes
+        found = [one.probabilities(start, counts, totals, finest) for one in self.readers]
+        each = np.stack([probabilities @ self.is_called for probabilities, _ in found])
         self.low += np.mean([is_low.sum() for _, is_low in found])
         mean = each.mean(axis=0, dtype=np.float64).astype(np.float32)
         agreement = (each.argmax(2) == mean.argmax(1)).mean(axis=0) if len(each) > 1 else None
@@ -133,6 +135,22 @@ class _Seen:
         low = self.low / max(len(named), 1) if tells else np.nan
         numbers = (worst.annotator.width, worst.known, len(self.readers), agreed, low)
         return Predicted(wrote, len(named), types, *numbers, doubts, found)
+
+
+def _named(wish: Wish, annotator: "Annotator") -> list[str]:
+    """Return what each class of the models is called: itself, or the type at the level that is wished for."""
+    if wish.level is None and wish.tree is not None:
+        raise RequestError("--tree says what lies above what: name the level that cells are wanted at, --level 1 say")
+    if wish.level is None:
+        return annotator.classes
+    tree = annotator.described.get("tree") if wish.tree is None else read_tree(wish.tree)
+    if not tree:
+        raise RequestError(
+            f"--level {wish.level}: the model's dataset had no `tree:` in its sweep; name one with --tree TREE.yaml"
+        )
+    if wish.evaluate is not None:
+        raise RequestError("--evaluate looks at the types that were trained on, --level at broader ones: ask for one")
+    return at_level(tree, annotator.classes, wish.level)
 
 
 def _labels(wish: Wish, cells: Cells, classes: list[str]) -> np.ndarray | None:

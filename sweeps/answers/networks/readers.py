@@ -30,7 +30,7 @@ class Wish:
     also be "sum". out: a table to write; h5ad: a copy of the file to write. min_genes: share of a model's genes that
     the file must have. sure: cells whose highest probability is lower are UNASSIGNED. evaluate: column of obs with
     types that are known, `renames` what they are called instead. embeddings, obsm: where vectors are, for models that
-    read these.
+    read these. level: of a tree of types, at which cells are named; tree: a file that has it, None: the training's.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +42,8 @@ class Wish:
     renames: Renames = ()
     embeddings: Path | None = None
     obsm: str | None = None
+    level: int | None = None
+    tree: Path | None = None
 
 
 @dataclass(frozen=True)

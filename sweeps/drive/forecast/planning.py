@@ -13,6 +13,7 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
+from data_pipeline.tree import read_tree
 from sweeps import tables
 from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
@@ -100,6 +101,8 @@ def _look_at_all(spec: SweepSpec, storage: Path) -> tuple[dict[str, Any], dict[s
     cells, origin, problems = {}, {}, []
     for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
         try:
+            if isinstance(entry, dict) and "tree" in entry and name not in spec.trees:
+                read_tree(entry["tree"])  # which says why it wasn't read with the sweep file
             cells[name], origin[name] = look(entry, storage)
         except RequestError as error:
             problems += error.problems
@@ -136,8 +139,7 @@ def _data(spec: SweepSpec, cells: dict[str, Any]) -> list[str]:
     """Return what is doubtful about each dataset that was opened, and which packages and weights are wanting."""
     opened = {name: one for name, one in cells.items() if hasattr(one, "facts")}
     said = [f"{name}: {doubt}" for name, one in opened.items() for doubt in doubts(one)]
-    packages = [what for _, what in spec.lacking()]
-    return said + packages + _weights(spec) + _coverage(spec, opened)
+    return said + [what for _, what in spec.lacking()] + _weights(spec) + _coverage(spec, opened)
 
 
 def _notes(by_axes: dict[tuple, Shape]) -> list[str]:

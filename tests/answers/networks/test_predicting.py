@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import trainable_here
 from h5ad_files import GENES, write
 from official_folders import write_scbert
 from safetensors.torch import load_file
@@ -25,10 +26,10 @@ from sweeps.drive.preparing.prepare import open_datasets, prepare
 from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload, upload
 from sweeps.tracking.places import local_path
-from trainables.spec import get, names
+from trainables.spec import get
 from trainables.trial.trial import run_trial
 
-ALL = names()
+ALL = trainable_here()
 SWEEP = """
 name: annotators
 datasets: [{{name: small, path: {path}, label: celltype}}]
@@ -97,6 +98,33 @@ def test_cells_are_annotated_as_in_the_trial(model, trials, new_cells, tmp_path)
     assert (table["probability"] == table[scores].max(1)).all()
     np.testing.assert_allclose(ours[scores], theirs[scores], atol=1e-5)
     assert ours["prediction"].tolist() == theirs["prediction"].tolist()
+
+
+def test_cells_are_named_at_a_level_of_a_tree_each_type_with_the_sum_of_those_below(trials, new_cells, tmp_path):
+    """With the tree of the training, or one that is named; without either it is refused."""
+    plain = tmp_path / "plain.parquet"
+    annotate(trials["logistic_regression"], new_cells, plain)
+    fine, types = (
+        pd.read_parquet(plain),
+        json.loads((trials["logistic_regression"] / "checkpoint/model.json").read_text()),
+    )
+    first, *others = types["classes"]
+    tree = {first: "cell"} | dict.fromkeys(others, "other") | {"other": "cell"}
+    (tmp_path / "tree.yaml").write_text(json.dumps(tree))
+    rolled, folder = tmp_path / "rolled.parquet", trials["logistic_regression"] / "checkpoint"
+    with pytest.raises(RequestError, match="--level 1: the model's dataset had no `tree:` in its sweep; name one with"):
+        predict([folder], new_cells, out=rolled, level=1)
+    predict([folder, trials["knn"] / "checkpoint"], new_cells, out=rolled, level=1, tree=tmp_path / "tree.yaml")
+    assert set(pd.read_parquet(rolled).filter(like="p_")) == {f"p_{first}", "p_other"}
+    shutil.copytree(folder, tmp_path / "checkpoint")
+    describe(tmp_path / "checkpoint", tree=tree)
+    found = predict([tmp_path / "checkpoint"], new_cells, out=rolled, level=1)
+    table = pd.read_parquet(rolled)
+    np.testing.assert_allclose(table["p_other"], fine[[f"p_{name}" for name in others]].sum(axis=1), rtol=1e-5)
+    assert (table["p_other"] > table[f"p_{first}"]).tolist() == (table["prediction"] == "other").tolist()
+    assert set(found.types["class"]) <= {first, "other"}
+    with pytest.raises(RequestError, match="ask for one"):
+        predict([tmp_path / "checkpoint"], new_cells, out=rolled, level=1, evaluate="celltype")
 
 
 def test_doubts_about_the_new_file_are_said_and_none_that_are_of_training(trials, new_cells, tmp_path, capsys):
