@@ -286,10 +286,20 @@ def _left(path: Path) -> list[Record]:
 
 
 def _lines(path: Path) -> list[Record]:
-    """Return the records of a file; lines that a crash or a full disk has torn are left out."""
+    """Return the records of a file; lines that a crash or a full disk has torn, or that are none, are left out."""
     records = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         with contextlib.suppress(ValueError):
             record = json.loads(line)
-            records += [record] if isinstance(record, dict) else []
+            records += [record] if _is_ours(record) else []
     return records
+
+
+def _is_ours(line: Any) -> bool:
+    """Tell whether a line says what we write: news of a run, or what was delivered."""
+    if not isinstance(line, dict):
+        return False
+    if "delivered" in line:
+        numbers = [line["delivered"], *line["but"]] if isinstance(line.get("but"), list) else [None]
+        return all(isinstance(number, int) for number in numbers)
+    return isinstance(line.get("run"), str) and isinstance(line.get("number", 0), int)

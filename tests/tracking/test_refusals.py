@@ -124,6 +124,14 @@ def test_a_torn_line_loses_itself_alone(tmp_path):
     assert box.close(20) and of_run(there.got, "a") == [0, 2, 3]
 
 
+@pytest.mark.parametrize("junk", ["{}", "[]", "null", '{"n": 1}', '{"run": 7}', '{"run": "a", "number": "x"}'])
+@pytest.mark.parametrize("note", ['{"delivered": 3}', '{"delivered": 3, "but": 1}', '{"delivered": "x", "but": []}'])
+def test_a_line_that_is_no_record_stops_nothing(junk, note, tmp_path):
+    path, there = tmp_path / "small.outbox.jsonl", Refusing()
+    path.write_text(f'{{"number": 1, "run": "a", "n": 0}}\n{junk}\n{note}\n{{"number": 2, "run": "a", "n": 2}}\n')
+    assert Outbox(path, there).close(20) and of_run(there.got, "a") == [0, 2]
+
+
 def test_after_a_crash_only_what_is_not_delivered_is_delivered_again(tmp_path, monkeypatch):
     monkeypatch.setattr(outbox, "BATCH", 10)
     monkeypatch.setattr(outbox, "MOST_REFUSALS", 1000)

@@ -47,7 +47,7 @@ def test_records_arrive_in_order_and_the_file_is_gone_afterwards(tmp_path):
     there, path = Destination(), tmp_path / "out.jsonl"
     box = Outbox(path, there)
     for number in range(1200):
-        box.put({"n": number})
+        box.put({"run": "a", "n": number})
     assert box.close(10)
     assert [record["n"] for record in there.got] == list(range(1200)) and not path.exists()
     assert there.calls < 1200, "records are handed over in batches"
@@ -59,7 +59,7 @@ def test_put_does_not_wait_for_a_destination_that_is_away_and_what_is_left_is_on
     box = Outbox(path, there)
     begin = time.monotonic()
     for number in range(500):
-        box.put({"n": number})
+        box.put({"run": "a", "n": number})
     assert time.monotonic() - begin < 20  # an attempt each, with its pause, would take minutes
     assert not box.drain(0.2) and box.trouble == "connection refused" and box.away_since is not None
     assert not box.close(0.1)
@@ -70,9 +70,9 @@ def test_an_outage_ends_and_everything_arrives_once(tmp_path):
     there = Destination()
     there.away = True
     box = Outbox(tmp_path / "out.jsonl", there)
-    box.put({"n": 0})
+    box.put({"run": "a", "n": 0})
     time.sleep(0.1)
-    box.put({"n": 1})
+    box.put({"run": "a", "n": 1})
     there.away = False
     assert box.close(10)
     assert [record["n"] for record in there.got] == [0, 1] and box.trouble is None
@@ -83,21 +83,21 @@ def test_the_next_process_delivers_what_the_last_one_left(tmp_path):
     away = Destination()
     away.away = True
     box = Outbox(path, away)
-    box.put({"n": 0})
+    box.put({"run": "a", "n": 0})
     box.close(0)
     there = Destination()
     second = Outbox(path, there)
-    second.put({"n": 1})
+    second.put({"run": "a", "n": 1})
     assert second.close(10) and [record["n"] for record in there.got] == [0, 1]
 
 
-@pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', "\x00\x00", '{"n": 2}garbage\n'])
+@pytest.mark.parametrize("torn", ['{"run": "a", "n": 2', '{"run": "a", "n": 2}', "\x00\x00", '{"run": "a"}garbage\n'])
 def test_a_line_cut_off_by_a_crash_is_dropped_and_the_file_goes_on_whole(tmp_path, torn):
     path = tmp_path / "out.jsonl"
-    path.write_text('{"n": 0}\n{"n": 1}\n' + torn)
+    path.write_text('{"run": "a", "n": 0}\n{"run": "a", "n": 1}\n' + torn)
     there = Destination()
     box = Outbox(path, there)
-    box.put({"n": 3})
+    box.put({"run": "a", "n": 3})
     assert box.close(10) and [record["n"] for record in there.got] == [0, 1, 3]
 
 
