@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sweeps import pace, tables
 from sweeps.answers.runs import looks
-from sweeps.tracking import outbox
+from sweeps.tracking import records
 from sweeps.tracking.kept.runs import lacking_in
 from sweeps.tracking.locks import lock
 
@@ -63,7 +63,7 @@ def summary(name: str, storage: Path, runs: pd.DataFrame) -> State:
     if keys is not None:
         counts["not registered"] = len(keys - set(runs["key"]))
     left = counts["scheduled"] + counts["running"] + counts["not registered"]
-    waiting, refused = outbox.waiting(folder / f"{name}.outbox.jsonl")
+    waiting, refused = records.waiting(folder / f"{name}.outbox.jsonl")
     return State(
         name=name,
         counts={word: counts[word] for word in counts if counts[word]},

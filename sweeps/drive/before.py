@@ -9,7 +9,7 @@ from pathlib import Path
 from data_pipeline.errors import RequestError, of_disk
 from data_pipeline.shared import objects
 from data_pipeline.shared.store import Shared
-from sweeps.tracking.outbox import waiting
+from sweeps.tracking.records import waiting
 from sweeps.tracking.uris import default_uri, remembered, shown_uri
 
 UNSAID = re.compile(r"[\ud800-\udfff]")  # bytes that are no text, as Python has them in a path

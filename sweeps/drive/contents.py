@@ -12,7 +12,7 @@ from data_pipeline.tree import is_nested, tree_problems
 from sweeps.file.config import Model, SweepSpec
 from sweeps.file.trials import TUNING, Contents, Trial
 from sweeps.tracking.kept.runs import RunState
-from sweeps.tracking.outbox import clean
+from sweeps.tracking.records import clean
 from trainables.fitting.contents import contents_of, files_of, network_of
 from trainables.spec import code_of
 

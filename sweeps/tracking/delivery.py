@@ -14,7 +14,8 @@ from mlflow.exceptions import MlflowException
 from sweeps.tracking.connection import at_once, reaching
 from sweeps.tracking.joint import begin, one_transaction, set_status
 from sweeps.tracking.kept.database import BEGAN
-from sweeps.tracking.outbox import Record, Refused, Undeliverable
+from sweeps.tracking.outbox import Undeliverable
+from sweeps.tracking.records import Record, Refused
 from sweeps.tracking.uris import harmless
 
 ENDS = ("FINISHED", "FAILED", "KILLED")

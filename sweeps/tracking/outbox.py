@@ -14,13 +14,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.atomic import publish
+from sweeps.tracking.records import Record, Refused, clean, line_of, refused_path, taken_up
 from sweeps.tracking.uris import without_secrets
 
-Record = dict[str, Any]
-Refused = dict[str, str]  # run -> why nothing, or not all, of its news was taken
 MANY = 50  # records whose delivery takes seconds, so that it is said
 FIRST_BATCH, BATCH = 4, 500  # records handed to `deliver` at once: at first, at most
 LONG = 5.0  # seconds: after an attempt that took longer, half as many are next, so that a slow server is seen to move
@@ -46,7 +43,7 @@ class Outbox:
 
     def __init__(self, path: Path, deliver: Callable[[list[Record]], Refused | None]) -> None:
         self.path, self._deliver = path, deliver
-        self._queue: dict[int, Record] = dict(enumerate(_taken_up(path)))  # by number, in order
+        self._queue: dict[int, Record] = dict(enumerate(taken_up(path)))  # by number, in order
         self._next_number = len(self._queue)
         self._size = FIRST_BATCH
         self._strikes: dict[str, Strike] = {}
@@ -71,7 +68,7 @@ class Outbox:
             if not self._follows_aside(record):
                 number, self._next_number = self._next_number, self._next_number + 1
                 self._queue[number] = record
-                self._write(_line(number, record))
+                self._write(line_of(number, record))
                 self._changed.notify_all()
 
     def _follows_aside(self, record: Record) -> bool:
@@ -230,76 +227,5 @@ def _next_size(size: int, seconds: float) -> int:
     return max(1, size // 2) if seconds > LONG else min(2 * size, BATCH) if seconds < LONG / 2 else size
 
 
-def refused_path(path: Path) -> Path:
-    """Return the file beside an outbox for the records of runs whose news MLflow refused time and again."""
-    return path.with_name(path.name.removesuffix(".outbox.jsonl") + ".refused.jsonl")
-
-
-def waiting(path: Path) -> tuple[int, Refused]:
-    """Return (records that wait in an outbox's file, runs set aside beside it and why)."""
-    return len(_left(path)), {record.get("run", ""): record.get("refused", "") for record in _lines(refused_path(path))}
-
-
-def clean(what: Any) -> Any:
-    """Return a record without what no database and no network takes: NUL characters and halves of surrogate pairs."""
-    if isinstance(what, str):
-        return what.encode("utf-8", "replace").decode().replace("\0", "")
-    if isinstance(what, dict):
-        return {clean(name): clean(value) for name, value in what.items()}
-    return what
-
-
 def _described(error: Exception) -> str:
     return without_secrets(f"{type(error).__name__}: {error}")[:500]
-
-
-def _taken_up(path: Path) -> list[Record]:
-    """Return the records that earlier processes left, refused ones first: their runs' later news follow them.
-
-    The file then holds these alone, numbered from 0.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    refused = refused_path(path)
-    records = [clean(record) for record in [*_lines(refused), *_left(path)]]
-    for record in records:
-        record.pop("refused", None)
-    if refused.exists() or path.exists():
-        publish(path, "".join(_line(number, record) for number, record in enumerate(records)).encode())
-        refused.unlink(missing_ok=True)
-    return records
-
-
-def _line(number: int, record: Record) -> str:
-    return json.dumps({"number": number} | record) + "\n"
-
-
-def _left(path: Path) -> list[Record]:
-    """Return the records of a file that no later line of it calls delivered."""
-    left: dict[int, Record] = {}
-    for line in _lines(path):
-        if "delivered" in line:
-            last, waits = line["delivered"], set(line["but"])
-            left = {number: record for number, record in left.items() if number > last or number in waits}
-        else:
-            left[line.pop("number", max(left, default=-1) + 1)] = line
-    return list(left.values())
-
-
-def _lines(path: Path) -> list[Record]:
-    """Return the records of a file; lines that a crash or a full disk has torn, or that are none, are left out."""
-    records = []
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            records += [record] if _is_ours(record) else []
-    return records
-
-
-def _is_ours(line: Any) -> bool:
-    """Tell whether a line says what we write: news of a run, or what was delivered."""
-    if not isinstance(line, dict):
-        return False
-    if "delivered" in line:
-        numbers = [line["delivered"], *line["but"]] if isinstance(line.get("but"), list) else [None]
-        return all(isinstance(number, int) for number in numbers)
-    return isinstance(line.get("run"), str) and isinstance(line.get("number", 0), int)

@@ -20,8 +20,8 @@ from sweeps.tracking import joint
 from sweeps.tracking.connection import Patience, at_once
 from sweeps.tracking.kept.database import read_runs
 from sweeps.tracking.kept.runs import RENAMED, SUPERSEDED, RunState, pages, state_of, stored
-from sweeps.tracking.outbox import clean
 from sweeps.tracking.places import placed
+from sweeps.tracking.records import clean
 
 
 class Registration:

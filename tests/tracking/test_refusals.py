@@ -14,8 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
 
 from sweeps.drive.outcome import Outcome, tell
-from sweeps.tracking import outbox
-from sweeps.tracking.outbox import Outbox, Undeliverable, refused_path
+from sweeps.tracking import outbox, records
+from sweeps.tracking.outbox import Outbox, Undeliverable
+from sweeps.tracking.records import refused_path
 
 FINAL = {"epoch": 3, "final": 1, "test_macro_f1": 0.5}
 
@@ -97,7 +98,7 @@ def test_a_run_refused_for_good_is_set_aside_with_all_that_follows_and_delivered
     assert not box.close(20), "not all was delivered"
     assert of_run(there.got, "b") == [1, 3] and not of_run(there.got, "a")
     assert [json.loads(line)["n"] for line in refused_path(path).read_text().splitlines()] == [0, 2]
-    assert outbox.waiting(path) == (0, {"a": "not today"})
+    assert records.waiting(path) == (0, {"a": "not today"})
     there.refused.clear()
     later = Outbox(path, there)
     later.put({"run": "a", "n": 4})
@@ -141,7 +142,7 @@ def test_after_a_crash_only_what_is_not_delivered_is_delivered_again(tmp_path, m
         for number in range(50):
             box.put({"run": "a" if number in (3, 17) else "b", "n": number})
     wait_until(lambda: len(there.got) == 48, 20)
-    wait_until(lambda: outbox.waiting(path)[0] == 2, 20)
+    wait_until(lambda: records.waiting(path)[0] == 2, 20)
     box.put({"run": "a", "n": 50})
     crashed.write_bytes(path.read_bytes())
     there.refused.clear()
@@ -151,7 +152,7 @@ def test_after_a_crash_only_what_is_not_delivered_is_delivered_again(tmp_path, m
 
 
 def test_text_is_cleaned_at_the_door():
-    assert outbox.clean({"tags": {"why\0": "M\udcfcller\0"}, "n": 1.5}) == {"tags": {"why": "M?ller"}, "n": 1.5}
+    assert records.clean({"tags": {"why\0": "M\udcfcller\0"}, "n": 1.5}) == {"tags": {"why": "M?ller"}, "n": 1.5}
 
 
 # MLflow
