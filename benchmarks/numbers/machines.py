@@ -11,11 +11,13 @@ networks; and sd over splits. --storage: a folder to keep, in which what an inte
 
 import argparse
 import itertools
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,25 +29,31 @@ sys.path.insert(0, str(ROOT))
 from sweeps.answers.runs import results  # noqa: E402
 from sweeps.tracking.uris import of_sweep  # noqa: E402
 
-SWEEP = """
-name: machines
-datasets: [pbmc68k_reduced]
-genes: {{select: hvg, n: 200}}
-splits: {{seeds: [0, 1, 2, 3, 4], test: 0.25, validation: 0.1}}
-skews: [{{kind: exponential, ratio: 100, total: 250}}]
-models:
-  scgpt: {{steps: 500, batch_size: 8, dropout: 0.0, threads: {threads}}}
-  scbert: {{steps: 500, batch_size: 8, learning_rate: 0.001, threads: {threads}}}
-  geneformer: {{steps: 500, batch_size: 8, dropout: 0.0, threads: {threads}}}
-  mlp: {{steps: 500, threads: {threads}}}
-  logistic_regression: {{}}
-  knn: {{}}
-  gradient_boosting: {{}}
-seeds: {seeds}
-exclude: {exclude}
-"""
+NETWORKS = {
+    "scgpt": {"steps": 500, "batch_size": 8, "dropout": 0.0},
+    "scbert": {"steps": 500, "batch_size": 8, "learning_rate": 0.001},
+    "geneformer": {"steps": 500, "batch_size": 8, "dropout": 0.0},
+    "mlp": {"steps": 500},
+}
+BASELINES = ["logistic_regression", "knn", "gradient_boosting"]
 SEEDS, HERE = [0, 1, 2], "as it is"
-ONCE = "[{model: [logistic_regression, knn, gradient_boosting], seed: [1, 2]}]"  # what has no luck to speak of
+
+
+def sweep(models: list[str], splits: int, seeds: list[int], threads: int) -> dict[str, Any]:
+    """Return the sweep file of so many splits; baselines, which have no luck to speak of, with the first seed alone."""
+    once = [name for name in models if name in BASELINES]
+    rules = [{"model": once, "seed": seeds[1:]}] if once and len(seeds) > 1 else []
+    recipes = {name: NETWORKS[name] | {"threads": threads} if name in NETWORKS else {} for name in models}
+    return {
+        "name": "machines",
+        "datasets": ["pbmc68k_reduced"],
+        "genes": {"select": "hvg", "n": 200},
+        "splits": {"seeds": list(range(splits)), "test": 0.25, "validation": 0.1},
+        "skews": [{"kind": "exponential", "ratio": 100, "total": 250}],
+        "models": recipes,
+        "seeds": seeds,
+        "exclude": rules,
+    }
 
 
 def less(torchs: str, onednns: str, mkls: str, blas: str, numpys: tuple[str, ...]) -> dict[str, str]:
@@ -65,10 +73,10 @@ WAYS = {  # beside this machine as it is: name -> (environment, threads)
 }
 
 
-def run(storage: Path, environment: dict[str, str], threads: int, seeds: list[int]) -> pd.DataFrame:
+def run(storage: Path, environment: dict[str, str], told: dict[str, Any]) -> pd.DataFrame:
     """Run the sweep in processes of their own, or what of it isn't finished; returns its finished runs."""
     file = storage.with_suffix(".yaml")
-    file.write_text(SWEEP.format(threads=threads, seeds=seeds, exclude=ONCE if len(seeds) > 1 else []))
+    file.write_text(json.dumps(told))  # which is YAML too
     command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--storage", str(storage)]
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
@@ -95,7 +103,8 @@ def row(model: str, here: pd.DataFrame, found: dict[str, pd.Series]) -> str:
     """Return a line of the table: here [split, seed], found: macro F1 of this machine's trials, of all ways'."""
     ways = apart([one[model] for one in found.values()])
     means = ", ".join(f"{one[model].mean():.3f}" for one in found.values())
-    luck = apart([here[seed] for seed in here.dropna(axis=1)]) if here.notna().all(axis=None) else None
+    known = here.dropna(axis=1)
+    luck = apart([known[seed] for seed in known]) if known.shape[1] > 1 else None
     between = "one" if luck is None else f"{np.nanmean(luck):.3f}, {np.nanmax(luck):.3f}"
     sd = found[HERE][model].std(ddof=1)
     return f"| {model} | {means} | {np.nanmean(ways):.3f}, {np.nanmax(ways):.3f} | {between} | {sd:.3f} |"
@@ -104,16 +113,23 @@ def row(model: str, here: pd.DataFrame, found: dict[str, pd.Series]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--models", nargs="+", choices=[*NETWORKS, *BASELINES], default=[*NETWORKS, *BASELINES])
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3, help="trial seeds of networks, on this machine as it is")
     parser.add_argument("--storage", type=Path)
     given = parser.parse_args()
+    asked = given.models, given.splits
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if given.storage is None else given.storage.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        here = scores(run(folder / "here", {}, 1, SEEDS)).unstack("seed")
+        here = scores(run(folder / "here", {}, sweep(*asked, SEEDS[: given.seeds], 1))).unstack("seed")
         found = {HERE: here[str(SEEDS[0])]}
         for name in given.ways:
-            found[name] = scores(run(folder / name.replace(", ", "-").replace(" ", "-"), *WAYS[name], SEEDS[:1]))
-            found[name] = found[name].droplevel("seed")
+            environment, threads = WAYS[name]
+            runs = run(
+                folder / name.replace(", ", "-").replace(" ", "-"), environment, sweep(*asked, SEEDS[:1], threads)
+            )
+            found[name] = scores(runs).droplevel("seed")
             print(f"{name}: {len(found[name])} trials", flush=True)
     print(f"\n| model | {', '.join(found)}: mean over splits | between ways | between seeds | sd over splits |")
     print("|---|---|---|---|---|")

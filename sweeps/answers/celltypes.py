@@ -174,9 +174,10 @@ def of_skews(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
             yield f"{dataset}: training cells of a split, largest to smallest type: {'; '.join(said)}"
 
 
-def rare(runs: pd.DataFrame, stored: Stored) -> Iterator[str]:
-    """Yield which types recall_tail is about, a sentence per dataset; natural: cells before any skew."""
+def rare(runs: pd.DataFrame, stored: Stored, asked: Sequence[str]) -> Iterator[str]:
+    """Yield which types recall_tail is about, where it is asked for, a sentence per dataset; natural: before a skew."""
     finished = runs[runs["status"] == "FINISHED"]
+    finished = finished if "recall_tail" in (parts(metric)[0] for metric in asked) else finished.iloc[:0]
     for dataset, group in finished.groupby("dataset", sort=False):
         listed = stored.tables(group.drop_duplicates("split"))
         listed = [table for table in listed if table is not None and "natural" in table]

@@ -49,6 +49,7 @@ def explained(found: Comparison, family: str | None = None) -> list[str]:
     said = [f"differences to {against} on the same cells, over n splits{of_seeds}; {pairs}"]
     said.append(pooled(found.compared, [*found.within, found.between, *(["dataset"] if several else [])]))
     said += celltypes.tested(found.compared, [found.metric])
+    said += celltypes.rare(found.compared, found.designs.stored, [found.metric])
     if number := comparison.tests([found]):
         said.append(f"[95 % confidence interval] and p: {explained_intervals(found.designs, set(_datasets(found)))}")
         rows = 'the rows "all"' if several else "the rows of this table"

@@ -153,8 +153,7 @@ def explained(table: pd.DataFrame, metrics: list[str], runs: pd.DataFrame, desig
         said.append(f"WARNING: under {FEW} splits intervals rest on little; {FEW} or more are worth their time")
     if table["uneven"].any():
         said.append("n*: some splits lack finished runs that others have: those means are over different trials")
-    if "test_recall_tail" in metrics:
-        said += celltypes.rare(finished, designs.stored)
+    said += celltypes.rare(finished, designs.stored, metrics)
     if _tested(table, metrics):
         said.append(
             "one split: what so few test cells of the type leave open of the number (95 %, Wilson); mean over runs"

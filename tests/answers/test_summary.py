@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import celltypes, comparison, differences, summary
+from sweeps.answers.deciding import answer, leaderboard, variance
 from sweeps.answers.deciding import table as of_choices
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices
@@ -327,6 +328,21 @@ def test_tables_name_the_rare_types_by_their_natural_count(tmp_path, capsys):
     assert "all types are rare (up to 50 training cells): recall_tail is balanced_accuracy" in " ".join(
         printed(few, ["model"], ["test_recall_tail"], capsys).split()
     )
+
+
+def test_whatever_is_asked_about_rare_types_names_them(tmp_path, capsys):
+    metric, runs = "test_recall_tail", per_class(tmp_path, grid(3))
+    runs = runs.assign(**{metric: runs[METRIC], "gpu": "", "trial_seconds": 1.0})
+    designs = Designs(runs)
+    told = {
+        "compare": differences.explained(comparison.compare(runs, "strategy", ["model"], metric)),
+        "leaderboard": leaderboard.explained(leaderboard.boards(runs, metric, designs), runs, designs),
+        "answer": answer.answer(runs, "recall_tail", designs).sentences,
+        "shares": variance.of_variance(runs, metric, designs)[0].rare,
+        "results": printed(runs, ["model"], [metric], capsys).splitlines(),
+    }
+    lacking = [name for name, said in told.items() if not any(one.startswith("d: rare are NA (3, 1)") for one in said)]
+    assert not lacking
 
 
 # the table that ends a run

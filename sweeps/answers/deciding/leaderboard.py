@@ -158,6 +158,7 @@ def explained(found: Sequence[Board], runs: pd.DataFrame, designs: Designs) -> I
     if len({board.dataset for board in found}) > 1:
         yield "each dataset has a board of its own; nothing is averaged over datasets"
     yield from celltypes.tested(runs[runs["status"] == "FINISHED"], metrics)
+    yield from celltypes.rare(runs, designs.stored, metrics)
     if lacking := dict.fromkeys(label for board in found for label in board.ranking.unranked):
         yield f"left out, under half of the splits being finished: {named(list(lacking))}"
     yield from of_dropped([board.ranking for board in found])

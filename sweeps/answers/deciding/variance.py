@@ -8,6 +8,7 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from sweeps import tables
+from sweeps.answers import celltypes
 from sweeps.answers.deciding.wording import many, named
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices, results
@@ -25,7 +26,8 @@ class Shares:
     """The shares of one dataset's variance, the largest first. shares: share, low, high by factor.
 
     levels: of each factor; left_out: remedies that not all models have, and splits that lack a trial of these.
-    fixed: all splits have the same test cells, so that none is a replicate.
+    fixed: all splits have the same test cells, so that none is a replicate. rare: which types the metric is of, if
+    these are the rare ones.
     """
 
     dataset: str
@@ -35,6 +37,7 @@ class Shares:
     splits: int
     left_out: list[str]
     fixed: bool
+    rare: list[str]
 
 
 def of_variance(runs: pd.DataFrame, metric: str, designs: Designs) -> list[Shares]:
@@ -78,7 +81,8 @@ def _of_dataset(dataset: str, runs: pd.DataFrame, metric: str, designs: Designs)
     lost = [f"remedy {name}" for name in remedies if name not in whole] + copies
     lost += [f"split {name}" for name in dict.fromkeys(runs["split"]) if name not in wide.columns]
     about = ranked, {name: levels[name] for name in several}, wide.shape[1], lost
-    return Shares(dataset, metric, *about, designs.kind(dataset) == "fixed")
+    rare = list(celltypes.rare(kept, designs.stored, [metric]))
+    return Shares(dataset, metric, *about, designs.kind(dataset) == "fixed", rare)
 
 
 def _told_apart(runs: pd.DataFrame, metric: str) -> tuple[list[str], list[str]]:
@@ -130,5 +134,6 @@ def _explained(found: Shares) -> Iterator[str]:
         yield "[95 %]: each split left out once (jackknife), widened for the cells that splits share"
     else:
         yield f"under {LEAST} splits there is no interval: add splits: seeds"
+    yield from found.rare
     if found.left_out:
         yield f"left out, as the table must be complete: {named(found.left_out, 6)}"

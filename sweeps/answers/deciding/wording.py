@@ -31,6 +31,7 @@ def sentences(
         yield f"ties with it: {named(told[0].tied, 12)}"
     yield from (_of_skew(one, designs, kind) for one in told)
     yield from of_dropped(told)
+    yield from celltypes.rare(runs, designs.stored, [metric])
     yield from _flattery(told)
     yield from _cost(told)
     yield from _surer(told, kind)
