@@ -137,6 +137,12 @@ def _tree(entry: str | dict[str, Any], check_files: bool) -> tuple[dict[str, str
         return {}, list(error.problems) if check_files else []
 
 
+def check_paths(entry: str | dict[str, Any]) -> None:
+    """RequestError with what is wrong with a dataset's table of labels and tree, where the file was read without."""
+    if problems := _renames(entry, True)[1] + _tree(entry, True)[1]:
+        raise RequestError(*problems)
+
+
 def identity(entry: str | dict[str, Any], name: str, renames: list[list[str]] | str) -> dict[str, Any]:
     """Return what a dataset is to a trial's key: a catalog entry's version or a file's path, and every option."""
     given = {"name": entry} if isinstance(entry, str) else dict(entry)

@@ -35,7 +35,18 @@ def test_a_tree_that_is_not_there_is_said_with_its_line(tmp_path):
         keys(tmp_path, ", tree: none.yaml")
 
 
-def test_plan_refuses_a_tree_that_is_not_there_though_it_looks_at_no_other_paths(tmp_path):
+def test_plan_refuses_a_tree_or_table_that_is_not_there_though_weights_may_be_elsewhere(tmp_path):
     (tmp_path / "x.yaml").write_text(SWEEP % ", tree: none.yaml")
     with pytest.raises(RequestError, match="none.yaml: can't be read as a tree of cell types: .*No such file"):
         plan(config.load(tmp_path / "x.yaml", check_files=False), tmp_path)
+    (tmp_path / "x.yaml").write_text(SWEEP % ", labels: {map: none.csv}")
+    with pytest.raises(RequestError, match="none.csv"):
+        plan(config.load(tmp_path / "x.yaml", check_files=False), tmp_path)
+
+
+def test_plan_says_what_vectors_are_made_of_that_is_not_here(tmp_path):
+    models = "{a: {model: knn, on: {embeddings: none.h5ad}}, b: {model: knn, on: {model: scgpt, weights: none}}}"
+    (tmp_path / "x.yaml").write_text((SWEEP % "").replace("[majority]", models))
+    said = plan(config.load(tmp_path / "x.yaml", check_files=False), tmp_path).notes
+    assert f"embeddings of a are not on this machine: {tmp_path / 'none.h5ad'}" in said
+    assert f"weights of b are not on this machine: {tmp_path / 'none'}" in said

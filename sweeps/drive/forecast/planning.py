@@ -13,7 +13,6 @@ import pandas as pd
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.check import doubts
 from data_pipeline.reading.known import catalog
-from data_pipeline.tree import read_tree
 from sweeps import tables
 from sweeps.cluster.resources import notes, own_cpus
 from sweeps.drive import contents, rounds
@@ -23,6 +22,7 @@ from sweeps.drive.forecast.rest import Rest, if_all, rest
 from sweeps.drive.forecast.shapes import Shape, shapes
 from sweeps.file import changes
 from sweeps.file.config import SweepSpec
+from sweeps.file.reading_data import check_paths
 from sweeps.file.trials import Trial
 from trainables import vocabulary
 from trainables.protocol import DEFECTS
@@ -101,8 +101,7 @@ def _look_at_all(spec: SweepSpec, storage: Path) -> tuple[dict[str, Any], dict[s
     cells, origin, problems = {}, {}, []
     for entry, name in zip(spec.datasets, spec.dataset_names, strict=True):
         try:
-            if isinstance(entry, dict) and "tree" in entry and name not in spec.trees:
-                read_tree(entry["tree"])  # which says why it wasn't read with the sweep file
+            check_paths(entry)
             cells[name], origin[name] = look(entry, storage)
         except RequestError as error:
             problems += error.problems
@@ -157,12 +156,11 @@ def _notes(by_axes: dict[tuple, Shape]) -> list[str]:
 
 
 def _weights(spec: SweepSpec) -> list[str]:
-    absent = {
-        model.label: model.weights
-        for model in spec.models
-        if model.weights is not None and not Path(model.weights).is_dir()
-    }
-    return [f"weights of {label} are not on this machine: {weights}" for label, weights in absent.items()]
+    given = {(one.label, "weights"): one.weights for one in spec.models}
+    given |= {(one.label, key): one.on.get(key) for one in spec.models if one.on for key in ("weights", "embeddings")}
+    is_here = {"weights": Path.is_dir, "embeddings": Path.is_file}
+    absent = {one: path for one, path in given.items() if path is not None and not is_here[one[1]](Path(path))}
+    return [f"{key} of {label} are not on this machine: {path}" for (label, key), path in absent.items()]
 
 
 def _tuning(trials: list[Trial]) -> list[str]:
