@@ -44,7 +44,8 @@ def running_ray(address: str | None, num_cpus: int | None = None) -> Iterator[No
         else:
             joining.join(address, shared)
     try:
-        yield
+        with unsaid():
+            yield
     finally:
         ray.shutdown()
 
@@ -56,6 +57,18 @@ def watched_ray(address: str | None, num_cpus: int | None, on_loss: Callable[[],
         node = head.watched(_own_node(), on_loss, every=1.0)  # Ray gives it a quarter minute
         with head.watched(ray.get_runtime_context().gcs_address, on_loss), node:
             yield
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Keep pages of a lost node's state, which Ray prints, off the screen: we say what became of trials."""
+    from ray._private import worker
+
+    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False  # log_to_driver doesn't reach it
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before
 
 
 def _start(settings: dict[str, Any]) -> None:

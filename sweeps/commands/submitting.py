@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from shlex import join, quote
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -47,18 +47,33 @@ def submit(
     from sweeps.file import config
 
     name, jobs = config.load(sweep, check_files=False).name, Jobs(dashboard(address))
-    again = f"cellskew submit {quote(str(sweep))} --address {jobs.address} --storage {quote(str(storage))}"
+    options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
+    options |= {"shared": shared}
+    again = _again(sweep, {"address": jobs.address, "storage": storage} | options | {"code": code})
     job = jobs.running(name)
     if stop:
         _end(jobs, name, job)
     elif job is None:
-        options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
-        options |= {"shared": shared}
         job = _start(jobs, name, sweep, storage, options, code)
     else:
         print(f"{job} runs already, with the file as it was; to run another one, end it first: {again} --stop")
     if not detach:
         _follow(jobs, job, again)
+
+
+def _again(sweep: Path, options: dict[str, Any]) -> str:
+    """Return the command that finds the job again, or starts the same one."""
+    return join([*_with_plugins(folders()), "cellskew", "submit", str(sweep), *_words(options)])
+
+
+def _with_plugins(plugins: Sequence[Path]) -> list[str]:
+    return ["env", f"{VARIABLE}={os.pathsep.join(map(str, plugins))}"] if plugins else []
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    """Return options as words of a command; those without a value, or False, are left out."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [str(value)]))]
 
 
 def _end(jobs: "Jobs", name: str, job: str | None) -> None:
@@ -83,15 +98,15 @@ def _start(jobs: "Jobs", name: str, sweep: Path, storage: Path, options: dict[st
 def entrypoint(
     sweep: Path, storage: Path, options: dict[str, Any], code: Path | None, plugins: Sequence[Path] = ()
 ) -> str:
-    """Return the command that the cluster runs; plugins: folders of models in what is sent."""
+    """Return the command that the cluster runs; plugins: folders of models in what is sent.
+
+    In place of the shell, which Ray would end with it: in a container nobody buries a driver without a parent, and Ray
+    goes on waiting for it.
+    """
     inside = Path(sweep.name) if code is None else _inside(sweep, code)
-    words = ["env", f"{VARIABLE}={os.pathsep.join(map(str, plugins))}"] if plugins else []
-    words += ["cellskew"] if code is None else ["python", "-m", "sweeps.cli"]
-    words += ["run", str(inside), "--address", "auto", "--storage", str(storage)]
-    for option, value in options.items():
-        if value is not None and value is not False:
-            words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
-    return join(words)
+    words = [*_with_plugins(plugins), *(["cellskew"] if code is None else ["python", "-m", "sweeps.cli"])]
+    words += ["run", str(inside), "--address", "auto", "--storage", str(storage), *_words(options)]
+    return f"exec {join(words)}"
 
 
 def _check(sweep: Path, storage: Path, tracking_uri: str | None, code: Path | None) -> None:

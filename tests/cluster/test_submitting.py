@@ -92,7 +92,7 @@ def test_the_file_alone_is_sent_and_what_is_printed_there_is_printed_here(cluste
     assert ended.exit_code == 0 and ended.output.endswith("one\ntwo\n"), ended.output
     (job,) = cluster.jobs
     assert job.submission_id == "cellskew-mine" and job.entrypoint_num_cpus == 0 and job.files == ["my sweep.yaml"]
-    expected = ["cellskew", "run", "my sweep.yaml", "--address", "auto", "--storage", "/shared/runs"]
+    expected = ["exec", "cellskew", "run", "my sweep.yaml", "--address", "auto", "--storage", "/shared/runs"]
     more = ["--max-concurrent", "2", "--tracking-uri", "http://mlflow:5000", "--retry-failed"]
     assert shlex.split(job.entrypoint) == expected + more
     assert int(job.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600, "longer than an epoch"
@@ -121,6 +121,16 @@ def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_come_back(cluster, sweep)
     assert shlex.split(back) == ["cellskew", "submit", str(sweep), *WHERE]
 
 
+def test_the_way_back_has_all_that_the_command_had(cluster, sweep, tmp_path, monkeypatch):
+    (tmp_path / "my models").mkdir()
+    monkeypatch.setenv("CELLSKEW_PLUGINS", str(tmp_path / "my models"))
+    cluster.interrupt = True
+    more = ["--tracking-uri", "http://mlflow:5000", "--code", str(tmp_path)]
+    back = submit(sweep, *more).stderr.partition("follow it again: ")[2].splitlines()[0]
+    env = ["env", f"CELLSKEW_PLUGINS={tmp_path / 'my models'}"]
+    assert shlex.split(back) == [*env, "cellskew", "submit", str(sweep), *WHERE, *more]
+
+
 def test_stop_ends_it_and_follows_it_to_its_end(cluster, sweep):
     with pytest.raises(RequestError, match="sweep mine isn't being run at http://head:8265"):
         submit(sweep, "--stop")
@@ -134,7 +144,7 @@ def test_stop_ends_it_and_follows_it_to_its_end(cluster, sweep):
 def test_a_checkout_is_sent_whole_and_run_in_place_of_what_is_installed(cluster, sweep, tmp_path):
     submit(sweep, "--code", str(tmp_path))
     (job,) = cluster.jobs
-    assert shlex.split(job.entrypoint)[:4] == ["python", "-m", "sweeps.cli", "run"]
+    assert shlex.split(job.entrypoint)[:5] == ["exec", "python", "-m", "sweeps.cli", "run"]
     assert "secret.txt" in job.files and job.runtime_env["excludes"] == list(jobs.LEFT_OUT)
     with pytest.raises(RequestError, match="isn't in it; put it there"):
         (tmp_path / "other").mkdir()
@@ -158,10 +168,10 @@ def test_models_of_ones_own_are_sent_along(cluster, sweep, tmp_path, monkeypatch
     monkeypatch.setenv("CELLSKEW_PLUGINS", f"{tmp_path / 'models'}:{tmp_path / 'more models'}")
     submit(sweep)
     assert cluster.jobs[0].files == ["my sweep.yaml", "plugins-1/mine.py", "plugins-2/helper.py"]
-    first = shlex.split(cluster.jobs[0].entrypoint)[:4]
+    first = shlex.split(cluster.jobs[0].entrypoint)[1:5]
     assert first == ["env", "CELLSKEW_PLUGINS=plugins-1:plugins-2", "cellskew", "run"]
     submit(sweep, "--code", str(tmp_path))
-    first = shlex.split(cluster.jobs[1].entrypoint)[:3]
+    first = shlex.split(cluster.jobs[1].entrypoint)[1:4]
     assert first == ["env", "CELLSKEW_PLUGINS=models:more models", "python"]
     (tmp_path / "code").mkdir()
     inside = sweep.rename(tmp_path / "code" / sweep.name)

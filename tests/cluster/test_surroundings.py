@@ -96,3 +96,16 @@ def test_a_sweep_runs_for_a_uid_that_nobody_knows(home, tmp_path):
     command = [*become, sys.executable, "-m", "sweeps.cli", "run", "small.yaml", "--storage", str(tmp_path / "runs")]
     ended = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert ended.returncode == 0 and "1 of 1 trials finished" in ended.stderr, ended.stderr[-2000:]
+
+
+def test_what_ray_prints_of_a_lost_node_is_kept_off_the_screen(capsys):
+    from ray._private.worker import print_to_stdstream
+
+    from sweeps.cluster.nodes import unsaid
+
+    lost = {"lines": ["Raylet is terminated. [state-dump] ..."], "pid": "raylet", "is_err": False}
+    with unsaid():
+        print_to_stdstream(lost, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    print_to_stdstream(lost | {"lines": ["another [state-dump]"]}, ignore_prefix=False)
+    assert "state-dump" in capsys.readouterr().out, "afterwards Ray is as it was"
