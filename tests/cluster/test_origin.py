@@ -65,7 +65,14 @@ def test_a_trials_failure_and_trouble_hold_no_secret(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "times"),
-    [(PermissionError("no"), 1), (ValueError("no"), 1), (OSError(28, "full"), 2), (MemoryError(), 2)],
+    [
+        (PermissionError("no"), 1),
+        (ValueError("no"), 1),
+        (OSError(28, "full"), 2),
+        (MemoryError(), 2),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 2),  # torch's, where several GPUs sum their gradients
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2),
+    ],
 )
 def test_only_what_may_pass_of_itself_is_tried_again(error, times, monkeypatch, tmp_path):
     monkeypatch.setattr(worker, "TRAIN_PAUSES", (0.0,))

@@ -151,8 +151,8 @@ def _train_on(config: dict, send: Callable, trainable: Trainable, directory: Pat
     for attempt in range(len(TRAIN_PAUSES)):
         try:
             return _train(config, send, trainable, directory)
-        except PASSING as error:
-            if isinstance(error, LASTING):
+        except Exception as error:
+            if not _may_pass(error):
                 raise
             logger.exception("tried again (time %d of %d)", attempt + 1, len(TRAIN_PAUSES))
             send({"trouble": f"{describe(error)}; tried again (time {attempt + 1} of {len(TRAIN_PAUSES)})"})
@@ -251,6 +251,13 @@ def cause(error: BaseException) -> str:
     if names & set(OF_NODE):
         return "node"
     return "outside" if names & set(OUTSIDE) or NO_MEMORY in str(error) else "trial"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether an error may be over in a moment; torch's errors about memory are RuntimeErrors."""
+    if isinstance(error, PASSING):
+        return not isinstance(error, LASTING)
+    return type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in str(error)
 
 
 def _tail() -> str:
