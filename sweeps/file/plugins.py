@@ -27,6 +27,7 @@ WORDS = (
 STRICT = ConfigDict(strict=True)
 LONGEST = 80  # characters of a label
 MOST = 12  # names in a sentence
+OUTSIDE = ("model", "strategy", "loss", "adjustment")  # of which one may have one's own
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def unknown(noun: str, given: object, known: Iterable[str], listed: str = "") ->
     if listed and len(known) > MOST:
         near = [name for name in few_near(given, known) if name != nearest(given, known)]
         allowed = (f"near it: {', '.join(near)}; " if near else "") + f"all {len(known)}: {listed}"
-    return f"unknown {noun} {given!r}; {did_you_mean(given, known)}{allowed}"
+    meant = did_you_mean(given, known)
+    own = "; one of your own is in the folder that --plugins names" if noun in OUTSIDE and not meant else ""
+    return f"unknown {noun} {given!r}; {meant}{allowed}{own}"
 
 
 def check(annotation: Any, value: Any) -> tuple[Any, str | None]:

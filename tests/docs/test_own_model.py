@@ -224,3 +224,11 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
     found = CliRunner().invoke(app, ["--plugins", str(tmp_path / "none"), "datasets"])
     assert isinstance(found.exception, RequestError) and "there is no such folder" in str(found.exception)
     assert str(tmp_path / "none") not in os.environ.get("CELLSKEW_PLUGINS", "")
+
+
+def test_who_has_not_named_the_folder_is_told_so(plugins, monkeypatch):
+    monkeypatch.delenv("CELLSKEW_PLUGINS")
+    with pytest.raises(RequestError) as caught:
+        config.parse(SWEEP + REMEDIES, Path("x.yaml"))
+    told = [said for said in caught.value.problems if "one of your own is in the folder that --plugins names" in said]
+    assert len(told) == 4, caught.value.problems
