@@ -22,6 +22,7 @@ BASELINE_SECONDS = {
     "logistic_regression": 1.9,
     "linear_svm": 2.2,
     "gradient_boosting": 7.8,
+    "scanvi": 100.0,
 }  # per 1,000 rows, of 11 types
 OTHER_BASELINE = 0.15
 PER_TOKEN = {"geneformer": 3_145_728}  # weights that a token is multiplied with, of V1-10M, which was measured
