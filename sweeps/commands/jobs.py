@@ -85,7 +85,7 @@ class Jobs:
             self.client.stop_job(job)
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
-        """Show what a job prints until it has ended; returns its exit code, 3 if Ray lost it."""
+        """Show what a job prints until it has ended; returns its exit code, 1 if it was stopped, 3 if Ray lost it."""
         shown = 0
         while True:
             with self._in_words():
@@ -100,6 +100,8 @@ class Jobs:
     def _code(self, job: str, show: Callable[[str], None]) -> int:
         with self._in_words():
             info = self.client.get_job_info(job)
+        if info.status == "STOPPED":  # whose own code Ray doesn't keep; trials are left
+            return 1
         if info.driver_exit_code is None:
             show(f"{info.status}: {info.message}\n")
             return 3

@@ -32,7 +32,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.jobs: list[SimpleNamespace] = []
-        self.lines, self.code, self.interrupt = ["one\n", "two\n"], 0, False
+        self.lines, self.code, self.interrupt, self.stopped = ["one\n", "two\n"], 0, False, False
 
     def list_jobs(self) -> list[SimpleNamespace]:
         return self.jobs
@@ -55,6 +55,8 @@ class Cluster:
         if found.looks >= len(self.lines):
             found.status = JobStatus.FAILED if self.code else JobStatus.SUCCEEDED
             found.driver_exit_code = self.code
+        if self.stopped and found.looks >= len(self.lines):
+            found.status, found.driver_exit_code = JobStatus.STOPPED, None
         return found.status
 
     def get_job_logs(self, job: str) -> str:
@@ -62,6 +64,7 @@ class Cluster:
 
     def stop_job(self, job: str) -> None:
         self.lines.append("stopping: running trials save their epoch\n")
+        self.stopped = True
 
 
 @pytest.fixture
@@ -135,7 +138,6 @@ def test_stop_ends_it_and_follows_it_to_its_end(cluster, sweep):
     with pytest.raises(RequestError, match="sweep mine isn't being run at http://head:8265"):
         submit(sweep, "--stop")
     assert submit(sweep, "--detach").exit_code == 0
-    cluster.code = 1
     ended = submit(sweep, "--stop")
     assert "is asked to end; its trials save their epoch" in ended.output
     assert ended.output.endswith("stopping: running trials save their epoch\n") and ended.exit_code == 1
