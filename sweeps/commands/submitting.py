@@ -13,7 +13,7 @@ import typer
 
 from data_pipeline.errors import RequestError
 from data_pipeline.outside import VARIABLE, folders
-from sweeps.commands.options import Concurrent, Retry, Shared, Sweep, Uri
+from sweeps.commands.options import Budget, Concurrent, MaxFailed, OnEnd, Retry, Shared, Sweep, Uri
 
 if TYPE_CHECKING:
     from sweeps.commands.jobs import Jobs
@@ -36,19 +36,25 @@ def submit(
     stop: Stop = False,
     detach: Detached = False,
     shared: Shared = None,
+    max_failed: MaxFailed = None,
+    budget: Budget = None,
+    on_end: OnEnd = None,
 ) -> None:
     """Run a sweep on a Ray cluster from a machine that is no node of it; the driver stays there as a Ray job.
 
     Example: `cellskew submit my.yaml --address http://HEAD:8265 --storage /shared/cellskew-runs`
 
-    Paths in the file are the cluster's. Ctrl-C stops following, not the sweep. The same command again follows it.
+    Paths in the file, and --on-end, are the cluster's. Ctrl-C stops following, not the sweep; run again, it follows on.
     """
     from sweeps.commands.jobs import Jobs, dashboard
+    from sweeps.drive.allowance import Allowance
     from sweeps.file import config
 
+    if budget is not None:
+        Allowance.of(budget)
     name, jobs = config.load(sweep, check_files=False).name, Jobs(dashboard(address))
     options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
-    options |= {"shared": shared}
+    options |= {"shared": shared, "max-failed": max_failed, "budget": budget, "on-end": on_end}
     again = _again(sweep, {"address": jobs.address, "storage": storage} | options | {"code": code})
     job = jobs.running(name)
     if stop:

@@ -101,6 +101,15 @@ def test_the_file_alone_is_sent_and_what_is_printed_there_is_printed_here(cluste
     assert int(job.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600, "longer than an epoch"
 
 
+def test_a_budget_and_who_is_told_of_the_end_travel_along(cluster, sweep):
+    more = ["--max-failed", "9", "--budget", "40 gpu-hours", "--on-end", 'mail -s "$CELLSKEW_SAID" me@lab.org']
+    submit(sweep, *more)
+    assert shlex.split(cluster.jobs[0].entrypoint)[-6:] == more
+    with pytest.raises(RequestError, match="give a number and one of"):
+        submit(sweep, "--budget", "much")
+    assert len(cluster.jobs) == 1
+
+
 def test_a_second_submit_finds_the_first_and_a_later_one_has_another_name(cluster, sweep):
     cluster.interrupt = True
     assert submit(sweep).exit_code == 130
