@@ -46,25 +46,26 @@ def submit(
 
     Paths in the file, and --on-end, are the cluster's. Ctrl-C stops following, not the sweep; run again, it follows on.
     """
-    from sweeps.commands.jobs import Jobs, dashboard
-    from sweeps.drive.allowance import Allowance
-    from sweeps.file import config
-
-    if budget is not None:
-        Allowance.of(budget)
-    name, jobs = config.load(sweep, check_files=False).name, Jobs(dashboard(address))
+    name, jobs = _asked(sweep, address)
     options = {"max-concurrent": max_concurrent, "tracking-uri": tracking_uri, "retry-failed": retry_failed}
     options |= {"shared": shared, "max-failed": max_failed, "budget": budget, "on-end": on_end}
     again = _again(sweep, {"address": jobs.address, "storage": storage} | options | {"code": code})
     job = jobs.running(name)
     if stop:
         _end(jobs, name, job)
-    elif job is None:
-        job = _start(jobs, name, sweep, storage, options, code)
-    else:
+    elif job is not None:
         print(f"{job} runs already, with the file as it was; to run another one, end it first: {again} --stop")
+    job = job or _start(jobs, name, sweep, storage, options, code)
     if not detach:
         _follow(jobs, job, again)
+
+
+def _asked(sweep: Path, address: str | None) -> tuple[str, "Jobs"]:
+    """Return the sweep's name, its file read, and the cluster's jobs."""
+    from sweeps.commands.jobs import Jobs, dashboard
+    from sweeps.file import config
+
+    return config.load(sweep, check_files=False).name, Jobs(dashboard(address))
 
 
 def _again(sweep: Path, options: dict[str, Any]) -> str:
@@ -91,7 +92,10 @@ def _end(jobs: "Jobs", name: str, job: str | None) -> None:
 
 def _start(jobs: "Jobs", name: str, sweep: Path, storage: Path, options: dict[str, Any], code: Path | None) -> str:
     from sweeps.commands.jobs import sent_alone
+    from sweeps.drive.allowance import Allowance
 
+    if options["budget"] is not None:
+        Allowance.of(options["budget"])
     _check(sweep, storage, options["tracking-uri"], code)
     whole = nullcontext((code, folders())) if code is not None else sent_alone(sweep, folders())
     with whole as (folder, plugins):
