@@ -99,9 +99,9 @@ class Writer:
     def push(self, start: int) -> None:
         """Have the part of the cells from `start` on, its note last, in the store, if there is one."""
         if self.shared is not None:
-            cache.note(self.shared, self.folder)
-            self.shared.push(self._path(start))
-            self.shared.push(self._path(start).with_suffix(".json"))
+            with cache.using(self.shared, [self.folder]):
+                self.shared.push(self._path(start))
+                self.shared.push(self._path(start).with_suffix(".json"))
 
     def has(self, start: int) -> bool:
         path = self._here(self._path(start))

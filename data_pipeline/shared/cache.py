@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.shared.store import NODE, Shared, forget
 
@@ -31,8 +32,10 @@ def note(node: Shared, path: Path) -> Path:
     """Note that something of the store is used now; returns the note."""
     name = node.name(path)
     kept = node.here(node.root) / USED / identity_hash(name)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(name)
+    if kept.exists():
+        kept.touch()
+    else:
+        publish(kept, name.encode(), durable=False)
     return kept
 
 
@@ -47,7 +50,7 @@ def make_room(node: Shared) -> None:
     own, limit = node.here(node.root), float(os.environ.get(LIMIT, DEFAULT)) * 1e9
     if any((own / "sweeps").glob("*.yaml")):  # a driver's folder, which has everything
         return
-    kept = {path: own / path.read_text() for path in _oldest_first(own / USED)}
+    kept = {path: own / name for path in _oldest_first(own / USED) if (name := path.read_text())}
     sizes = {path: _size(place) for path, place in kept.items()}
     total = sum(sizes.values())
     for path, place in kept.items():

@@ -38,11 +38,11 @@ def make(shared: Shared | None, how: Callable[..., None], path: Path, *args: Any
     if shared is None:
         return how(path, *args)
     node = shared.on_node()
-    if not node.here(path).exists():
-        with at_hand(node, args) as here:
-            how(node.here(path), *here)
-    cache.note(node, path)
-    return node.push(path)
+    with cache.using(node, [path]):
+        if not node.here(path).exists():
+            with at_hand(node, args) as here:
+                how(node.here(path), *here)
+        return node.push(path)
 
 
 def on_hand(shared: Shared | None, ask: Callable[[dict[str, Any]], Any], given: dict[str, Any]) -> Any:

@@ -126,16 +126,16 @@ def turn(
         yield check, lambda: None
         return
     mine, over = Turn(shared, folder), threading.Event()
-    mine.take()
 
     def both() -> None:
         check()
         mine.check()
 
     watch = threading.Thread(target=_watch, args=(shared, marks, over), name="cellskew-marks", daemon=True)
-    watch.start()
     try:
         with cache.using(shared, [folder]):
+            mine.take()
+            watch.start()
             yield both, mine.save
     finally:
         over.set()
