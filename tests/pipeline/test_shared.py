@@ -13,7 +13,7 @@ from data_pipeline.shared.hand import Inputs, at_hand, make
 from data_pipeline.shared.store import OWN, Shared
 from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun, turn
 from sweeps.drive.launching.job import Job
-from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, work
+from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, Rounds, work
 from sweeps.tracking.artifacts import Upload
 
 
@@ -265,6 +265,28 @@ def test_a_round_that_the_store_does_not_take_is_told_and_the_trial_goes_on(shar
     said = [next(iter(one)) for one in sent]
     assert said == ["trouble", "metrics", "metrics", "metrics", "final"]
     assert "lost with this node: OSError: the store is away" in sent[0]["trouble"]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 4), ("auto", 2)])
+def test_rounds_are_kept_so_often_that_it_costs_little_and_at_once_when_the_end_is_asked_for(
+    tmp_path, monkeypatch, every, kept
+):
+    clock, saved, stop = [0.0], [], tmp_path / "stop"
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def save():
+        saved.append(clock[0])
+        clock[0] += 2.0
+
+    rounds = Rounds(save, print, [stop], every, since=0.0)
+    safe = []
+    for _ in range(4):
+        clock[0] += 15.0
+        safe.append(rounds.keep())
+    assert len(saved) == safe.count(True) == kept, "2 s of 40, or each"
+    stop.touch()
+    clock[0] += 1.0
+    assert rounds.keep() and len(saved) == kept + 1
 
 
 def test_a_node_keeps_what_was_used_last_and_what_is_in_use(shared, node, monkeypatch):

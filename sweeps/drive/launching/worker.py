@@ -9,8 +9,9 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
@@ -43,6 +44,7 @@ NO_MEMORY = "can't allocate memory"  # what torch's RuntimeError says when the C
 PASSING = (MemoryError, OSError)  # may be over in a moment: memory or disk that others fill, a file server that stalls
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # OSErrors that are not
 TRAIN_PAUSES = (2, 10, 30)  # seconds before a trial that such an error ended goes on from its newest checkpoint
+SHARE = 0.05  # of a trial's time that putting its rounds into the store may cost, see training.checkpoint
 UPLOAD_PAUSES = (1, 2, 5, 10)  # seconds between attempts to upload a trial's files; the driver tries again
 UPLOAD = "upload"  # what a trial lacks whose files aren't with its run
 WAITS = "waits for the driver"
@@ -91,11 +93,13 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
         turn(node, job.directory, check, job.marks) as (check, save),
     ):
         mark(job.directory / LEAVE, node).unlink(missing_ok=True)
+        marks = [path if node is None else node.here(path) for path in job.marks]
+        rounds = Rounds(save, send, marks, config.get("checkpoint_every", 1))
 
         def send_if_ours(news: dict[str, Any]) -> None:
             check()
             if news.get("saved") and "replayed" not in news["metrics"]:
-                _keep(save, send)
+                news["saved"] = rounds.keep()
             send(news)
 
         _start_over(directory, job.fresh)
@@ -108,12 +112,35 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
     return final, lacking
 
 
-def _keep(save: Callable[[], None], send: Callable[[dict[str, Any]], None]) -> None:
-    """Have a round kept elsewhere too; where that can't be, the trial goes on, and the next round is."""
-    try:
-        save()
-    except OSError as error:
-        send({"trouble": f"a round could not be kept in the store, and is lost with this node: {describe(error)}"})
+@dataclass
+class Rounds:
+    """Has saved rounds put into the store: each, or with "auto" so few that it costs SHARE of the time, as saving them.
+
+    save: puts the trial's folder there. marks: files that ask for a round that is safe; then it is put there at once.
+    """
+
+    save: Callable[[], None]
+    send: Callable[[dict[str, Any]], None]
+    marks: list[Path]
+    every: int | Literal["auto"]
+    cost: float = 0.0  # seconds that the last time took
+    since: float = field(default_factory=time.monotonic)
+
+    def keep(self) -> bool:
+        """Tell whether the round that was just saved is safe now; where it can't be kept, the trial goes on."""
+        begin = time.monotonic()
+        is_early = self.every == "auto" and SHARE * (begin - self.since) < self.cost
+        if is_early and not any(mark.exists() for mark in self.marks):
+            return False
+        try:
+            self.save()
+        except OSError as error:
+            said = f"a round could not be kept in the store, and is lost with this node: {describe(error)}"
+            self.send({"trouble": said})
+            return False
+        self.since = time.monotonic()
+        self.cost = self.since - begin
+        return True
 
 
 def _begins(job: Job) -> str:
