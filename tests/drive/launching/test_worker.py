@@ -1,11 +1,11 @@
 """What a worker sends of a trial: numbers as numbers, how they were computed as tags."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sweeps.drive.launching import worker
+from sweeps.drive.launching.job import Job
 
 
 def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
@@ -15,7 +15,7 @@ def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
         return final
 
     news: list[dict[str, Any]] = []
-    job = SimpleNamespace(directory=tmp_path / "t", config={"directory": str(tmp_path / "t")}, fresh=False, upload=None)
+    job = Job({"key": "t", "directory": str(tmp_path / "t")}, "r", {"cpu": 1, "gpu": 0}, {}, {})
     worker.work(job, news.append, trainable)
     assert news[-1]["final"] == {"epoch": 1, "final": 1, "test_macro_f1": 0.5}
     assert news[-1]["where"]["precision"] == "bfloat16" and "host" in news[-1]["where"]
@@ -40,7 +40,7 @@ def test_from_scratch_leaves_what_another_sweep_has_finished(tmp_path, is_finish
     """A trial's folder is one for all sweeps: its result, and the network that lies beside it, are theirs as well."""
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "result.json").write_text('{"history": [], "final": {}}' if is_finished else '{"history": [')
-    job = SimpleNamespace(directory=tmp_path, config={"directory": str(tmp_path)}, fresh="launch", upload=None)
+    job = Job({"key": "t", "directory": str(tmp_path)}, "r", {"cpu": 1, "gpu": 0}, {}, {}, fresh="launch")
     there: list[bool] = []
 
     def trainable(*_: Any) -> dict[str, Any]:
