@@ -11,6 +11,7 @@ import typer
 
 from data_pipeline.errors import RequestError
 from sweeps.commands import asking, data, deciding, networks, running, submitting, trial
+from sweeps.commands.options import notes_given
 
 COMMANDS = {  # in the order of use
     "init": data.init,
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(notes_given(command))
 
 
 def _print_version(asked: bool) -> None:

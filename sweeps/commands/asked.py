@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import RequestError
-from sweeps.commands.options import From, MaybeNames
+from sweeps.commands.options import From, MaybeNames, refuse_idle
 
 if TYPE_CHECKING:
     from sweeps.answers.designs import Designs
     from sweeps.answers.runs.stored import Stored
+
+
+ELSEWHERE = ("tracking_uri", "storage", "all")  # options of where runs are, and of runs that a bundle lacks
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ def sweeps_of(name: MaybeNames = None, bundle: From = None) -> list[str]:
     """Return the sweeps that are asked about; RequestError if none is, or a bundle beside them."""
     if (not name) == (bundle is None):
         raise RequestError("say which sweep: its name, or a bundle that `cellskew export` wrote (--from bundle.zip)")
-    return name if name else [str(bundle)]
+    found = name if name else [str(bundle)]
+    if all(one.endswith(".zip") for one in found):
+        refuse_idle("a bundle has all that it is asked for: leave out --tracking-uri, --storage and --all", *ELSEWHERE)
+    return found
 
 
 def title_of(name: str) -> str:

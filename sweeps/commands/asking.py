@@ -23,6 +23,7 @@ from sweeps.commands.options import (
     Where,
     gathers,
     printed_as,
+    refuse_idle,
     words,
 )
 
@@ -53,7 +54,7 @@ def results(
 
     asked = ask(name, storage, tracking_uri, where, all, type, all_settings)
     if metric == "list":
-        print("\n".join(results.metric_names(asked.runs)))
+        _print_names(results.metric_names(asked.runs))
         return
     usual = list(NUMBERS) if type else [one for one in results.SHOWN if one in asked.runs.columns]
     listed = usual if metric is None else words(metric)
@@ -62,6 +63,11 @@ def results(
     with tables.into(printed.out):
         table.show(runs, by and words(by), metrics, asked.designs, printed.form, asked.caution)
         _chance(asked, printed.form)
+
+
+def _print_names(names: list[str]) -> None:
+    refuse_idle("--metric list prints names alone: leave the other options out", "by", "format", "as_json", "out")
+    print("\n".join(names))
 
 
 def _chance(asked: Asked, form: str) -> None:
@@ -99,8 +105,7 @@ def compare(
     from sweeps import tables
     from sweeps.answers import comparison, differences
 
-    if (between is None) != questions:
-        raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
+    _check_compared(between, questions)
     asked = ask(name, storage, tracking_uri, where, all, type, all_settings)
     if questions:
         return _answer(asked, tie, printed)
@@ -108,6 +113,14 @@ def compare(
     found = [comparison.compare(asked.runs, between, by, one, against, tie, asked.designs) for one in full]
     with tables.into(printed.out):
         return differences.show(comparison.as_one_family(found), printed.form, asked.warning)
+
+
+def _check_compared(between: str | None, questions: bool) -> None:
+    if (between is None) != questions:
+        raise RequestError("say what to compare: either --between CHOICE or --questions, which the sweep's file asks")
+    if questions:
+        why = "--questions asks what the sweep's file says: write --within, --against, --metric and --type there"
+        refuse_idle(why, "within", "against", "metric", "type")
 
 
 def _answer(asked: Asked, tie: float, printed: Printed) -> None:
@@ -144,6 +157,8 @@ def report(
     from sweeps.answers.page import copies, report
     from sweeps.answers.runs import results
 
+    if png and figures is None:
+        raise RequestError("--png makes figures into PNG files: name their folder, --figures FOLDER")
     is_pdf = format == Page.pdf if format is not None else out is not None and out.suffix == ".pdf"
     out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)

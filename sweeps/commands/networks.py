@@ -31,6 +31,7 @@ from sweeps.commands.options import (
     as_options,
     gathers,
     of_values,
+    refuse_idle,
     said,
 )
 
@@ -163,6 +164,8 @@ def predict(
 
     if not (out or h5ad or evaluate):
         raise RequestError("say what is wanted: a table (-o TABLE.parquet), --h5ad COPY.h5ad, or --evaluate LABEL")
+    if evaluate is None:
+        refuse_idle("--map brings known types to the model's names: say where they are, --evaluate LABEL", "labels")
     renames = () if labels is None else read_renames(labels)
     wish = predicting.Wish(file, out, h5ad, min_genes, least, evaluate, renames, embeddings, obsm, level, tree)
     with models.opened(storage, tracking_uri) as meant:
@@ -228,12 +231,15 @@ def weights(
     from sweeps.answers.networks import shelf as shown
 
     if check is not None:
+        refuse_idle("--check looks at a folder: leave out the checkpoint's name and --to", "name", "to")
         from trainables.official.folder import check as looked_at
 
         raise typer.Exit(0 if shown.show_checked(looked_at(check), as_json) else 2)
     if name is None:
+        refuse_idle("--to says where a checkpoint goes: name it, as in cellskew weights Geneformer-V1-10M", "to")
         shown.show_all(as_json)
         return
+    refuse_idle("--json is for the list and for --check; a checkpoint is fetched without it", "as_json")
     from trainables.official import checkpoints, hub
 
     wanted = checkpoints.named(name)

@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from data_pipeline.errors import RequestError
 
 STORAGE = Path("cellskew-runs")
+_GIVEN: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())  # names, of the command that runs
 ADVICE = re.compile(r"`(\w+):(?: ([^`]*))?`")  # as a sweep file has it
 Storage = Annotated[Path, typer.Option(help="Folder for shards, checkpoints and results; every node must see it.")]
 Shared = Annotated[
@@ -131,6 +133,8 @@ def printed_as(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file in place of the screen.")] = None,
 ) -> Printed:
     """Return how a table is to be printed; RequestError for a file whose name doesn't say how."""
+    if as_json and format is not None and format != Format.json:
+        raise RequestError(f"--json and --format {format.value}: a table is printed as one of them")
     if format is None and out is not None and not as_json and out.suffix not in FORMS:
         raise RequestError(f"--out {out}: say how with --format, or give a name that ends in {', '.join(FORMS)}")
     usual = "table" if out is None else FORMS.get(out.suffix, "table")
@@ -138,14 +142,37 @@ def printed_as(
 
 
 def of_values(kind: str, base: str, target_sum: float) -> dict[str, Any]:
-    """Return the options of a file whose numbers are not counts."""
+    """Return the options of a file whose numbers are not counts; RequestError for parts of these beside counts."""
     if kind == "counts":
+        refuse_idle("--base and --target-sum say how log1p was made: say --values log1p as well", "base", "target_sum")
         return {}
     try:
         number = base if base == "e" else float(base)
     except ValueError:
         raise RequestError(f"--base {base!r} is neither e nor a number above 1") from None
     return {"values": {"kind": kind, "base": number, "target_sum": target_sum}}
+
+
+def notes_given(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that knows which of its options and arguments were given, see refuse_idle."""
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    signature = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def run(context: typer.Context, **named: Any) -> None:
+        sources = {name: context.get_parameter_source(name) for name in named}
+        _GIVEN.set(frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE"))
+        command(**named)
+
+    run.__signature__ = signature.replace(parameters=[context, *signature.parameters.values()])
+    run.__annotations__ = {one.name: one.annotation for one in run.__signature__.parameters.values()}
+    return run
+
+
+def refuse_idle(why: str, *names: str) -> None:
+    """RequestError, saying why, if any of the command's options or arguments was given that would do nothing."""
+    if _GIVEN.get() & set(names):
+        raise RequestError(why)
 
 
 def said(given: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from sweeps.commands.options import (
     Storage,
     Sweep,
     Uri,
+    refuse_idle,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def plan(
     from sweeps.file import config
 
     spec = config.load(sweep, check_files=False)
-    if gpus is None and not (nodes == 1 and gpu_memory == GIGABYTES and cpus is None and price is None):
-        raise RequestError("--nodes, --gpu-memory, --cpus and --price tell of a cluster: say --gpus as well")
+    _check_fleet(gpus)
     found = planning.plan(spec, storage)
     if gpus is None:
         planning.show(found, _known(spec.name, storage, tracking_uri), as_json)
@@ -75,6 +75,14 @@ def plan(
     if not as_json:
         planning.show(found, done, as_json=False)
     fleet.show(told, as_json, given)
+
+
+def _check_fleet(gpus: int | None) -> None:
+    if gpus is None:
+        why = "--nodes, --gpu-memory, --cpus and --price tell of a cluster: say --gpus as well"
+        refuse_idle(why, "nodes", "gpu_memory", "cpus", "price")
+    elif not gpus:
+        refuse_idle("--gpu-memory and --price are of GPUs, of which --gpus 0 has none", "gpu_memory", "price")
 
 
 def _known(name: str, storage: Path, tracking_uri: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_pipeline.errors import RequestError
-from sweeps.commands.options import STORAGE, AsJson, Storage, Uri
+from sweeps.commands.options import STORAGE, AsJson, Storage, Uri, refuse_idle
 
 if TYPE_CHECKING:
     from sweeps.answers.onetrial import Found
@@ -37,6 +37,8 @@ def trial(
     from sweeps.tracking.uris import bare
 
     _check(rerun, here, debug, from_scratch, keep)
+    if rerun:
+        refuse_idle("--log and --json show a trial: leave them out with --rerun", "log", "as_json")
     found = onetrial.find(key, storage, tracking_uri)
     if rerun:
         _rerun(found, debug, from_scratch, keep)

@@ -58,6 +58,8 @@ def choose(storage: Path, given: str | None, sweep: str, move: bool) -> tuple[st
     The one given, else that of earlier runs, else the environment's, else the one embedded in `storage`. RequestError
     if earlier runs had another and `move` doesn't say that this is meant.
     """
+    if move and given is None:
+        raise RequestError("--move-tracking goes on in another store: name it with --tracking-uri")
     before = remembered(storage, sweep) if (storage / "sweeps" / f"{sweep}.yaml").exists() else None
     if given is not None:
         if before is not None and not move and bare(checked(given)) != bare(before):

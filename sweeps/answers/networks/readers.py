@@ -83,6 +83,8 @@ def reader(annotator: "Annotator", model: Meant, cells: Cells, wish: Wish) -> Re
     """Return a model with what it reads found in the file; RequestError where that or its totals aren't there."""
     if annotator.given is not None:
         return Reader(annotator, model.adjustment, None, _vectors(annotator, cells, wish))
+    if wish.embeddings or wish.obsm:
+        raise RequestError("--embeddings and --obsm name vectors of cells, and this model reads counts: leave them out")
     if annotator.needs_totals and "totals" not in wish.options:
         _check_totals(annotator.described["encoding"]["totals"], cells)
     found = Reader(annotator, model.adjustment, chooser(annotator.genes, cells.genes), None)
