@@ -158,20 +158,26 @@ def predict(
 
     Example: `cellskew predict new.h5ad --best quickstart --type CD34+ --h5ad annotated.h5ad`
     """
-    from data_pipeline.reading.labels import read_renames
     from sweeps.answers.networks import predicting
     from sweeps.drive.progress import Progress, console
 
     if not (out or h5ad or evaluate):
         raise RequestError("say what is wanted: a table (-o TABLE.parquet), --h5ad COPY.h5ad, or --evaluate LABEL")
-    if evaluate is None:
-        refuse_idle("--map brings known types to the model's names: say where they are, --evaluate LABEL", "labels")
-    renames = () if labels is None else read_renames(labels)
+    renames = _renames(labels, evaluate)
     wish = predicting.Wish(file, out, h5ad, min_genes, least, evaluate, renames, embeddings, obsm, level, tree)
     with models.opened(storage, tracking_uri) as meant:
         with Progress(console()) as screen:
             found = predicting.predict(meant, data, wish, partial(screen.count, "annotating"))
         predicting.show(found, lambda doubt: as_options(doubt, set(signature(predict).parameters)))
+
+
+def _renames(labels: Path | None, evaluate: str | None) -> Any:
+    """Return what known types are called instead."""
+    from data_pipeline.reading.labels import read_renames
+
+    if evaluate is None:
+        refuse_idle("--map brings known types to the model's names: say where they are, --evaluate LABEL", "labels")
+    return () if labels is None else read_renames(labels)
 
 
 def _best(
