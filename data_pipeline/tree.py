@@ -112,27 +112,33 @@ def parents(tree: Tree, name: str) -> list[str]:
 def at_level(tree: Tree, classes: Sequence[str], level: int) -> list[str]:
     """Return for each class the type at that level which it is or lies below: 1 is right below the root.
 
-    A class that lies higher stays what it is. RequestError where a class has several types above it, if the tree lacks
-    one, or if none lies so deep.
+    A class that lies higher stays what it is. RequestError if the tree lacks a class, if none lies so deep, or where a
+    class lies below several types of that level, as of an ontology it may.
     """
     if problems := tree_problems(tree, classes, "the model's types"):
         raise RequestError(*problems)
-    lines = [list(_line(tree, name))[::-1] for name in classes]
-    if problems := list(_without_level(tree, lines, level)):
-        raise RequestError(*problems)
-    return [line[min(level, len(line) - 1)] for line in lines]
-
-
-def _without_level(tree: Tree, lines: list[list[str]], level: int) -> Iterator[str]:
-    deepest = max(map(len, lines)) - 1
+    paths = {name: list(_paths(tree, name)) for name in classes}
+    deepest = max(len(path) for found in paths.values() for path in found) - 1
     if level > deepest:
-        yield f"--level {level}: the deepest types of the tree are at level {deepest}"
-    for line in lines:
-        if several := next((above for name in line if len(above := parents(tree, name)) > 1), None):
-            yield (
-                f"--level {level}: {line[-1]} lies below {' and '.join(several)}, none of which is above the other, "
-                "so it is of no one type at a level; name a tree with one type above each: --tree TREE.yaml"
-            )
+        raise RequestError(f"--level {level}: the deepest types of the tree are at level {deepest}")
+    found = {name: sorted({path[min(level, len(path) - 1)] for path in paths[name]}) for name in classes}
+    problems = [
+        f"--level {level}: {name} lies below {' and '.join(kinds)}, not below one type there; take a deeper level, or "
+        "name a tree with one type above each: --tree TREE.yaml"
+        for name, kinds in found.items()
+        if len(kinds) > 1
+    ]
+    if problems:
+        raise RequestError(*problems)
+    return [found[name][0] for name in classes]
+
+
+def _paths(tree: Tree, name: str) -> Iterator[list[str]]:
+    """Yield every way from the root to a type, both included."""
+    above = parents(tree, name)
+    if not above:
+        yield [name]
+    yield from ([*path, name] for one in above for path in _paths(tree, one))
 
 
 def _names(tree: Tree) -> set[str]:

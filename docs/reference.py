@@ -138,7 +138,8 @@ A line of the tree may say which type of the Cell Ontology (release 2026-03-26, 
 `CD4 T: CL:0000624`. Above such types then stand those of the ontology that tell some of them from others, each set of
 types once, by its finest one, and `cell` above all; where several do, none above the other, each counts. A label finer
 than the ontology hangs below one of its types: `active: stellate`, `stellate: CL:0002410`. `predict --level 1` names
-cells by the types right below the top of the tree, `--level 2` by those below these.
+cells by the types right below the top of the tree, `--level 2` by those below these; refused where one
+lies below several of them.
 
 Baselines have no loss but `cross_entropy` and those that only weigh types (`scanvi` not even these); such combinations
 are left out by themselves.

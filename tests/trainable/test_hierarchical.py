@@ -175,8 +175,10 @@ def test_types_are_rolled_up_to_a_level_where_there_is_one():
     assert trees.at_level(TREE, CLASSES, 3) == CLASSES
     with pytest.raises(RequestError, match="--level 4: the deepest types of the tree are at level 3"):
         trees.at_level(TREE, CLASSES, 4)
-    with pytest.raises(RequestError, match="B lies below x and y, none of which is above the other"):
-        trees.at_level({"B": ["x", "y"], "x": "cell", "y": "cell", "T": "x"}, ["T", "B"], 1)
+    several = {"B": ["x", "y"], "x": "cell", "y": "cell", "T": "x"}
+    with pytest.raises(RequestError, match="--level 1: B lies below x and y, not below one type there; take a deeper"):
+        trees.at_level(several, ["T", "B"], 1)
+    assert trees.at_level(several, ["T", "B"], 2) == ["T", "B"]
     with pytest.raises(RequestError, match="'DC' is missing"):
         trees.at_level(TREE, ["DC"], 1)
 
