@@ -28,7 +28,7 @@ from trainables.trial import outcome
 from trainables.trial.trial import run_trial
 
 NETWORKS = [name for name in names() if get(name).kind == "network"]
-BASELINES = ["logistic_regression", "gradient_boosting"]  # by MKL; by scikit-learn's OpenMP, loaded during the trial
+BASELINES = ["gradient_boosting", "logistic_regression"]  # the first by OpenMP that only its trial loads; by MKL
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave a busy machine to others
 
