@@ -13,6 +13,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from sweeps.tracking.joint import one_transaction, works
+from sweeps.tracking.kept.database import BEGAN
 from sweeps.tracking.store import Tracker
 from sweeps.tracking.uris import default_uri
 
@@ -38,7 +39,8 @@ def written(storage: Path, is_joint: bool, monkeypatch: pytest.MonkeyPatch) -> d
         run = tracker.client.get_run(listed.run_id)
         history = tracker.client.get_metric_history(listed.run_id, "train_loss")
         data = [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
-        about = (run.info.status, run.data.params, run.data.tags, str(run.data.metrics), data)
+        tags = {name: value for name, value in run.data.tags.items() if name != BEGAN}
+        about = (run.info.status, run.data.params, tags, str(run.data.metrics), data)
         found[run.info.run_name] = (*about, [(point.step, point.value) for point in history])
     return found
 
