@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import RequestError
+from data_pipeline.reading.file import places
 from data_pipeline.reading.known import catalog
 from data_pipeline.reading.labels import read_renames
 from data_pipeline.reading.source import Drop, Duplicates, Source, Twins, Values
@@ -96,8 +97,8 @@ def read_dataset(item: Any, folder: Path) -> tuple[Any, str, list[Problem]]:
 
 def _absolute(given: str | list[str], folder: Path) -> str | list[str]:
     if isinstance(given, str):
-        return str(folder / Path(given).expanduser())
-    return [str(folder / Path(one).expanduser()) for one in given]
+        return given if places.is_uri(given) else str(folder / Path(given).expanduser())
+    return [_absolute(one, folder) for one in given]
 
 
 def _dataset_problems(entry: dict[str, Any]) -> list[Problem]:

@@ -14,6 +14,7 @@ from data_pipeline.shared.store import OWN, Shared
 from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun, turn
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, Rounds, work
+from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload
 
 
@@ -359,3 +360,8 @@ def test_a_store_that_takes_nothing_is_refused_with_what_to_do(error, said, monk
     monkeypatch.setattr(objects, "write", lambda *given: (_ for _ in ()).throw(OSError(error)))
     with pytest.raises(RequestError, match=f"--shared s3://b/x: {said}"):
         objects.try_out("s3://b/x")
+
+
+def test_a_data_set_in_a_bucket_is_where_its_file_says():
+    text = "name: s\ndatasets: [{path: s3://bucket/a.h5ad, label: l, name: a}]\nmodels: {majority: {}}\n"
+    assert parse(text, Path("/elsewhere/s.yaml")).datasets[0]["path"] == "s3://bucket/a.h5ad"
