@@ -23,6 +23,7 @@ METRIC = "test_macro_f1"
 INTERVAL = 10.0  # seconds between plain lines
 KEEP_EVERY = 2.0
 SHOWN = 8  # running trials
+ECHO = 5  # columns left free: a terminal writes ^C behind the picture, which must not go on in another line
 COMMAND = re.compile(r"\b(cellskew|mlflow) [a-z]")  # to be copied, so never broken
 
 
@@ -186,7 +187,8 @@ class Progress:
         return pace.seconds_left(self.ended, due, self.cores)
 
     def _picture(self) -> Table:
-        table = Table.grid(expand=True)
+        table = Table.grid()
+        table.width = self.console.width - ECHO
         if self.names:
             total = sum(self.costs.values())
             done = sum(self.costs[key] * share for key, share in self.share.items())
