@@ -97,7 +97,7 @@ def test_a_wrong_request_is_a_few_lines_exit_code_2_and_leaves_nothing(tmp_path)
     assert asked.returncode == 2 and asked.stdout == ""
     assert asked.stderr.splitlines() == [
         "cellskew: bad.yaml:5: models.majorty: unknown model 'majorty'; did you mean majority? known: celltypist, "
-        "geneformer, gradient_boosting, knn, linear_svm, logistic_regression, majority, mlp, scbert, scgpt",
+        "geneformer, gradient_boosting, knn, linear_svm, logistic_regression, majority, mlp, scanvi, scbert, scgpt",
         "cellskew: bad.yaml:9: sedes: unknown key 'sedes'; did you mean seeds? known: name, datasets, genes, splits, "
         "skews, strategies, losses, models, seeds, protocol, defects, posthoc, controls, tracking, resources, "
         "exclude, questions, max_failures, checkpoint_every",
@@ -167,7 +167,7 @@ def test_wrong_requests_are_named(words, said, tmp_path, monkeypatch):
 
 
 def test_storage_must_be_a_folder(sweep, tmp_path):
-    with pytest.raises(RequestError, match="give a folder that every node sees"):
+    with pytest.raises(RequestError, match="give a folder, not a URI; a bucket is for --shared"):
         inside("run", str(sweep), "--storage", "s3://bucket/runs")
     with pytest.raises(RequestError, match="is a file; give a folder"):
         inside("run", str(sweep), "--storage", str(sweep))
