@@ -161,8 +161,12 @@ def notes_given(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(context: typer.Context, **named: Any) -> None:
         sources = {name: context.get_parameter_source(name) for name in named}
-        _GIVEN.set(frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE"))
-        command(**named)
+        names = (name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+        before = _GIVEN.set(frozenset(names))
+        try:
+            command(**named)
+        finally:
+            _GIVEN.reset(before)
 
     run.__signature__ = signature.replace(parameters=[context, *signature.parameters.values()])
     run.__annotations__ = {one.name: one.annotation for one in run.__signature__.parameters.values()}

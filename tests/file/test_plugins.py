@@ -132,7 +132,7 @@ def test_plugins_are_handed_the_training_cells_and_no_others(monkeypatch: pytest
         return np.arange(0, len(labels), 2)
 
     monkeypatch.setitem(SKEWS, "spy", spy)
-    monkeypatch.setitem(STRATEGIES, "spy", spy)
+    monkeypatch.setitem(STRATEGIES.own, "spy", spy)
     labels = np.random.default_rng(0).integers(0, 3, 300)
     rows = choose(labels, ["a", "b", "c"], {"seed": 0, "test": 0.2, "validation": 0.1}, {"kind": "spy"})
     picked = resample(labels, rows.kept, {"kind": "spy"}, (0, "strategy", 0))

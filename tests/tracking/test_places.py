@@ -84,5 +84,5 @@ def test_commands_to_copy_are_quoted_as_a_shell_needs_them(tmp_path):
 def test_a_colon_in_a_folders_name_makes_no_uri_of_it(tmp_path):
     running._check_storage(tmp_path / "run:" / "x")
     for uri in ("s3://bucket/runs", "s3:/bucket"):
-        with pytest.raises(RequestError, match="give a folder that every node sees"):
+        with pytest.raises(RequestError, match="give a folder, not a URI"):
             running._check_storage(Path(uri))
