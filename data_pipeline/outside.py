@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from data_pipeline.errors import RequestError
 
@@ -109,6 +109,16 @@ def _function(path: Path) -> Any:
     if not callable(found):
         raise RequestError(f"{path}: must define {path.stem}, see docs/your-own-model.md")
     return found
+
+
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters by name; RequestError if one isn't there when cellskew runs."""
+    try:
+        return get_type_hints(function)
+    except NameError as error:
+        raise RequestError(
+            f"{function.__name__}: its parameters' types can't be read: {error}; import them without TYPE_CHECKING"
+        ) from error
 
 
 def where_it_failed(error: Exception) -> str:

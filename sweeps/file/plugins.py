@@ -3,7 +3,6 @@
 import inspect
 import json
 import keyword
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from data_pipeline import names
 from data_pipeline.hashes import identity_hash
 from data_pipeline.names import did_you_mean, few_near, nearest
+from data_pipeline.outside import types_of
 
 Problem = tuple[tuple[str | int, ...], str]  # where in the entry, what is wrong
 WORDS = (
@@ -65,7 +65,7 @@ class Parameter:
 def parameters(plugin: Callable[..., Any]) -> dict[str, Parameter]:
     """Return what a sweep file may say about a plug-in, by the name used there; what cellskew passes is left out."""
     passed = {"classes", *getattr(plugin, "passed", ())} | ({getattr(plugin, "needs", None)} - {None})
-    hints = typing.get_type_hints(plugin)
+    hints = types_of(plugin)
     found = {}
     for name, parameter in inspect.signature(plugin).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in passed:

@@ -136,6 +136,11 @@ def test_the_functions_keep_their_contracts(plugins):
         ("posthoc", "def own(*given): return given[3]", "adjustment own: gives what are no probabilities"),
         ("posthoc", "own = 3", "own.py: must define own, see docs/your-own-model.md"),
         ("losses", "import nothing_like_it", "own.py: can't be imported: ModuleNotFoundError"),
+        (
+            "losses",
+            "def own(outputs: 'Lacking'): pass",
+            "own: its parameters' types can't be read: name 'Lacking'",
+        ),
     ],
 )
 def test_a_function_that_gives_something_else_is_refused(plugins, kind, text, said):
@@ -148,6 +153,12 @@ def test_a_function_that_gives_something_else_is_refused(plugins, kind, text, sa
     }
     with pytest.raises(RequestError, match=said):
         calls[kind]()
+
+
+def test_a_strategy_whose_types_are_for_type_checkers_alone_is_refused(plugins):
+    (plugins / "strategies" / "own.py").write_text("def own(labels: 'Lacking', rng): pass\n")
+    with pytest.raises(RequestError, match="import them without TYPE_CHECKING"):
+        config.parse(SWEEP + "strategies: [own]\n", Path("x.yaml"))
 
 
 def test_a_function_by_a_name_that_is_taken_is_refused(plugins):

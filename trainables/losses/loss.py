@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from data_pipeline.errors import RequestError
+from data_pipeline.outside import types_of
 from trainables.class_weights import Counts, PerClass
 
 if TYPE_CHECKING:  # torch takes a second to import, and a sweep file is read for the names alone
@@ -80,7 +81,7 @@ def made_of(found: Any) -> type[Loss]:
 
 
 def _of_function(function: Callable[..., "Tensor"]) -> type[Loss]:
-    hints = get_type_hints(function)
+    hints = types_of(function)
     own = [
         (name, hints.get(name, Any), field(kw_only=True, default=MISSING if one.default is one.empty else one.default))
         for name, one in inspect.signature(function).parameters.items()

@@ -51,7 +51,8 @@ def best(runs: pd.DataFrame, designs: Designs, metric: str, kind: str | None = N
     """Return the best choice of finished runs by a metric, see answer.answer; RequestError if there is no single one.
 
     kind: a type; metric is then of it. Where a sweep has several skews, that of the natural mix is meant. An adjustment
-    that is made of all test cells together (prior_shift) is none that other cells can be given, and left out.
+    that is made of all test cells together (prior_shift), or is from outside, is none that other cells can be given,
+    and left out.
     """
     from trainables.trial.annotator import ADJUSTMENTS
 
@@ -94,7 +95,10 @@ def _said(ranking: Ranking) -> str:
 
 
 def _is_left_out(adjustment: str) -> str:
-    return f"{adjustment} is made of all test cells together, so no choice for other cells: left out"
+    from trainables.posthoc import OWN
+
+    why = "is made of all test cells together" if adjustment in OWN else "is from outside, and no checkpoint holds it"
+    return f"{adjustment} {why}, so no choice for other cells: left out"
 
 
 @contextmanager
@@ -175,7 +179,7 @@ def check_once(names: Sequence[str]) -> None:
 
 
 def check_adjustment(name: str | None) -> None:
-    """RequestError for an adjustment that there isn't, or that is made of all test cells together."""
+    """RequestError for an adjustment that there isn't, or that other cells can't be given, see `best`."""
     from trainables.posthoc import POSTHOC
     from trainables.trial.annotator import ADJUSTMENTS
 

@@ -22,11 +22,13 @@ def test_the_first_split_is_that_of_the_lowest_number():
 def test_the_best_choice_is_found_with_its_adjustment_and_all_its_splits(tmp_path):
     runs = made_runs({("knn", "none"): 0.6, ("scgpt", "none"): 0.5, ("majority", "none"): 0.9})
     adjusted = {"test_macro_f1.logit_adjust": runs["test_macro_f1"] + 0.1, "test_macro_f1.prior_shift": 0.99}
+    adjusted["test_macro_f1.milder"] = 0.98
     runs = runs.assign(**adjusted)
     found = meant.best(runs, Designs(runs, Stored(None)), "macro_f1")
     mine = runs[runs["model"] == "knn"]
     assert (found.adjustment, found.runs) == ("logit_adjust", mine.sort_values("split")["run_id"].tolist())
-    assert "knn · logit_adjust" in found.said[0] and "prior_shift is made of all test cells" in found.said[1]
+    assert "knn · logit_adjust" in found.said[0] and found.said[1].startswith("milder is from outside")
+    assert found.said[2].startswith("prior_shift is made of all test cells together")
     two = pd.concat([runs, runs.assign(skew="step-10")], ignore_index=True)
     assert meant.best(two, Designs(two, Stored(None)), "macro_f1").runs == found.runs, "the natural mix is meant"
     two["skew"] = np.where(two["skew"] == "natural", "step-100", two["skew"])
