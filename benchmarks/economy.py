@@ -195,9 +195,9 @@ def rows_of(bench: Bench, model: str, place: Path, given: argparse.Namespace) ->
         yield {"model": model, "trained": how} | row | _against(full, row)
 
 
-def _against(full: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, float]:
-    """Return how much more CPU full fine-tuning takes, if it was run."""
-    return {} if full is None else {"full / it, CPU s": full["CPU s per trial"] / row["CPU s per trial"]}
+def _against(full: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, float | None]:
+    """Return how much more CPU full fine-tuning takes, None unless it was run before."""
+    return {"full / it, CPU s": None if full is None else full["CPU s per trial"] / row["CPU s per trial"]}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

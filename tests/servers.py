@@ -52,12 +52,6 @@ def stop(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
     process.wait(60)
 
 
-QUIET = {  # ten processes for evaluations of language models, which nobody asks for here
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
-
-
 @dataclass
 class MlflowServer:
     """`mlflow server`, which can be stopped and started again on the same port and database."""

@@ -86,6 +86,8 @@ def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:
         for one in found:
             with joint.one_transaction(client) if together else nullcontext():
                 _write(client, one, known.get(one.name) or _make(client, experiment, one), each)
+        for name in known.keys() - {one.name for one in found}:
+            _let_go(client, known[name])
 
 
 def _make(client: MlflowClient, experiment: str, one: Summary) -> Run:
@@ -105,6 +107,12 @@ def _write(client: MlflowClient, one: Summary, run: Run, each: Callable[..., Ite
     others = [trial for trial in one.runs if trial not in mine]
     list(each(lambda trial: client.set_tag(trial, PARENT, run_id), others))
     client.set_tag(run_id, BELOW, below)
+
+
+def _let_go(client: MlflowClient, run: Run) -> None:
+    """Note that a choice is none of the sweep now: its trials may lie below another, and are told if it comes back."""
+    if run.data.tags.get(BELOW):
+        client.set_tag(run.info.run_id, BELOW, "")
 
 
 def _tagged(client: MlflowClient, experiment: str, asked: str) -> list[Run]:

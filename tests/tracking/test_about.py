@@ -116,3 +116,7 @@ def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path, 
     assert first.data.metrics["splits"] >= 1 and "test_macro_f1" not in first.data.metrics, "it is no trial's"
     assert not any(name in first.data.tags for name in ("cellskew.trial", "cellskew.model")), "queries go by these"
     assert len(results.fetch(uri, "small")) == len(spec().trials()), "no table has it"
+    for one in (mine.assign(model="another"), mine):
+        about.summarise(uri, "small", above.summaries(one, Designs(one)))
+    again = {client.get_run(run_id).data.tags["mlflow.parentRunId"] for run_id in mine["run_id"]}
+    assert again == parents, "under another label for a while, and back"
