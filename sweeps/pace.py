@@ -79,6 +79,12 @@ def keep(path: Path, seconds: float | None) -> None:
         publish(path, json.dumps({"pid": os.getpid(), "at": time.time(), "left": seconds}).encode(), durable=False)
 
 
+def forget(path: Path) -> None:
+    """Keep no guess any more; one that can't be removed is told from a later driver's by its pid."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def kept(path: Path, pid: int) -> float | None:
     """Return the seconds that are left by what a process keeps there; None: it keeps nothing."""
     try:

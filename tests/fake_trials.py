@@ -164,6 +164,9 @@ class Silent:
     def count(self, what: str, done: int, total: int) -> None:
         self.said.append(f"{what} {done}/{total}")
 
+    def passed(self, what: str) -> None:
+        self.said.append(f"{what} is over")
+
     def begin(self, *about: Any) -> None:
         self.said.append("begin")
 

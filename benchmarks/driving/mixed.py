@@ -51,6 +51,9 @@ class Clock:
     def count(self, what: str, done: int, total: int) -> None:
         """Nothing to show."""
 
+    def passed(self, what: str) -> None:
+        pass
+
     def begin(self, *about: Any) -> None:
         self.at = time.monotonic()
 

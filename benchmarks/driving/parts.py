@@ -28,6 +28,9 @@ class Screen:
     def count(self, what: str, done: int, total: int) -> None:
         self.at[what] = time.monotonic()
 
+    def passed(self, what: str) -> None:
+        pass
+
     def begin(self, *about: Any) -> None:
         self.at["begin"] = time.monotonic()
 

@@ -70,12 +70,6 @@ def is_auto(trial: Trial) -> bool:
     return trial.is_network and not on_vectors and trial.resources.gpu in (None, "auto")
 
 
-def takes_gpu(trial: Trial) -> bool:
-    """Tell whether the trial has a share of a GPU where there are any, given or measured."""
-    asked = trial.resources.gpu
-    return is_auto(trial) or (asked not in (None, "auto") and float(asked) > 0)
-
-
 def notes(trials: list[Trial]) -> list[str]:
     """Return which models' share of a GPU isn't known yet, and which have several GPUs."""
     models = sorted({trial.label for trial in trials if trial.resources.gpu == "auto" and is_auto(trial)})

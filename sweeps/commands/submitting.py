@@ -69,7 +69,11 @@ def _asked(sweep: Path, address: str | None) -> tuple[str, "Jobs"]:
 
 
 def _again(sweep: Path, options: dict[str, Any]) -> str:
-    """Return the command that finds the job again, or starts the same one."""
+    """Return the command that finds the job again, or starts the same one; no password is in it."""
+    from sweeps.tracking.uris import bare
+
+    uri = options["tracking-uri"]
+    options = options | {"tracking-uri": None if uri is None else bare(uri)}
     return join([*_with_plugins(folders()), "cellskew", "submit", str(sweep), *_words(options)])
 
 

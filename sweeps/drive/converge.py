@@ -253,11 +253,12 @@ class _Drive:
             return self._job(trial, paths, known[trial.key], data[trial.dataset], share)
 
         def prepared(trials: list[Trial]) -> list[Job]:
-            configs, count = [trial.config() for trial in trials], self.screen.count
-            within = lambda what, done, of: done < of and count(what, done, of)  # noqa: E731
-            made = self.parts.prepare(configs, cells, self.storage, within, work)
+            made = self.parts.prepare([trial.config() for trial in trials], cells, self.storage, within, work)
             measured = packing.of_trials(trials, made, self.storage, nodes, self.parts.measure, self.screen.say)
             return [job(trial, paths, measured.get(trial.key, 1.0)) for trial, paths in zip(trials, made, strict=True)]
+
+        def within(what: str, done: int, of: int) -> None:
+            self.screen.count(what, done, of) if done < of else self.screen.passed(what)
 
         work = Workshop()
         self.parts.check([trial.config() for trial in todo], cells, self.storage, self.screen.count)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,7 +31,8 @@ COMMAND = re.compile(r"\b(cellskew|mlflow) [a-z]")  # to be copied, so never bro
 class Progress:
     """Counts trials done, running and failed, guesses the time left, remembers the best; a request.Screen.
 
-    keep: a file that holds the guess while trials run, for `cellskew status`. Ends with `with`, or `end`.
+    keep: a file that holds the guess while trials run, for `cellskew status`. Ends with `with`, or `end`. Steps may be
+    counted by many threads.
     """
 
     def __init__(self, console: Console, keep: Path | None = None) -> None:
@@ -49,6 +51,7 @@ class Progress:
         self.before, self.cores, self.printed = 0, 0.0, 0.0
         self.began = time.monotonic()
         self.live: Live | None = None
+        self.drawing = threading.RLock()  # a second Ctrl-C ends the picture wherever the first thread is
         self.outbox: Callable[[], Any] | None = None
 
     def __enter__(self) -> "Progress":
@@ -73,13 +76,17 @@ class Progress:
         if self.console.is_terminal:
             self.steps[what] = done, total
             if done == total:
-                del self.steps[what]
+                self.passed(what)
             self._draw()
             return
         now = time.monotonic()
         if done == total or now - self.printed > INTERVAL:
             self.printed = now
             self.say(f"{what}: {done} of {total}")
+
+    def passed(self, what: str) -> None:
+        """Take a step out of the picture, of whose end nothing is said."""
+        self.steps.pop(what, None)
 
     def begin(
         self, trials: list[Trial], finished: int, costs: dict[str, float], cores: float, trouble: Callable[[], Any]
@@ -126,16 +133,20 @@ class Progress:
     def end(self) -> None:
         """Stop showing."""
         self.steps, self.names = {}, {}
+        with self.drawing:
+            if self.live is not None:
+                self.live.stop()
+                self.live = None
         if self.keep is not None:
-            self.keep.unlink(missing_ok=True)
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+            pace.forget(self.keep)
 
     def _draw(self) -> None:
-        if self.live is None:
-            self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True)
-            self.live.start()
+        with self.drawing:
+            if self.live is None:
+                self.live = Live(
+                    get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True
+                )
+                self.live.start()
 
     def _over(self, what: str, key: str, numbers: dict[str, Any]) -> None:
         self.running.pop(key, None)
@@ -191,7 +202,7 @@ class Progress:
         table.width = self.console.width - ECHO
         if self.names:
             total = sum(self.costs.values())
-            done = sum(self.costs[key] * share for key, share in self.share.items())
+            done = sum(self.costs[key] * share for key, share in list(self.share.items()))
             table.add_row(ProgressBar(total=max(total, 1e-9), completed=done))
             table.add_row(_cut(" · ".join(self._counts())))
             for said in self._best() + self._trouble():

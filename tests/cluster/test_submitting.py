@@ -143,6 +143,12 @@ def test_the_way_back_has_all_that_the_command_had(cluster, sweep, tmp_path, mon
     assert shlex.split(back) == [*env, "cellskew", "submit", str(sweep), *WHERE, *more]
 
 
+def test_no_password_is_in_the_way_back(cluster, sweep):
+    assert submit(sweep, "--detach").exit_code == 0
+    said = submit(sweep, "--detach", "--tracking-uri", "http://ann:hunter2@mlflow:5000").output
+    assert "hunter2" not in said and "--tracking-uri http://mlflow:5000 --stop" in said
+
+
 def test_stop_ends_it_and_follows_it_to_its_end(cluster, sweep):
     with pytest.raises(RequestError, match="sweep mine isn't being run at http://head:8265"):
         submit(sweep, "--stop")

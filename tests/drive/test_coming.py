@@ -33,8 +33,8 @@ def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Com
 def asking(key: str, gpu: object = None, network: bool = True, **more: object) -> SimpleNamespace:
     """Return a trial of split `key` as groups looks at it."""
     same = {"strategy": {"kind": "none"}, "dataset": "d", "skew": {}, "genes": {}, "seed": 0, "defects": []}
-    config, told = same | {"split": key} | more, SimpleNamespace(gpu=gpu)
-    described = {"on": more["on"]} if "on" in more else {}
+    config, told = same | {"split": key} | more, SimpleNamespace(gpu=gpu, cpu=None)
+    described = {"recipe": {"threads": 1}} | ({"on": more["on"]} if "on" in more else {})
     return SimpleNamespace(
         key=key,
         config=lambda: config,

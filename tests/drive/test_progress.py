@@ -3,6 +3,9 @@ estimates are wrong, drivers come back after a night."""
 
 import io
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from fake_trials import spec
@@ -10,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sweeps.cluster.resources import Shape
+from sweeps.drive import progress
 from sweeps.drive.launching.news import Tally, utilisation
 from sweeps.drive.progress import Progress
 from sweeps.pace import Due, Ended, keep, kept, place, seconds_left
@@ -38,14 +42,30 @@ def test_what_is_prepared_and_how_far_is_seen_before_the_first_trial():
         assert "preparing: genes: 3 of 6" in shown(screen)[0] and "elapsed 0:00:00" in shown(screen)[0]
         screen.count("preparing: genes", 6, 6)
         assert shown(screen) == []
+        screen.count("preparing: blocks encoded", 7, 8)
+        screen.passed("preparing: blocks encoded")
+        assert shown(screen) == [], "of an end that others tell no step stays behind"
     assert screen.live is None
+
+
+def test_threads_that_prepare_beside_each_other_draw_one_picture(monkeypatch):
+    begun: list[float] = []
+
+    def slow(**about: object) -> SimpleNamespace:
+        begun.append(time.monotonic()), time.sleep(0.02)
+        return SimpleNamespace(start=lambda: None, stop=lambda: None)
+
+    monkeypatch.setattr(progress, "Live", slow)
+    with Progress(terminal()) as screen, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: screen.count(f"preparing: {number}", 1, 2), range(4)))
+    assert len(begun) == 1, "a second one would stay behind when the first is ended"
 
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
 def test_no_line_is_wider_than_the_terminal_and_none_is_broken(columns):
     with Progress(terminal(columns)) as screen:
         trials = begun(screen)
-        screen.names = {key: f"细胞类型 🧬 {name} " * 9 for key, name in screen.names.items()}
+        screen.short = {key: f"细胞类型 🧬 {name} " * 9 for key, name in screen.names.items()}
         for trial in trials[:2]:
             screen.event("started", trial.key, {})
         screen.event("finished", trials[0].key, {"test_macro_f1": 0.61})
@@ -88,9 +108,9 @@ def test_sentences_are_broken_between_words_and_commands_never():
 
 
 def test_what_trials_were_given_is_that_of_all_rounds():
-    first, second = Tally(given=Shape(0.0, 10.0), had=Shape(0.0, 20.0)), Tally(given=Shape(0.0, 50.0))
-    first.seconds, second.seconds, second.had = 10.0, 20.0, Shape(0.0, 40.0)
-    assert utilisation([first, second]) == {"CPU": (2.0, 2.0)}
+    first, second = Tally(given=Shape(0.0, 10.0), had=Shape(0.0, 40.0)), Tally(given=Shape(0.0, 50.0))
+    first.seconds, second.seconds, second.had = 10.0, 20.0, Shape(0.0, 80.0)
+    assert utilisation([first, second]) == {"CPU": (2.0, 4.0)}
 
 
 def ends(kind: str, number: int, expected: float, took: float, every: float, begin: float = 0.0) -> list[Ended]:

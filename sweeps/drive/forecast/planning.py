@@ -58,8 +58,10 @@ class Plan:
         return self.rest({}).seconds
 
     def rest(self, done: Mapping[str, Done]) -> Rest:
-        """Return what isn't `done`."""
-        return rest(self.trials, self.works, done, sum(one.seconds for one in self.vectors))
+        """Return what isn't `done`; vectors are there where one of the trials that are on them is."""
+        begun = {(trial.dataset, trial.label) for trial in self.trials if trial.key in done}
+        due = [one for one in self.vectors if begun.isdisjoint((one.dataset, label) for label in one.labels)]
+        return rest(self.trials, self.works, done, sum(one.seconds for one in due))
 
 
 def plan(spec: SweepSpec, storage: Path) -> Plan:

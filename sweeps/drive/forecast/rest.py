@@ -31,7 +31,7 @@ class Rest:
 def rest(trials: Sequence[Trial], works: Mapping[str, Work], done: Mapping[str, Done], beforehand: float = 0.0) -> Rest:
     """Return what isn't `done`, each trial by what those of its model took that had no GPU.
 
-    beforehand: seconds of what is made before the first trial.
+    beforehand: seconds of what is yet to be made for trials.
     """
     over = [trial for trial in trials if trial.key in done]
     ended = [
@@ -40,7 +40,7 @@ def rest(trials: Sequence[Trial], works: Mapping[str, Work], done: Mapping[str, 
         if not done[trial.key].gpu
     ]
     due = [pace.Due(trial.called, works[trial.key].cpu_seconds) for trial in trials if trial.key not in done]
-    return Rest(len(over), len(trials), sum(pace.learnt(ended, due)) + (0.0 if over else beforehand))
+    return Rest(len(over), len(trials), sum(pace.learnt(ended, due)) + beforehand)
 
 
 def if_all(number: int, at_most: int) -> str:

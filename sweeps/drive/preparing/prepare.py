@@ -241,7 +241,7 @@ def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]
     is_awaited = resources.has_gpus(nodes) and (by_gpu or any(map(resources.is_auto, todo)))
     found: dict[str, list[Trial]] = {"": []}
     for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
-        is_held = is_awaited and (trial.key in by_gpu or resources.takes_gpu(trial))
+        is_held = is_awaited and (trial.key in by_gpu or resources.of_trial(trial, nodes)["gpu"])
         found.setdefault("" if is_held else _group_of(configs[trial.key]), []).append(trial)
     return [group for group in found.values() if group]
 

@@ -8,6 +8,7 @@ from official_folders import write_scbert
 from scgpt_folder import folder_args, write_folder
 
 import sweeps
+from sweeps.drive.forecast.fleet import Done
 
 SWEEP = """
 name: s
@@ -47,6 +48,16 @@ def test_a_head_on_vectors_costs_a_fraction_of_its_network(tmp_path):
     plan = planned(tmp_path, "{select: all}")
     seconds = {trial.label: plan.works[trial.key].cpu_seconds for trial in plan.trials}
     assert seconds["head"] < seconds["whole"]
+
+
+def test_vectors_are_due_until_a_trial_on_them_is_finished_whatever_else_is(tmp_path):
+    write(tmp_path / "cells.h5ad"), write_folder(tmp_path, GENES)
+    plan = planned(tmp_path, "{select: all}")
+    for label, there in (("whole", 0.0), ("head", plan.vectors[0].seconds)):
+        key = next(trial.key for trial in plan.trials if trial.label == label)
+        took = plan.works[key].cpu_seconds
+        left = plan.rest({key: Done(took, "")}).seconds
+        assert left == pytest.approx(plan.seconds - took - there), label
 
 
 def test_what_a_frozen_scbert_costs_in_every_trial_is_said(tmp_path):
