@@ -29,7 +29,7 @@ class Part:
 class Files:
     """Row access over `parts`, in file rows. Holds no file open when pickled; opens them where it is used.
 
-    scratch: folder for copies by rows of large CSC matrices. fetch: finds a part's file where machines share no folder.
+    scratch: folder for copies by rows of large CSC matrices. fetch: finds files, and this, without a shared folder.
     """
 
     parts: list[Part]
@@ -52,8 +52,8 @@ class Files:
         key = (os.getpid(), number)
         if key not in self._open:
             part = self.parts[number]
-            path = part.path if self.fetch is None else self.fetch(part.path)
-            self._open[key] = matrix.open_rows(path, part.layer, self.scratch)
+            find = str if self.fetch is None else self.fetch
+            self._open[key] = matrix.open_rows(find(part.path), part.layer, Path(find(str(self.scratch))))
         return self._open[key]
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,17 +92,21 @@ class Writer:
 
     def write(self, start: int, counts: Any) -> None:
         """Encode the block of cells from `start` on and publish its part, unless a whole one is there."""
-        if not self.has(start):
-            rng, totals = generator(0, "encode", self.folder.name, start), self.totals[start : start + counts.shape[0]]
-            self.publish(start, self.encoder(counts, rng, totals=totals))
-        self.push(start)
+        with self.used():
+            if not self.has(start):
+                rng = generator(0, "encode", self.folder.name, start)
+                self.publish(start, self.encoder(counts, rng, totals=self.totals[start : start + counts.shape[0]]))
+            self.push(start)
+
+    def used(self) -> AbstractContextManager[None]:
+        """Have the parts that are on this machine stay while it lasts."""
+        return nullcontext() if self.shared is None else cache.using(self.shared, [self.folder])
 
     def push(self, start: int) -> None:
         """Have the part of the cells from `start` on, its note last, in the store, if there is one."""
         if self.shared is not None:
-            with cache.using(self.shared, [self.folder]):
-                self.shared.push(self._path(start))
-                self.shared.push(self._path(start).with_suffix(".json"))
+            self.shared.push(self._path(start))
+            self.shared.push(self._path(start).with_suffix(".json"))
 
     def has(self, start: int) -> bool:
         path = self._here(self._path(start))

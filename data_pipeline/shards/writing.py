@@ -27,7 +27,6 @@ from data_pipeline.shards.job import VERSION, Job
 from data_pipeline.shards.parts import lengths_of
 from data_pipeline.shards.shards import CELLS, LENGTHS, Shards
 from data_pipeline.shared.hand import at_hand
-from data_pipeline.shared.store import Shared
 
 
 def _finish(job: Job) -> None:
@@ -185,16 +184,17 @@ class AtRest:
 
     def __call__(self, index: int, start: int) -> None:
         writer = self._writers[index].on_node()
-        if not writer.has(start):
-            shards = self._shards(self._sources[index], writer.shared)
-            encoded = shards.take(np.arange(start, min(start + self._sizes[index], len(shards))))
-            writer.publish(start, writer.encoder(encoded))
-        writer.push(start)
+        with writer.used():
+            if not writer.has(start):
+                with at_hand(writer.shared, self._sources[index]) as source:
+                    shards = self._shards(source)
+                    encoded = shards.take(np.arange(start, min(start + self._sizes[index], len(shards))))
+                writer.publish(start, writer.encoder(encoded))
+            writer.push(start)
 
-    def _shards(self, folder: Path, shared: Shared | None) -> Shards:
+    def _shards(self, folder: Path) -> Shards:
         if self._open is None or self._open[0] != folder:
-            with at_hand(shared, folder) as here:
-                self._open = folder, Shards(here)
+            self._open = folder, Shards(folder)
         return self._open[1]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.shared.store import NODE, Shared, forget
 
@@ -32,10 +31,8 @@ def note(node: Shared, path: Path) -> Path:
     """Note that something of the store is used now; returns the note."""
     name = node.name(path)
     kept = node.here(node.root) / USED / identity_hash(name)
-    if kept.exists():
-        kept.touch()
-    else:
-        publish(kept, name.encode(), durable=False)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(name, encoding="utf-8")  # in place, never by rename: others' locks are on this very file
     return kept
 
 
@@ -50,7 +47,7 @@ def make_room(node: Shared) -> None:
     own, limit = node.here(node.root), float(os.environ.get(LIMIT, DEFAULT)) * 1e9
     if any((own / "sweeps").glob("*.yaml")):  # a driver's folder, which has everything
         return
-    kept = {path: own / name for path in _oldest_first(own / USED) if (name := path.read_text())}
+    kept = {path: own / name for path in _oldest_first(own / USED) if (name := _named(path))}
     sizes = {path: _size(place) for path, place in kept.items()}
     total = sum(sizes.values())
     for path, place in kept.items():
@@ -64,6 +61,12 @@ def make_room(node: Shared) -> None:
 def _oldest_first(notes: Path) -> list[Path]:
     listed = [path for path in notes.glob("*") if not path.suffix]
     return sorted(listed, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _named(kept: Path) -> str | None:
+    """Return what a note is of; None while it is being written."""
+    name = kept.read_text(encoding="utf-8")
+    return name if identity_hash(name) == kept.name else None
 
 
 def _size(place: Path) -> int:

@@ -55,14 +55,18 @@ def on_hand(shared: Shared | None, ask: Callable[[dict[str, Any]], Any], given: 
 class Inputs:
     """Finds files from outside the storage folder on any machine: call(path) -> where it is here.
 
-    brought: the paths that they have in the storage folder, see Shared.bring.
+    brought: the paths that they have in the storage folder, see Shared.bring. Any other path is the storage folder's,
+    as it is here, or what it is, in a bucket say.
     """
 
     shared: Shared
     brought: dict[str, Path]
 
     def __call__(self, path: str) -> str:
-        node, inside = self.shared.on_node(), self.brought[path]
+        node = self.shared.on_node()
+        if path not in self.brought:
+            return node.translated(path)
+        inside = self.brought[path]
         if Path(path).exists() and identity_hash(path, stamp(Path(path))) == inside.parent.name:
             return path
         if not cache.pull(node, inside):
@@ -85,5 +89,4 @@ def bring(shared: Shared | None, counts: Any) -> None:
     if shared is None or not hasattr(files, "fetch"):
         return
     paths = [part.path for part in files.parts] if hasattr(files, "parts") else files.paths
-    brought = {path: shared.bring(Path(path)) for path in paths if "://" not in path}
-    files.fetch = Inputs(shared, brought) if len(brought) == len(paths) else None
+    files.fetch = Inputs(shared, {path: shared.bring(Path(path)) for path in paths if "://" not in path})

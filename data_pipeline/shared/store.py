@@ -96,6 +96,8 @@ class Shared:
             name: objects.patiently(lambda f=file: objects.put_file(self.uri, FILES, f))
             for name, file in _files(place, also)
         }
+        if not listing:
+            raise objects.StoreError(f"{place} is gone; nothing of it was put into the store")
         objects.patiently(lambda: objects.put_list(self.uri, f"{MADE}/{self.name(path)}.json", listing))
 
     def push_missing(self, paths: list[Path], also: tuple[str, ...] = ()) -> None:

@@ -37,12 +37,12 @@ class Turn:
     def take(self) -> None:
         """Take the next turn, with the folder as it was left by the last one that the store has whole."""
         left = objects.patiently(self._newest)
-        before = [*self._turns(), "0"][0]
+        before = [*objects.patiently(self._turns), "0"][0]
         self.mine = f"{int(before.split('-')[0]) + 1:06d}-{uuid.uuid4().hex[:12]}.json"
         objects.patiently(lambda: objects.put_list(self.uri, self._path(self.mine), left or {}))
 
     def check(self) -> None:
-        if objects.patiently(self._turns)[0] != self.mine:
+        if objects.patiently(self._turns)[:1] != [self.mine]:
             raise Overtaken(f"another worker has taken over {self.name}; this was turn {self.mine.split('-')[0]}")
 
     def save(self) -> None:
@@ -58,18 +58,27 @@ class Turn:
             self._tidy({entry["sha256"] for entry in listing.values()})
 
     def _tidy(self, named: set[str]) -> None:
-        objects.delete(self.uri, [self._path(name) for name in self._turns() if name < self.mine])
+        """Remove what nothing names any more, unless another has the turn now, whose list may name it."""
+        turns = self._turns()
+        if turns[:1] != [self.mine]:
+            return
+        objects.delete(self.uri, [self._path(name) for name in turns[1:]])
         there = objects.names(self.uri, self.pool)
         objects.delete(self.uri, [f"{self.pool}/{sha256}" for sha256 in there if sha256 not in named])
 
     def _newest(self) -> objects.Listing | None:
-        """Have the folder here as the newest turn left it that is whole; returns its list, None where there is none."""
+        """Have the folder here as the newest turn left it that is whole; returns its list, None where there is none.
+
+        A worker that lives may replace its list, and remove what the old one named, while it is read: then the new one
+        is taken.
+        """
         for name in self._turns():
-            listing = objects.get_list(self.uri, self._path(name))
-            with contextlib.suppress(FileNotFoundError, objects.StoreError):
-                if listing:
+            seen: objects.Listing | None = None
+            while (listing := objects.get_list(self.uri, self._path(name))) and listing != seen:
+                with contextlib.suppress(FileNotFoundError, objects.StoreError):
                     _bring(self.uri, self.pool, listing, self.place)
                     return listing
+                seen = listing
         return None
 
     def _turns(self) -> list[str]:

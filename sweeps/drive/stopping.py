@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,11 @@ class Stop:
 
     @classmethod
     def of(cls, sweep: str, storage: Path, shared: Shared | None) -> "Stop":
-        """Return that of a sweep which this process drives; shared: where workers see it without a shared folder."""
-        return cls(mark(storage / "sweeps" / f"{sweep}.stop-{os.getpid()}", shared))
+        """Return that of one launch of a sweep; shared: where workers see it without a shared folder.
+
+        No other launch has its name: nodes keep marks of before, which must not end what runs now.
+        """
+        return cls(mark(storage / "sweeps" / f"{sweep}.stop-{uuid.uuid4().hex[:12]}", shared))
 
     def ask(self, why: str) -> None:
         """Ask, keeping the first reason."""

@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import RequestError
-from data_pipeline.shared import cache, objects
+from data_pipeline.shared import objects
 from data_pipeline.shared.hand import Inputs, at_hand, make
 from data_pipeline.shared.store import OWN, Shared
-from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun, turn
+from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, Rounds, work
+from sweeps.drive.stopping import Stop
 from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def without_pauses(monkeypatch):
     monkeypatch.setattr(objects, "PAUSES", (0.0,))
 
 
 @pytest.fixture
-def shared(tmp_path):
+def shared(tmp_path, without_pauses):
     """A store in a folder, and a driver's own."""
     (tmp_path / "driver").mkdir()
     return Shared(f"file://{tmp_path}/bucket", tmp_path / "driver")
@@ -149,6 +150,8 @@ def test_files_from_outside_are_found_on_a_machine_that_has_them_not_and_nothing
     data.write_text("others")
     assert find(str(data)) == str(node.here(inside)) and node.here(inside).read_text() == "cells"
     assert shared.bring(data) != inside
+    assert find("s3://bucket/b.h5ad") == "s3://bucket/b.h5ad"
+    assert find(str(shared.root / "copies")) == str(node.own / "copies")
 
 
 def test_a_folder_goes_on_where_the_last_turn_left_it(shared, node):
@@ -190,14 +193,45 @@ def test_an_old_worker_that_saves_at_the_very_moment_does_no_harm(shared, node, 
     put(folder, epoch="2")
     monkeypatch.setattr(old, "check", lambda: None)  # it looked just before
     new.take()
-    old.save()  # and removes what only the list of `new` names
-    other = replace(node, own=node.own.with_name("other"))
+    old.save()  # and leaves what only the list of `new` names
+    other, another = (replace(node, own=node.own.with_name(name)) for name in ("another", "other"))
+    assert (another.here(fetched(another, folder)) / "epoch").read_text() == "1", "what the newest turn names"
+    next(path for path in bucket(shared).values() if path.read_text() == "1").unlink()
     third = Turn(other, folder)
     third.take()
     assert (other.here(folder) / "epoch").read_text() == "2", "the newest that is whole"
     third.save()
     with pytest.raises(Overtaken):
         new.check()
+
+
+def test_a_list_that_is_replaced_while_it_is_read_is_read_anew(shared, node, monkeypatch):
+    folder, get_list = shared.root / "trials" / "k", objects.get_list
+    lives, begins = Turn(shared, folder), Turn(node, folder)
+    lives.take(), put(folder, epoch="1"), lives.save()
+
+    def then_replaced(uri, name):
+        found = get_list(uri, name)
+        monkeypatch.undo()
+        put(folder, epoch="2"), lives.save()  # removes the bytes of 1
+        return found
+
+    monkeypatch.setattr(objects, "get_list", then_replaced)
+    begins.take()
+    assert (node.here(folder) / "epoch").read_text() == "2"
+
+
+def test_a_turn_that_was_removed_from_the_store_is_over(shared):
+    mine = Turn(shared, shared.root / "trials" / "k")
+    mine.take()
+    for path in bucket(shared).values():
+        path.unlink()
+    with pytest.raises(Overtaken):
+        mine.check()
+
+
+def test_a_stop_of_before_that_a_node_has_kept_ends_no_other_launch(shared):
+    assert Stop.of("s", shared.root, shared).mark.path != Stop.of("s", shared.root, shared).mark.path
 
 
 def worked(shared, sent, rounds, upload=None):
@@ -288,48 +322,6 @@ def test_rounds_are_kept_so_often_that_it_costs_little_and_at_once_when_the_end_
     stop.touch()
     clock[0] += 1.0
     assert rounds.keep() and len(saved) == kept + 1
-
-
-def test_a_node_keeps_what_was_used_last_and_what_is_in_use(shared, node, monkeypatch):
-    monkeypatch.setenv(OWN, str(node.own))
-    monkeypatch.setenv(cache.LIMIT, "25e-9")
-    made = [put(shared.root / "generated", **{name: "ten bytes!"}) / name for name in ("a", "b", "c", "d")]
-    for path in made:
-        shared.push(path)
-
-    def there():
-        return {path.name for path in (node.own / "generated").iterdir()}
-
-    with at_hand(shared, made[0]):
-        for path in made[1:]:
-            with at_hand(shared, path):
-                pass
-        assert there() == {"a", "d"}, "the first is in use, two of the others are one too many"
-    for path in made[1:3]:
-        with at_hand(shared, path) as here:
-            assert here.read_text() == "ten bytes!", "fetched anew"
-    assert there() == {"b", "c"}
-
-
-def test_a_driver_s_folder_keeps_everything(shared, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT, "0")
-    path = put(shared.root / "genes", a="1") / "a"
-    put(shared.root / "sweeps", small_yaml="name: small")
-    shared.push(path), cache.note(shared, path)
-    cache.make_room(shared.on_node())
-    assert path.exists()
-
-
-def test_a_trial_s_folder_stays_while_it_is_trained_and_may_go_then(shared, node, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT, "0")
-    folder = shared.root / "trials" / "k"
-    with turn(node, folder, lambda: None, ()) as (check, save):
-        put(node.here(folder), epoch="1"), save(), check()
-        cache.make_room(node)
-        assert (node.here(folder) / "epoch").exists()
-    assert not node.here(folder).exists()
-    with turn(node, folder, lambda: None, ()) as (check, save):
-        assert (node.here(folder) / "epoch").read_text() == "1"
 
 
 @pytest.mark.parametrize(

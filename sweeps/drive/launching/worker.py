@@ -16,6 +16,7 @@ from typing import Any, Literal
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from data_pipeline.shared.hand import at_hand
+from data_pipeline.shared.objects import patiently
 from data_pipeline.shared.turns import mark, turn
 from sweeps.cluster.origin import machine
 from sweeps.drive.launching.fence import own
@@ -108,7 +109,7 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
             final = _train_on(config, send_if_ours, trainable, directory)
         check()
         lacking = missing(directory) | _upload(job, directory)
-        save()
+        patiently(save)
     return final, lacking
 
 
