@@ -223,6 +223,7 @@ def main() -> None:
     cells = cells_of(given.data, given.label)
     with tempfile.TemporaryDirectory(prefix="cellskew-economy-") as temporary:
         place = Path(given.folder or temporary)
+        place.mkdir(parents=True, exist_ok=True)
         bench = Bench(place, Path(cells.source.paths[0]), cells.source.label, given.splits)
         rows = []
         for model in given.models:
