@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 
 from data_pipeline.errors import RequestError
-from sweeps.answers import frames
+from sweeps.answers import comparison, frames
 from sweeps.answers.designs import Designs
 from sweeps.answers.page import copies, figures, report
+from sweeps.answers.page.svg import breaking, decades
 from sweeps.answers.runs import choices
 from trainables.metrics import intervals
 
@@ -95,6 +96,24 @@ def test_types_stand_per_skew_with_their_cells_the_rarest_last(runs, tmp_path):
     assert f"<small>{low:.2f}–{high:.2f}</small>" in html and high - low > 0.5, "one of four: next to nothing is known"
 
 
+def test_tables_of_types_come_in_parts_that_fit_on_paper():
+    """A table of 37 choices printed 3 of them; choices came in the order of their runs, and words broke anywhere."""
+    remedies = ["oversample", "none", "weighted", "undersample"]
+    rows = [
+        {"dataset": "d", "skew": "s", "class": kind, "train": cells, "test": 5, "model": model, "f1": 0.5}
+        | {"strategy": remedy, "loss": "cross_entropy", "posthoc": "none", "f1_low": float("nan"), "f1_high": 0.7}
+        for remedy in remedies
+        for model in ("one", "two", "three")
+        for kind, cells in (("rare", 3), ("common", 90))
+    ]
+    colours = {name: figures.colour(at) for at, name in enumerate(sorted(remedies, key=lambda name: name != "none"))}
+    (parts,) = figures.heat(pd.DataFrame(rows), colours).values()
+    assert [part.models for part in parts] == [[("one", 4), ("two", 4)], [("three", 4)]]
+    assert parts[0].remedies == [*colours, *colours] and [kind for kind, _ in parts[1].rows][0] == "common (90, 5)"
+    assert all(len(row) == len(part.remedies) for part in parts for _, row in part.rows)
+    assert breaking("logistic_regression-5 a<b") == "logistic_<wbr>regression-<wbr>5 a&lt;b"
+
+
 def test_recall_stands_against_training_cells(runs, tmp_path):
     html = page(with_types(runs, tmp_path))
     figure = html[html.index("Recall of each type") : html.index("How macro_f1 changes")]
@@ -106,6 +125,32 @@ def test_skews_in_a_figure_are_named_by_what_tells_them_apart():
     named = figures._told_apart(["exponential-5-total=700", "exponential-100-total=700"])
     assert list(named.values()) == ["exponential-5", "exponential-100"]
     assert figures._told_apart(["natural", "step-10"]) == {"natural": "natural", "step-10": "step-10"}
+
+
+def test_axes_have_round_numbers_and_say_what_they_are(whole):
+    assert [label for _, label in decades(0.44, 7.3)] == ["0.5", "1", "2", "5"]
+    assert [label for _, label in decades(2, 2_000_000)][-1] == "1,000,000" and len(decades(2.1, 2.2)) > 1
+    panels = [panel for panel in re.findall("<svg .*?</svg>", whole) if "difference to" not in panel]
+    assert len(panels) > 8 and all('transform="rotate(-90' in panel for panel in panels)
+
+
+def test_differences_are_drawn_by_remedy_model_and_skew_on_one_range(runs):
+    """They came in the order of their runs; a difference beyond the range was drawn at its end."""
+    more = runs[runs["strategy"] == "oversample"].assign(
+        strategy="undersample", run_id=lambda rows: "u" + rows["run_id"]
+    )
+    more.loc[more["model"] == "scgpt", METRIC] -= 0.4
+    mixed = pd.concat([runs, more]).sort_values("split", kind="stable").sample(frac=1, random_state=0)
+    found = comparison.compare(mixed, "strategy", ["model", "skew"], METRIC, tie=0, designs=Designs(mixed))
+    panels = figures.forest(found, {"none": "c0", "oversample": "c1", "undersample": "c2"})
+    models, skews = (list(dict.fromkeys(found.table[name])) for name in ("model", "skew"))
+    for panel in panels:
+        names = re.findall(r'class="tick" x="8"[^>]*>([^<]*)', panel)
+        assert names == [f"{model} · {skew}" for model in models for skew in skews]
+    assert len({tuple(re.findall(r'class="tick mid"[^>]*><tspan[^>]*>([^<]*)', panel)) for panel in panels}) == 1
+    places = [float(x) for panel in panels for x in re.findall(r'<circle [^>]*cx="([\d.]+)"', panel)]
+    assert min(places) > 8 and max(places) < 380 - 12
+    assert "c1" in panels[0] and "c2" not in panels[0] and '"c0' not in "".join(panels), "a remedy's own colour"
 
 
 def test_skews_are_ordered_by_how_unequal_they_are_and_say_so(runs, tmp_path):
@@ -137,7 +182,7 @@ def test_figures_never_mix_losses(runs, tmp_path):
     html = page(with_types(pd.concat([runs, weighted], ignore_index=True), tmp_path))
     figure = html[html.index("How macro_f1 changes") : html.index("What a remedy changes")]
     assert "scgpt, none, natural: 0.620" in figure and "scgpt, weighted, natural: 0.820" in figure
-    assert "scgpt · weighted" in html[html.index("One dataset and skew") :]
+    assert '<th scope="col">weighted</th>' in html[html.index("One dataset and skew") :]
 
 
 def test_under_three_splits_no_bar_is_drawn(runs):
@@ -259,9 +304,41 @@ def test_chromium_prints_a_page_and_its_figures(whole, tmp_path):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 @pytest.mark.slow
 def test_a_browser_has_nothing_to_complain_about(runs, tmp_path):
-    file = tmp_path / "page.html"
-    file.write_text(page(with_scores(runs, tmp_path)), encoding="utf-8")
+    html = page(with_scores(runs, tmp_path))
+    said, shown = browsed(html, tmp_path)
+    assert "CONSOLE" not in said and shown.count('class="condition"') == 2
+    assert shown.count("hidden") >= 1, "the script ran: one condition is shown at a time"
+    planted = html.replace("</body>", "<script>nothing.there</script></body>")
+    assert "CONSOLE" in browsed(planted, tmp_path)[0], "an error would be seen"
+
+
+USED = """<script>
+const heads = [...document.querySelectorAll("#choices thead button")], said = document.createElement("pre");
+const press = (at, name) => { heads[at].click(); said.textContent += name + ":" +
+  [...document.querySelectorAll("#choices tbody tr")].map(row => row.cells[at].textContent).join(",") + ";"; };
+press(3, "mark"); press(4, "down"); press(4, "up");
+words.value = "oversample best"; words.dispatchEvent(new Event("input"));
+said.textContent += "left:" + document.querySelectorAll("#choices tbody tr:not([hidden])").length + ";";
+[...document.querySelectorAll(".legend button")].find(one => one.textContent === "oversample").click();
+said.textContent += "dim:" + [...new Set([...document.querySelectorAll(".dim")].map(css))].join() + ";";
+document.body.append(said);
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+@pytest.mark.slow
+def test_the_table_of_choices_is_sorted_and_filtered_and_a_remedy_stands_out(runs, tmp_path):
+    _, shown = browsed(page(with_scores(runs, tmp_path)).replace("</body>", USED + "</body>"), tmp_path)
+    said = dict(part.split(":") for part in shown[shown.rindex("<pre>") + 5 : shown.rindex("</pre>")].split(";")[:-1])
+    assert said["mark"].startswith("best,best") and said["left"] == "2" and said["dim"] == "c0"
+    values = [[float(one.split()[0]) for one in said[name].split(",") if "±" in one] for name in ("down", "up")]
+    assert values[0] == sorted(values[0], reverse=True) and values[1] == values[0][::-1]
+
+
+def browsed(html: str, folder) -> tuple[str, str]:
+    """Return what Chromium says of a page, and the page as its script left it."""
+    file = folder / "page.html"
+    file.write_text(html, encoding="utf-8")
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     found = subprocess.run([*words, file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in found.stderr and found.stdout.count('class="condition"') == 2
-    assert found.stdout.count("hidden") >= 1, "the script ran: one condition is shown at a time"
+    return found.stderr, found.stdout

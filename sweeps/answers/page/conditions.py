@@ -11,8 +11,8 @@ import pandas as pd
 from data_pipeline.names import short
 from sweeps.answers.deciding.cost import seconds
 from sweeps.answers.designs import Designs
-from sweeps.answers.page.figures import SHARE, Heat, heat
-from sweeps.answers.page.svg import Axis, Panel, bar, dot, line, ticks
+from sweeps.answers.page.figures import Heat, heat, share
+from sweeps.answers.page.svg import Axis, Panel, bar, decades, dot, line, ticks
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import CHANCE, remedy
 from sweeps.answers.runs.stored import Stored
@@ -27,12 +27,12 @@ Told = dict[str, dict[str, list[np.ndarray]]]  # model -> remedy -> of each tria
 
 @dataclass
 class Condition:
-    """heat: F1 of each type. mistakes: columns, and per rare type what each choice takes it for.
+    """heat: F1 of each type, in parts. mistakes: columns, and per rare type what each choice takes it for.
 
     panels: by name, see report.HEADINGS; remedies: those that are in them.
     """
 
-    heat: Heat | None = None
+    heat: list[Heat] = field(default_factory=list)
     mistakes: tuple[list[str], list[tuple[str, list[str]]]] | None = None
     panels: dict[str, list[str]] = field(default_factory=dict)
     remedies: frozenset[str] = frozenset()
@@ -42,11 +42,11 @@ def conditions(
     finished: pd.DataFrame, types: pd.DataFrame, designs: Designs, colours: dict[str, str], metric: str
 ) -> dict[str, Condition]:
     """Return what there is to show, by dataset and skew. finished: runs; adjustments after training aren't shown."""
-    found = {name: Condition(heat=one) for name, one in (heat(types) if len(types) else {}).items()}
+    found = {name: Condition(heat=one) for name, one in (heat(types, colours) if len(types) else {}).items()}
     for (dataset, skew), group in choices.before_adjustment(finished).groupby(["dataset", "skew"], sort=False):
         one = found.setdefault(f"{dataset}, {skew}", Condition())
         told, tables = _read(group, designs.stored)
-        one.mistakes = _mistakes(tables, _shown(group, metric), types, dataset, skew)
+        one.mistakes = _mistakes(tables, _shown(group, metric, colours), types, dataset, skew)
         drawn = {"calibration": reliability(told, colours), "coverage": risk_coverage(told, colours)}
         drawn["learning"] = learning(group, designs.stored, colours)
         drawn["cost"] = cost(group, metric, colours)
@@ -74,13 +74,15 @@ def _read(group: pd.DataFrame, stored: Stored) -> tuple[Told, dict[str, pd.DataF
     return told, tables
 
 
-def _shown(group: pd.DataFrame, metric: str) -> list[str]:
-    """Return the choices whose mistakes are shown: each model as it is, and the best of it by the mean."""
+def _shown(group: pd.DataFrame, metric: str, colours: dict[str, str]) -> list[str]:
+    """Return the choices whose mistakes are shown: each model as it is, then the best of it by the mean."""
     told = group[group["model"].map(choices.kinds(group)) != CHANCE].assign(label=choices.labels)
     best = told.groupby(["model", "label"], sort=False)[metric].mean() if metric in told else pd.Series(dtype=float)
     names = [mine.idxmax()[1] for _, mine in best.dropna().groupby(level="model", sort=False)]
-    plain = [f"{model} · none" for model in dict.fromkeys(told["model"])]
-    return [label for label in dict.fromkeys(told["label"]) if label in {*names, *plain}]
+    models = dict.fromkeys(told["model"])
+    plain = [f"{model} · none" for model in models]
+    order = [f"{model} · {name}" for model in models for name in colours]
+    return [label for label in order if label in {*names, *plain} & set(told["label"])]
 
 
 def _mistakes(
@@ -115,7 +117,7 @@ def reliability(told: Told, colours: dict[str, str]) -> list[str]:
     x = Axis(0, 1, ticks(0, 1), "highest probability of a cell")
     found = []
     for model, remedies in told.items():
-        panel, marks, said = Panel(model, x, SHARE), [], []
+        panel, marks, said = Panel(model, x, share("share that is right")), [], []
         marks.append(bar(panel.at(0, 0), panel.at(1, 1), "zero"))
         for name, trials in remedies.items():
             sure, right = np.concatenate(trials, axis=1)
@@ -172,12 +174,11 @@ def cost(group: pd.DataFrame, metric: str, colours: dict[str, str]) -> list[str]
     if means.empty:
         return []
     least, most = np.log10(means["trial_seconds"].min()) - 0.1, np.log10(means["trial_seconds"].max()) + 0.1
-    shown = [(10**place, f"{10**place:.2g}") for place in np.linspace(least, most, 4)]
-    x = Axis(least, most, shown, "seconds of a trial", log=True)
+    x = Axis(least, most, decades(10**least, 10**most), "seconds of a trial", log=True)
     low, high = means[metric].min() - 0.02, means[metric].max() + 0.02
     found = []
     for model, rows in means.groupby("model", sort=False):
-        panel = Panel(model, x, Axis(low, high, ticks(low, high), ""))
+        panel = Panel(model, x, Axis(low, high, ticks(low, high), title(metric)))
         said = [f"{row.remedy}: {row.value:.3f} in {row.trial_seconds:.3g} s" for row in _valued(rows, metric)]
         marks = [
             dot(panel.at(row.trial_seconds, row.value), colours[row.remedy], f"{model}, {one}", 4.5)
@@ -202,7 +203,7 @@ def learning(group: pd.DataFrame, stored: Stored, colours: dict[str, str]) -> li
         return []
     x, found = Axis(1, most, [one for one in ticks(1, most) if one[0] == round(one[0])], "round of training"), []
     for model in dict.fromkeys(course[0] for course in courses):
-        panel, marks, said = Panel(model, x, Axis(0, 1, ticks(0, 1), "")), [], []
+        panel, marks, said = Panel(model, x, share("macro F1")), [], []
         for name in dict.fromkeys(course[1] for course in courses if course[0] == model):
             mine = [course[2:] for course in courses if course[:2] == (model, name)]
             marks += _lines(panel, mine, f"{model}, {name}", colours[name])

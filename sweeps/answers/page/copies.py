@@ -18,7 +18,7 @@ PARTS = re.compile(
     r'<h[23][^>]*>(?P<heading>.*?)</h[23]>|<p class="legend"[^>]*>(?P<legend>.*?)</p>|(?P<svg><svg .*?</svg>)',
     re.DOTALL,
 )
-REMEDY = re.compile(r'<span><i class="([^"]+)"></i>(.*?)</span>')
+REMEDY = re.compile(r'<i class="([^"]+)"></i>(.*?)</button>')
 STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 ROW, LETTER, DOT = 16, 6.2, 14  # pixels of a legend's line, of a letter, of a dot with its space
 

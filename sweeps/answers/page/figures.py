@@ -1,6 +1,8 @@
 """The figures of a report, each as panels of plain SVG: one range and one colour per remedy throughout."""
 
+import textwrap
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -12,13 +14,17 @@ from sweeps.answers.deciding.critical import Ranks
 from sweeps.answers.deciding.wording import many
 from sweeps.answers.designs import Designs
 from sweeps.answers.page.svg import Axis, Panel, bar, colour, decades, dot, line, ticks
-from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import PLAIN, remedy
 from sweeps.answers.summary import title
 from trainables.metrics import ends_of
 
 ENDS = ("f1", *ends_of("f1"))
-SHARE = Axis(0, 1, ticks(0, 1), "")
+WIDE = 9  # columns of a table of types, as many as fit on paper
+
+
+def share(label: str) -> Axis:
+    """Return an axis from 0 to 1."""
+    return Axis(0, 1, ticks(0, 1), label)
 
 
 def remedies(trials: pd.DataFrame) -> dict[str, str]:
@@ -38,7 +44,7 @@ def recall_by_cells(types: pd.DataFrame, colours: dict[str, str]) -> list[str]:
     x = Axis(np.log10(least) - 0.1, np.log10(most) + 0.1, decades(least, most), "training cells of the type", log=True)
     found = []
     for model, group in means.groupby("model", sort=False):
-        panel = Panel(model, x, SHARE)
+        panel = Panel(model, x, share("recall"))
         marks = [
             dot(panel.at(row.train, row.recall), colours[name], _of_type(row, name))
             for _, row in group.iterrows()
@@ -74,7 +80,9 @@ def by_skew(trials: pd.DataFrame, metric: str, designs: Designs, colours: dict[s
 
 
 def _skew_panel(model: str, table: pd.DataFrame, x: Axis, y: Axis, order: list[str], colours: dict[str, str]) -> str:
-    panel, marks = Panel(model, x, y, width=max(300, 96 * len(order) + 70), height=270, bottom=56), []
+    lines = max(label.count("\n") for _, label in x.ticks) + 1
+    panel = Panel(model, x, y, width=max(300, 96 * len(order) + 70), height=230 + 11 * lines, bottom=20 + 11 * lines)
+    marks: list[str] = []
     named = table.assign(remedy=[remedy(row) for _, row in table.iterrows()])
     for name, group in named.groupby("remedy", sort=False):
         group = group.assign(place=group["skew"].map(order.index)).sort_values("place")
@@ -98,10 +106,9 @@ def _skews(trials: pd.DataFrame, designs: Designs) -> dict[str, str]:
     known = sorted(sizes, key=lambda skew: sizes[skew].ratio)
     unknown = [skew for skew in dict.fromkeys(trials["skew"]) if skew not in sizes]
     names = _told_apart([*unknown, *known])
-    said = {
-        skew: f"{short(names[skew], 15)}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known
-    }
-    return {skew: short(names[skew], 15) for skew in unknown} | said
+    named = {skew: "\n".join(textwrap.wrap(short(name, 45), 16)) for skew, name in names.items()}
+    said = {skew: f"{named[skew]}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known}
+    return {skew: named[skew] for skew in unknown} | said
 
 
 def _told_apart(skews: list[str]) -> dict[str, str]:
@@ -112,47 +119,62 @@ def _told_apart(skews: list[str]) -> dict[str, str]:
     return {skew: "-".join(one) for skew, one in parts.items()}
 
 
-def forest(found: Comparison) -> str:
-    """Return a row per comparison: the difference and its interval around 0; filled where Holm's p is under 0.05."""
+def forest(found: Comparison, colours: dict[str, str]) -> list[str]:
+    """Return a panel per choice that is compared, all of one range: a row per comparison, by model, then skew.
+
+    Each has the difference and its interval around 0; filled where Holm's p is under 0.05.
+    """
     table = found.table[found.table["dataset"] == ALL] if "dataset" in found.table else found.table
-    table = table[table["difference"].notna()]
-    ends = pd.concat([table["low"], table["high"], table["difference"]]).dropna()
-    reach = max(0.02, float(ends.abs().quantile(0.97)) * 1.1) if len(ends) else 0.1
-    rows, left = len(table), 340
+    table = _in_order(table[table["difference"].notna()], found.within)
+    if table.empty:
+        return []
+    ends = pd.concat([table["low"], table["high"]]).abs().dropna()
+    bars = float(ends.quantile(0.97)) if len(ends) else 0.0
+    reach = 1.1 * max(0.02, bars, float(table["difference"].abs().max()))
     x = Axis(-reach, reach, ticks(-reach, reach), f"{title(found.metric)}, difference to {found.against}")
-    y = Axis(
-        -0.5, rows - 0.5, [(rows - 1 - at, _row_label(row, found)) for at, (_, row) in enumerate(table.iterrows())], ""
-    )
-    panel = Panel(f"{found.between} against {found.against}", x, y, 810, 26 + 46 + 20 * rows, left)
-    zero = [panel.at(0, end) for end in (y.low, y.high)]
-    marks = [bar(*zero, "zero")]
+    return [
+        _level(group, str(level), found, x, colours.get(str(level), "c7"))
+        for level, group in table.groupby("level", sort=False)
+    ]
+
+
+def _in_order(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return rows by one column, then the next, each in the order in which its values first come."""
+    places = [table[name].map({one: at for at, one in enumerate(dict.fromkeys(table[name]))}) for name in by]
+    return table.iloc[np.lexsort(places[::-1])] if by else table
+
+
+def _level(table: pd.DataFrame, level: str, found: Comparison, x: Axis, css: str) -> str:
+    labels = [" · ".join(str(row[name]) for name in found.within) for _, row in table.iterrows()]
+    panel = _rows(f"{level} against {found.against}", x, labels)
+    marks = [bar(*(panel.at(0, end) for end in (panel.y.low, panel.y.high)), "zero")]
     for at, (_, row) in enumerate(table.iterrows()):
-        marks += _interval(panel, row, rows - 1 - at, reach)
-    return panel.draw(marks, f"differences to {found.against}, a row each")
+        marks += _interval(panel, row, len(labels) - 1 - at, css.split()[0])
+    return panel.draw(marks, f"{level}: difference to {found.against}, a row each")
 
 
-def _row_label(row: pd.Series, found: Comparison) -> str:
-    label = " · ".join(str(row[name]) for name in [*found.within, "level"])
-    return short(label, 60)
+def _rows(name: str, x: Axis, labels: list[str]) -> Panel:
+    """Return a panel with a row per label, which stands above it, so that it is no wider than a phone."""
+    rows = len(labels)
+    y = Axis(-0.5, rows - 0.5, [(rows - 1 - at, short(label, 70)) for at, label in enumerate(labels)], "")
+    return Panel(name, x, y, 380, 26 + 46 + 28 * rows, left=8, above=True)
 
 
-def _interval(panel: Panel, row: pd.Series, place: int, reach: float) -> list[str]:
-    sure = row["p_holm"] < 0.05
-    css = "c0" if sure else "c0 open"
+def _interval(panel: Panel, row: pd.Series, place: int, css: str) -> list[str]:
     ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
     tip = f"{row['level']}: {row['difference']:+.3f}{ends}, {many(row['n'], 'split')}"
     tip += "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.3g} (Holm)"
-    inside = lambda value: panel.at(float(np.clip(value, -reach, reach)), place)  # noqa: E731
-    bars = [] if pd.isna(row["low"]) else [bar(inside(row["low"]), inside(row["high"]), "c0")]
-    return [*bars, dot(inside(row["difference"]), css, tip, 4)]
+    inside = lambda value: panel.at(float(np.clip(value, panel.x.low, panel.x.high)), place)  # noqa: E731
+    bars = [] if pd.isna(row["low"]) else [bar(inside(row["low"]), inside(row["high"]), css)]
+    filled = css if row["p_holm"] < 0.05 else f"{css} open"
+    return [*bars, dot(inside(row["difference"]), filled, tip, 4)]
 
 
 def ranks(found: Ranks) -> str:
     """Return a row per choice: its mean rank over datasets, and half of the critical difference to each side."""
-    rows, left = len(found.labels), 340
-    x = Axis(0.5, rows + 0.5, [(float(rank), str(rank)) for rank in range(1, rows + 1)], "mean rank, 1 the best")
-    y = Axis(-0.5, rows - 0.5, [(rows - 1 - at, short(label, 60)) for at, label in enumerate(found.labels)], "")
-    panel, marks = Panel(f"ranks at {found.skew}", x, y, 810, 26 + 46 + 20 * rows, left), []
+    rows = len(found.labels)
+    x = Axis(0.5, rows + 0.5, ticks(1, rows, min(10, max(1, rows - 1))), "mean rank, 1 the best")
+    panel, marks = _rows(f"ranks at {found.skew}", x, list(found.labels)), []
     half = found.apart / 2 if found.differs else 0.0
     for at, (label, rank) in enumerate(zip(found.labels, found.ranks, strict=True)):
         ends = (panel.at(float(np.clip(rank + side * half, 0.5, rows + 0.5)), rows - 1 - at) for side in (-1, 1))
@@ -162,23 +184,57 @@ def ranks(found: Ranks) -> str:
 
 @dataclass(frozen=True)
 class Heat:
-    """F1 of types at one skew. columns: choices; rows: a type with its cells, and per choice (F1, low, high)."""
+    """F1 of types at one skew, of some of the choices.
 
-    columns: list[str]
+    models: each with how many columns are its; remedies: of the columns; rows: a type with its cells, and per column
+    (F1, low, high).
+    """
+
+    models: list[tuple[str, int]]
+    remedies: list[str]
     rows: list[tuple[str, list[tuple[float, float, float]]]]
 
 
-def heat(types: pd.DataFrame) -> dict[str, Heat]:
-    """Return, by dataset and skew, F1 of each type, the commonest first, with what one split leaves open of it."""
+def heat(types: pd.DataFrame, colours: dict[str, str]) -> dict[str, list[Heat]]:
+    """Return, by dataset and skew, F1 of each type, the commonest first, with what one split leaves open of it.
+
+    Of more choices than fit side by side in parts, whole models where these fit; remedies in the order of the colours.
+    """
     known = types[types["test"] > 0]
-    known = known.assign(choice=choices.labels(known))
+    known = known.assign(remedy=[remedy(row) for row in known[list(PLAIN)].to_dict("records")])
     found = {}
     for (dataset, skew), group in known.groupby(["dataset", "skew"], sort=False):
         cells = group.groupby("class")[["train", "test"]].mean().sort_values("train", ascending=False)
-        parts = [group.pivot_table(name, "class", "choice", sort=False).reindex(cells.index) for name in ENDS]
-        rows = [
-            (f"{kind} ({row.train:.0f}, {row.test:.0f})", list(zip(*(part.loc[kind] for part in parts), strict=True)))
-            for kind, row in cells.iterrows()
+        means = group.groupby(["class", "model", "remedy"], sort=False)[list(ENDS)].mean().unstack([1, 2])
+        means = means.reindex(cells.index)
+        columns = [
+            (model, name)
+            for model in dict.fromkeys(group["model"])
+            for name in colours
+            if ("f1", model, name) in means.columns
         ]
-        found[f"{dataset}, {skew}"] = Heat(list(parts[0].columns), rows)
+        found[f"{dataset}, {skew}"] = [_part(means, cells, part) for part in _parts(columns)]
     return found
+
+
+def _parts(columns: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    parts: list[list[tuple[str, str]]] = [[]]
+    for _, group in groupby(columns, key=lambda column: column[0]):
+        mine = list(group)
+        if parts[-1] and len(parts[-1]) + len(mine) > WIDE:
+            parts.append([])
+        for column in mine:
+            if len(parts[-1]) == WIDE:
+                parts.append([])
+            parts[-1].append(column)
+    return parts
+
+
+def _part(means: pd.DataFrame, cells: pd.DataFrame, columns: list[tuple[str, str]]) -> Heat:
+    values = np.stack([means[[(end, *column) for column in columns]].to_numpy(dtype=float) for end in ENDS], axis=-1)
+    rows = [
+        (f"{kind} ({row.train:.0f}, {row.test:.0f})", [tuple(map(float, one)) for one in values[at]])
+        for at, (kind, row) in enumerate(cells.iterrows())
+    ]
+    models = [(model, len(list(group))) for model, group in groupby(columns, key=lambda column: column[0])]
+    return Heat(models, [name for _, name in columns], rows)

@@ -17,7 +17,7 @@ from sweeps.answers import celltypes, comparison, differences, frames, summary
 from sweeps.answers.deciding import answer, critical, leaderboard, table, wording
 from sweeps.answers.designs import Designs
 from sweeps.answers.page import conditions, figures, power
-from sweeps.answers.page.svg import text
+from sweeps.answers.page.svg import breaking, text
 from sweeps.answers.runs import results
 from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.summary import title
@@ -78,6 +78,7 @@ def report(
     folder = files("sweeps.answers.page")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["text"] = lambda said: Markup(text(said))
+    page.filters["words"] = lambda said: Markup(breaking(said))
     page.filters["lines"] = lambda said: Markup(text(said, lines=True))
     style, script = ((folder / one).read_text(encoding="utf-8") for one in ("page.css", "page.js"))
     about = _about(runs, finished, name, metric, designs)
@@ -100,7 +101,7 @@ def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, d
         "colours": colours,
         "recall": figures.recall_by_cells(types, colours) if len(types) else [],
         "skews": figures.by_skew(trials, metric, designs, colours),
-        "forests": [(one.between, figures.forest(one), differences.explained(one)) for one in found],
+        "forests": [(one.between, figures.forest(one, colours), differences.explained(one)) for one in found],
         "ranks": [(figures.ranks(one), critical.explained(one)) for one in _over_datasets(finished, metric, designs)],
         "conditions": conditions.conditions(finished, types, designs, colours, metric),
         "headings": HEADINGS,

@@ -4,6 +4,7 @@ Drawn here and not in the browser, so that a figure is there in print, without a
 2,000 trials stays small. Colours are classes (c0, c1, ...) that the style gives for light, dark and print.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,11 @@ COLOURS = 8
 def text(said: object, lines: bool = False) -> str:
     """Return what may stand in HTML: escaped, and what can't be seen made visible. lines: line breaks stay."""
     return escape(shown(said, lines=lines))
+
+
+def breaking(said: object) -> str:
+    """Return text that may break after the signs that join the words of a name, and so within no word."""
+    return re.sub(r"([_/=+-])(?=\w)", r"\1<wbr>", text(said))
 
 
 def colour(number: int) -> str:
@@ -42,7 +48,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot of its own, so that a page can put panels side by side or below one another."""
+    """A plot of its own, so that a page can put panels side by side or below one another.
+
+    above: names of rows stand above their lines, inside, not left of them.
+    """
 
     title: str
     x: Axis
@@ -51,6 +60,7 @@ class Panel:
     height: int = 250
     left: int = 48
     bottom: int = 46
+    above: bool = False
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Return pixels of a point."""
@@ -61,10 +71,9 @@ class Panel:
     def draw(self, marks: Sequence[str], said: str) -> str:
         """Return the panel with its marks; said: what it shows, for those who can't see it."""
         parts = [f'<text class="title" x="{self.left}" y="14">{text(self.title)}</text>', *self._axes(), *marks]
-        return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" role="img" aria-label="{text(said)}">'
-            f"{''.join(parts)}</svg>"
-        )
+        wide = ' class="wide"' if self.width > 400 else ""
+        size = f'viewBox="0 0 {self.width} {self.height}" width="{self.width}"'
+        return f'<svg {size}{wide} role="img" aria-label="{text(said)}">{"".join(parts)}</svg>'
 
     def _axes(self) -> list[str]:
         found = []
@@ -72,7 +81,8 @@ class Panel:
         for value, label in self.y.ticks:
             _, y = self.at(10**self.x.low if self.x.log else self.x.low, value)
             found.append(f'<path class="grid" d="M{self.left} {y}H{right}"/>')
-            found.append(f'<text class="tick end" x="{self.left - 5}" y="{y + 4}">{text(label)}</text>')
+            place = f'tick" x="{self.left}" y="{y - 7}' if self.above else f'tick end" x="{self.left - 5}" y="{y + 4}'
+            found.append(f'<text class="{place}">{text(label)}</text>')
         for value, label in self.x.ticks:
             x, _ = self.at(value, self.y.low)
             lines = label.split("\n")
@@ -83,6 +93,10 @@ class Panel:
         found.append(
             f'<text class="tick mid" x="{(self.left + right) / 2}" y="{self.height - 4}">{text(self.x.label)}</text>'
         )
+        if self.y.label:
+            middle = (26 + floor) / 2
+            turned = f'x="11" y="{middle}" transform="rotate(-90 11 {middle})"'
+            found.append(f'<text class="tick mid" {turned}>{text(self.y.label)}</text>')
         return [*found, f'<path class="axis" d="M{self.left} 26V{floor}H{right}"/>']
 
 
@@ -110,6 +124,10 @@ def ticks(low: float, high: float, number: int = 5) -> list[tuple[float, str]]:
 
 
 def decades(low: float, high: float) -> list[tuple[float, str]]:
-    """Return 1, 3, 10, 30, ... between low and high."""
-    listed = [mantissa * 10**power for power in range(7) for mantissa in (1, 3)]
-    return [(float(one), f"{one:,}") for one in listed if low <= one <= high]
+    """Return 1, 3, 10, 30, ... between low and high, closer ones where these are under three, with their labels."""
+    for mantissas in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8)):
+        listed = [round(mantissa * 10.0**power, 6) for power in range(-3, 7) for mantissa in mantissas]
+        found = [(one, f"{one:,.7g}") for one in listed if low <= one <= high]
+        if len(found) > 2:
+            return found
+    return ticks(low, high, 3)
