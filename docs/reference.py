@@ -278,8 +278,9 @@ def of_model(model: ModelSpec) -> Iterator[str]:
     yield f"### `{model.name}`\n"
     more = "" if not model.files else "; `weights:` names the folder of its published weights"
     yield f"{model.title}, a {model.kind}{more}.\n"
-    rows = of_fields(model.options, model.name, "options")
-    yield table([row for row in rows if row.name not in untagged(model.name, {row.name: True})], "option")
+    known = [name for name in spec.settings(model) if name not in untagged(model.name, {name: True})]
+    if rows := [row for row in of_fields(model.options, model.name, "options") if row.name in known]:
+        yield table(rows, "option")
     if model.recipe is not None:
         yield _table(["recipe", "from scratch", "with weights, or `size: official`"], _recipes(model.recipe))
 

@@ -1,6 +1,7 @@
 """What a model is to cellskew, and how to find one: the name in `trainables/models` is the registry."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 MODELS = Path(__file__).parent / "models"
+SCRATCH = {"only": "from scratch"}  # what an option is marked with that says nothing where a folder of weights does
 
 
 def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -42,7 +44,7 @@ class Options(BaseModel):
     """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    size: Literal["tiny", "small", "official"] = "small"
+    size: Literal["tiny", "small", "official"] = Field("small", json_schema_extra=SCRATCH)
 
 
 class Lora(BaseModel):
@@ -242,6 +244,13 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
         return {"lora": settings | {"targets": [one for one in spec.adaptable.layers if one in targets]}}
     how = ("published" if pretrained else "all") if train is None else train
     return "all" if how == "published" and spec.published is None else how
+
+
+def settings(spec: ModelSpec) -> list[str]:
+    """Return the names of the options that change a model: a baseline has no size, unless it says what that is."""
+    own = () if spec.options is Options else inspect.get_annotations(spec.options)
+    has_sizes = spec.kind == "network" or "size" in own
+    return [name for name in spec.options.model_fields if has_sizes or name != "size"]
 
 
 def is_on_features(spec: ModelSpec, train: Any, pretrained: bool) -> bool:

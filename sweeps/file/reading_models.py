@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import RequestError
+from data_pipeline.names import nearest
 from sweeps.file import variants
 from sweeps.file.plugins import Problem, sentence, shown, unknown
 from sweeps.file.strict import NAME
@@ -46,7 +47,7 @@ def _settings_of(
         fields, wrong = _read(spec, plain | values, folder, check_files)
         problems += [(("tune", *where) if where and where[0] in values else where, said) for where, said in wrong]
         found.append(fields | {"tuned": values, "num_settings": len(combinations)})
-    return found, problems
+    return found, list(dict.fromkeys(problems))
 
 
 def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
@@ -57,6 +58,8 @@ def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
         yield (), f"{shown(label)} {what}; use up to 100 letters, digits, dots, dashes, underscores"
     elif name not in known and "model" in said:
         yield ("model",), unknown("model", name, known)
+    elif name not in known and (meant := next((key for key in said if nearest(key, ["model"])), None)):
+        yield (meant,), unknown("word of a model", meant, ["model"])
     elif name not in known:
         own = f". A name of your own says which it is: {label}: {{model: NAME}}" if said else ""
         yield (), unknown("model", label, known) + own
@@ -107,7 +110,8 @@ def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[d
 
     {"obsm": name}, {"embeddings": path}, or {"model", "weights", "options"} of a pretrained network.
     """
-    if problems := list(variants.misplaced(spec, given)):
+    problems = list(variants.misplaced(spec, given))
+    if problems and not variants.is_resting(given):
         return None, [(("on", *where), what) for where, what in problems]
     if "model" not in given:
         kind, value = next(iter(given.items()))
@@ -115,8 +119,9 @@ def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[d
         if kind == "embeddings" and check_files and not Path(path).is_file():
             return None, [(("on", kind), f"the file {path} is not there; give an h5ad file with one vector per cell")]
         return {kind: path}, []
-    base = {key: value for key, value in given.items() if key != "model"}
-    fields, problems = _read(registry.get(given["model"]), base, folder, check_files)
+    base = {key: value for key, value in given.items() if key not in ("model", "train", variants.RANDOM)}
+    fields, wrong = _read(registry.get(given["model"]), base, folder, check_files)
+    problems += wrong
     found = {"model": given["model"], "weights": fields["weights"], "options": fields["options"]}
     return (None if problems else found), [(("on", *where), what) for where, what in problems]
 
@@ -137,13 +142,12 @@ def _recipe(
 
 def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> list[Problem]:
     """Return the settings that the model doesn't have, and those that are a defect by themselves."""
-    allowed = ["weights", *spec.options.model_fields, *sorted(in_recipe)]
+    read = {"weights", *spec.options.model_fields, *in_recipe}
+    words = ["model", *(["on"] if spec.on is not None else []), *(["tune"] if variants.to_tune(spec) else [])]
+    allowed = [*words, "weights", *registry.settings(spec), *sorted(in_recipe)]
     allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
-    problems: list[Problem] = [
-        ((key,), _unknown(spec.name, key, allowed))
-        for key in given
-        if key not in {"weights", *spec.options.model_fields, *in_recipe}
-    ]
+    problems: list[Problem] = [((key,), _unknown(spec.name, key, allowed)) for key in given if key not in read]
+    problems += [((key,), said) for key in given if key in read and (said := _idle(spec, key, given))]
     return problems + [
         (
             (key,),
@@ -152,6 +156,16 @@ def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> l
         )
         for key, defect in protocol.untagged(spec.name, given).items()
     ]
+
+
+def _idle(spec: ModelSpec, key: str, given: dict[str, Any]) -> str | None:
+    """Return why an option changes nothing: two labels that differ in it alone would be one model, trained twice."""
+    if key == "size" and key not in registry.settings(spec):
+        return f"size changes nothing about {spec.name}; leave it out"
+    marks = getattr(spec.options.model_fields.get(key), "json_schema_extra", None) or {}
+    if given.get("weights") is not None and marks.items() >= registry.SCRATCH.items():
+        return f"with `weights:` the files say it; leave {key} out"
+    return None
 
 
 def _unknown(model: str, key: str, allowed: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sweeps.file.plugins import Problem, sentence, shown, unknown
-from trainables.spec import Lora, ModelSpec, Recipe, Train, get, names, what_is_trained
+from trainables.spec import Lora, ModelSpec, Recipe, Train, get, names, settings, what_is_trained
 
 WORDS = get_args(Train)
 LORA = "{lora: {rank: 8}}"
@@ -29,17 +29,17 @@ def read_tune(spec: ModelSpec, given: dict[str, Any]) -> tuple[list[dict[str, An
     problems = [
         (("tune", key), said)
         for key, values in tuned.items()
-        for said in _of_tuned(key, values, _settings(spec), set(given))
+        for said in _of_tuned(key, values, to_tune(spec), set(given))
     ]
     if problems:
         return [{}], problems
     return [dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())], []
 
 
-def _settings(spec: ModelSpec) -> list[str]:
+def to_tune(spec: ModelSpec) -> list[str]:
     """Return the settings of a model that can be tuned: its options and recipe, without what makes another variant."""
     recipe = list(Recipe.model_fields) if spec.recipe is not None else []
-    return [name for name in (*spec.options.model_fields, *recipe) if name != "train"]
+    return [name for name in (*settings(spec), *recipe) if name != "train"]
 
 
 def _of_tuned(key: str, values: Any, known: list[str], beside: set[str]) -> Iterator[str]:
@@ -93,6 +93,11 @@ def misplaced(spec: ModelSpec, given: Any) -> Iterator[Problem]:
             yield (), f"{' and '.join(given)} are two things; give one: {ON}"
 
 
+def is_resting(given: Any) -> bool:
+    """Tell whether `on:` names a network whose vectors can be had."""
+    return isinstance(given, dict) and given.get("model") in [name for name in names() if get(name).rests]
+
+
 def _of_resting(given: dict[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with a network whose features are asked for."""
     able, model = [name for name in names() if get(name).rests], given["model"]
@@ -105,6 +110,7 @@ def _of_resting(given: dict[str, Any]) -> Iterator[Problem]:
         yield (), f"{model} without weights is a random network: say `weights:`, the folder of its published ones"
     if "train" in given or RANDOM in given:
         yield (), "what stands under `on:` rests as a whole: leave `train` out"
+    yield from (((key,), f"nothing is trained there: leave {key} out") for key in given if key in Recipe.model_fields)
 
 
 def _spelt_anew(key: str) -> str:
@@ -133,11 +139,11 @@ def _of_adapters(spec: ModelSpec, said: dict[str, Any]) -> Iterator[Problem]:
     if spec.adaptable is None:
         yield ("lora",), f"{spec.name} has no layers that adapters can stand beside; use `train: all` or `head`"
         return
-    settings = {} if said["lora"] is None else said["lora"]
-    strangers = [key for key in settings if key not in Lora.model_fields] if isinstance(settings, dict) else []
+    asked = {} if said["lora"] is None else said["lora"]
+    strangers = [key for key in asked if key not in Lora.model_fields] if isinstance(asked, dict) else []
     yield from ((("lora", key), unknown("setting of lora", key, Lora.model_fields)) for key in strangers)
     try:
-        targets = Lora.model_validate_json(json.dumps(settings), strict=True).targets
+        targets = Lora.model_validate_json(json.dumps(asked), strict=True).targets
     except ValidationError as error:
         wrong = [one for one in error.errors() if one["type"] != "extra_forbidden"]
         yield from ((("lora", *one["loc"]), f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong)

@@ -18,7 +18,7 @@ def parse(text: str, **options) -> config.SweepSpec:
     return config.parse(text, Path("sweep.yaml"), **options)
 
 
-def problems(text: str) -> list[str]:
+def problems(text: str, **options) -> list[str]:
     with pytest.raises(RequestError) as caught:
-        parse(text)
+        parse(text, **options)
     return list(caught.value.problems)

@@ -86,6 +86,48 @@ def test_a_wrong_value_in_a_list_is_one_mistake():
     assert said.endswith("models.linear_svm.strengths: 0 must be greater than 0")
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("knn, size: tiny", "m.size: size changes nothing about knn; leave it out"),
+        ("majority, tune: {size: [tiny, small]}", "m.tune.size: unknown setting to tune 'size'"),
+        ("scgpt, weights: W, size: official", "m.size: with `weights:` the files say it; leave size out"),
+        ("geneformer, weights: W, tune: {size: [tiny, small]}", "m.tune.size: with `weights:` the files say it"),
+        (
+            "scgpt, weights: W, tune: {width: [8, 16]}",
+            "m.tune.width: with `weights:` the files say it",
+        ),
+        ("knn, on: {model: scgpt, weights: W, size: tiny}", "m.on.size: with `weights:` the files say it"),
+        ("knn, on: {model: scgpt, weights: W, epochs: 2}", "m.on.epochs: nothing is trained there: leave epochs out"),
+        (
+            "knn, on: {model: scgpt, wieghts: W}",
+            "m.on.wieghts: unknown setting of scgpt 'wieghts'; did you mean wei",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_refused(model, said):
+    """Else two labels, or two settings to choose among, would be one model, trained twice."""
+    found = problems(f"{HEAD}models: {{m: {{model: {model}}}}}\n", check_files=False)
+    assert sum(f"models.{said}" in one for one in found) == 1, found
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("m: {modle: scgpt}", "models.m.modle: unknown word of a model 'modle'; did you mean model?"),
+        ("knn: {On: {obsm: X}}", "models.knn.On: unknown setting of knn 'On'; did you mean on?"),
+        (
+            "scgpt: {tunes: {epochs: [1, 2]}}",
+            "models.scgpt.tunes: unknown setting of scgpt 'tunes'; did you mean tun",
+        ),
+        ("scgpt: {modell: geneformer}", "models.scgpt.modell: unknown setting of scgpt 'modell'; did you mean model?"),
+        ("mlp: {random_feature: true}", "models.mlp.random_feature: unknown setting of mlp"),
+    ],
+)
+def test_words_that_make_variants_are_among_the_nearest(models, said):
+    assert any(said in one for one in problems(f"{HEAD}models: {{{models}}}\n"))
+
+
 def test_a_list_that_is_too_short_is_refused():
     class Ends(Options):
         ends: tuple[float, ...] = Field((0.0, 1.0), min_length=2)

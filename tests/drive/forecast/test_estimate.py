@@ -52,7 +52,7 @@ def test_time_grows_with_steps_rounds_and_what_is_evaluated():
 
 
 def test_pretrained_vocabularies_fill_more_disk_than_the_genes_of_a_sweep():
-    pretrained = SWEEP.replace("scgpt: {", "scgpt: {weights: /nowhere, size: official, ")
+    pretrained = SWEEP.replace("scgpt: {", "scgpt: {weights: /nowhere, ")
     small, large = (estimate.disk_mb(trials(text)["scgpt"], CELLS) for text in (SWEEP, pretrained))
     assert small < 2 and 200 < large < 800
 

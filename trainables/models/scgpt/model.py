@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from trainables.models.scgpt.encoder import ScgptEncoder
-from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
+from trainables.spec import SCRATCH, Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
 
 CLS = "<cls>"
 SPECIAL = ("<pad>", CLS, "<eoc>")
@@ -44,10 +44,14 @@ class ScgptOptions(NetworkOptions):
     dropout: float | None = Field(None, ge=0, lt=1)
     pre_norm: bool = Field(False, description="upstream's own pre-norm variant")
     n_layers_cls: int | None = Field(None, ge=1, description="layers of the classifier")
-    width: int | None = Field(None, ge=1, description="instead of the size's; without weights only")
-    hidden: int | None = Field(None, ge=1, description="width of the feed-forward part, likewise")
-    num_layers: int | None = Field(None, ge=1, description="likewise")
-    num_heads: int | None = Field(None, ge=1, description="likewise")
+    width: int | None = Field(
+        None, ge=1, description="instead of the size's; without weights only", json_schema_extra=SCRATCH
+    )
+    hidden: int | None = Field(
+        None, ge=1, description="width of the feed-forward part, likewise", json_schema_extra=SCRATCH
+    )
+    num_layers: int | None = Field(None, ge=1, description="likewise", json_schema_extra=SCRATCH)
+    num_heads: int | None = Field(None, ge=1, description="likewise", json_schema_extra=SCRATCH)
 
 
 def recipe(weights: Path | None, size: str) -> Recipe:
