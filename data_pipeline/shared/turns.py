@@ -95,6 +95,14 @@ def has_begun(shared: Shared, folder: Path) -> bool:
     return any(objects.get_list(shared.uri, turn._path(name)) for name in turn._turns())
 
 
+def put_once(shared: Shared, folder: Path) -> None:
+    """Put a folder that only this machine has saved rounds or a result of into the store."""
+    if (any(folder.glob("epoch-*")) or (folder / LAST).exists()) and not has_begun(shared, folder):
+        mine = Turn(shared, folder)
+        mine.take()
+        mine.save()
+
+
 def fetched(shared: Shared | None, folder: Path) -> Path:
     """Have a folder here as it was left last, where the store has it; takes no turn. Returns it."""
     if shared is not None:

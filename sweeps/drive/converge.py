@@ -211,8 +211,7 @@ class _Drive:
 
     def _fresh(self, todo: list[Trial], known: dict[str, RunState]) -> dict[str, RunState]:
         """Return new runs for the trials that are trained from the start again: a run's points are of one training."""
-        folder, how = self.storage / "trials", (self.request.from_scratch, self.shared)
-        anew = [trial for trial in todo if lineage.starts_anew(known[trial.key], folder / trial.key, *how)]
+        anew = lineage.anew(todo, known, self.storage / "trials", self.request.from_scratch, self.shared)
         if not anew:
             return {}
         self.screen.say(f"{len(anew)} trials start anew, each in a new run; their old runs are marked superseded")

@@ -9,9 +9,10 @@ import yaml
 
 from data_pipeline.atomic import publish
 from data_pipeline.shared.store import Shared
-from data_pipeline.shared.turns import has_begun
+from data_pipeline.shared.turns import has_begun, put_once
 from sweeps.drive.request import Request
 from sweeps.file.config import SweepSpec
+from sweeps.file.trials import Trial
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.uris import bare, default_uri
 
@@ -22,6 +23,20 @@ def data_of(name: str, cells: Any) -> dict[str, str]:
     return {"name": name, "digest": cells.digest, "source": "" if source is None else ", ".join(source.all_paths)}
 
 
+def anew(
+    todo: list[Trial], known: dict[str, RunState], trials: Path, from_scratch: bool, shared: Shared | None = None
+) -> list[Trial]:
+    """Return those of unfinished trials that are trained from the start, each for a new run: see starts_anew.
+
+    What others have in their folder here alone, as an earlier run without `shared` left it, is put there: a worker
+    elsewhere would begin anew in a run that has points.
+    """
+    if shared is not None and not from_scratch:
+        for trial in todo:
+            put_once(shared, trials / trial.key)
+    return [trial for trial in todo if starts_anew(known[trial.key], trials / trial.key, from_scratch, shared)]
+
+
 def starts_anew(run: RunState, folder: Path, from_scratch: bool, shared: Shared | None = None) -> bool:
     """Tell whether an unfinished trial that MLflow has points of, or may get some of, is to be trained from the start.
 
@@ -30,8 +45,10 @@ def starts_anew(run: RunState, folder: Path, from_scratch: bool, shared: Shared 
     """
     if from_scratch and (run.has_metrics or run.status != "SCHEDULED"):
         return True
+    if shared is not None:
+        return run.has_metrics and not has_begun(shared, folder)
     is_here = any(path.name[0] != "." for path in (folder.iterdir() if folder.is_dir() else ()))
-    return run.has_metrics and not is_here and not (shared is not None and has_begun(shared, folder))
+    return run.has_metrics and not is_here
 
 
 def shared(request: Request, sweep: str) -> str | None:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import LifecycleStage, Metric, Run, RunTag, ViewType
 
 from data_pipeline.hashes import identity_hash
 from sweeps.tracking import joint
 from sweeps.tracking.connection import asking, at_once, connect
+from sweeps.tracking.kept.runs import SUPERSEDED
 from sweeps.tracking.uris import bare, take_credentials
 
 NOTE, LONGEST = "mlflow.note.content", 4900  # MLflow's own tag, and what it holds
@@ -76,11 +78,16 @@ def _view() -> dict[str, Any]:
 
 
 def summarise(uri: str, sweep: str, found: Sequence[Summary]) -> None:
-    """Have a run per choice with its means, made once and renewed, that is the parent of its trials' runs."""
+    """Have a run per choice with its means, made once and renewed, that is the parent of its trials' runs.
+
+    Those of other choices, which the sweep's file has no longer, are marked superseded and deleted, as MLflow means it:
+    its page and its queries leave them out, and they are brought back with their choice.
+    """
     client, place = connect(uri), take_credentials(uri)
     with asking(place), ThreadPoolExecutor(at_once(place)) as pool:
         experiment = client.get_experiment_by_name(sweep).experiment_id
-        known = {run.data.tags[SUMMARY]: run for run in _tagged(client, experiment, f"`{SUMMARY}` != ''")}
+        kept = _tagged(client, experiment, f"`{SUMMARY}` != ''", ViewType.ALL)
+        known = {run.data.tags[SUMMARY]: run for run in sorted(kept, key=_is_shown)}
         together = joint.works(client, experiment)
         each = map if together else pool.map  # a transaction is one thread's
         for one in found:
@@ -100,6 +107,10 @@ def _make(client: MlflowClient, experiment: str, one: Summary) -> Run:
 def _write(client: MlflowClient, one: Summary, run: Run, each: Callable[..., Iterable]) -> None:
     """Renew a choice's means, and have its trials' runs, `each` told in turn, lie below it: once, not every time."""
     run_id, below, now = run.info.run_id, identity_hash(sorted(one.runs)), int(time.time() * 1000)
+    if not _is_shown(run):
+        client.restore_run(run_id)
+    if SUPERSEDED in run.data.tags:
+        client.delete_tag(run_id, SUPERSEDED)
     client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in one.numbers.items()])
     if run.data.tags.get(BELOW) == below:
         return
@@ -110,16 +121,25 @@ def _write(client: MlflowClient, one: Summary, run: Run, each: Callable[..., Ite
 
 
 def _let_go(client: MlflowClient, run: Run) -> None:
-    """Note that a choice is none of the sweep now: its trials may lie below another, and are told if it comes back."""
-    if run.data.tags.get(BELOW):
-        client.set_tag(run.info.run_id, BELOW, "")
+    """Take a choice that is none of the sweep now out of sight: its means would stand in MLflow's table as current.
+
+    Its trials may lie below another, and are told if it comes back.
+    """
+    if _is_shown(run):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        client.log_batch(run.info.run_id, tags=[RunTag(BELOW, ""), RunTag(SUPERSEDED, now)])
+        client.delete_run(run.info.run_id)
 
 
-def _tagged(client: MlflowClient, experiment: str, asked: str) -> list[Run]:
+def _is_shown(run: Run) -> bool:
+    return run.info.lifecycle_stage == LifecycleStage.ACTIVE
+
+
+def _tagged(client: MlflowClient, experiment: str, asked: str, which: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Return the runs with such a tag, all pages."""
     found, token = [], None
     while True:
-        page = client.search_runs([experiment], f"tags.{asked}", max_results=PAGE, page_token=token)
+        page = client.search_runs([experiment], f"tags.{asked}", which, max_results=PAGE, page_token=token)
         found, token = [*found, *page], page.token
         if not token:
             return found

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,11 +13,13 @@ from data_pipeline.shared import objects
 from data_pipeline.shared.hand import Inputs, at_hand, make
 from data_pipeline.shared.store import OWN, Shared
 from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun
+from sweeps.drive import lineage
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, Rounds, work
 from sweeps.drive.stopping import Stop
 from sweeps.file.config import parse
 from sweeps.tracking.artifacts import Upload
+from sweeps.tracking.kept.runs import RunState
 
 
 @pytest.fixture
@@ -170,6 +173,20 @@ def test_a_folder_goes_on_where_the_last_turn_left_it(shared, node):
     there = sorted(path.relative_to(node.here(folder)).as_posix() for path in node.here(folder).rglob("*"))
     assert there == ["epoch-2", "epoch-2/weights", "told.json"]
     assert "one" not in [path.read_text() for path in bucket(shared).values()], "what is old is removed"
+
+
+def test_what_a_run_without_the_store_has_trained_goes_on_with_it_and_nothing_is_trained_twice_in_a_run(shared, node):
+    trials = [SimpleNamespace(key=key) for key in ("saved", "begun", "new")]
+    run = {key: RunState("r", key, "", "KILLED", "", True, key != "new", {}) for key in ("saved", "begun", "new")}
+    here = shared.root / "trials"
+    put(here / "saved" / "epoch-0001", weights="one"), put(here / "begun", log_txt="no round was saved")
+    assert [one.key for one in lineage.anew(trials, run, here, False, shared)] == ["begun"]
+    worker = Turn(node, here / "saved")
+    worker.take()
+    assert (node.here(here / "saved") / "epoch-0001" / "weights").read_text() == "one"
+    assert not lineage.anew(trials[:1], run, here, False, shared), "and it isn't put there again"
+    worker.check()
+    assert [one.key for one in lineage.anew(trials, run, here, True, shared)] == ["saved", "begun", "new"]
 
 
 def test_a_worker_that_was_given_up_changes_nothing_and_learns_it(shared, node):

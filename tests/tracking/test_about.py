@@ -116,7 +116,13 @@ def test_each_choice_has_a_run_above_its_trials_made_once_and_renewed(tmp_path, 
     assert first.data.metrics["splits"] >= 1 and "test_macro_f1" not in first.data.metrics, "it is no trial's"
     assert not any(name in first.data.tags for name in ("cellskew.trial", "cellskew.model")), "queries go by these"
     assert len(results.fetch(uri, "small")) == len(spec().trials()), "no table has it"
-    for one in (mine.assign(model="another"), mine):
+    summaries = "tags.`cellskew.summary` != ''"
+    for one, are_gone in ((mine.assign(model="another"), True), (mine, False)):
         about.summarise(uri, "small", above.summaries(one, Designs(one)))
+        shown = {run.info.run_id for run in client.search_runs([experiment], summaries)}
+        assert len(shown) == choices, "what the file has no longer is not among what MLflow shows"
+        assert bool(parents - shown) == are_gone
+        marked = [client.get_run(run_id).data.tags.get("cellskew.superseded") for run_id in parents]
+        assert all(marked) if are_gone else not any(marked)
     again = {client.get_run(run_id).data.tags["mlflow.parentRunId"] for run_id in mine["run_id"]}
     assert again == parents, "under another label for a while, and back"
