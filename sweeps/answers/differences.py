@@ -55,6 +55,7 @@ def explained(found: Comparison, family: str | None = None) -> list[str]:
         rows = 'the rows "all"' if several else "the rows of this table"
         said += _repeated(found)
         said.append(_family(number, rows) if family is None else f"p, Holm: corrected for {family}")
+        said += _beside_0(table)
     said += _few(table["n"])
     if several:
         said.append(_scope(len(_datasets(found))))
@@ -71,6 +72,17 @@ def _family(number: int, rows: str) -> str:
     if number == 1:
         return f"p, Holm: one test, {rows} and no others, so nothing to correct for; another table is another family"
     return f"p, Holm: corrected for {number} tests, {rows} and no others; another table is another family"
+
+
+def _beside_0(table: pd.DataFrame) -> list[str]:
+    """Return why an interval leaves out 0 and is not called sure, where one is."""
+    unsure = table[((table["low"] > 0) | (table["high"] < 0)) & (table["p_holm"] >= SURE)]
+    if unsure.empty:
+        return []
+    return [
+        f"intervals that leave out 0 though p, Holm, is {SURE} or more: {len(unsure)}; each interval is of its row "
+        "alone, p, Holm, of all rows together"
+    ]
 
 
 def _few(n: pd.Series) -> list[str]:

@@ -173,7 +173,7 @@ def pooled(finished: pd.DataFrame, by: Collection[str]) -> str:
     most = finished.groupby(known, dropna=False)[axes].nunique().max() if known else finished[axes].nunique()
     several = [f"{most[axis]:.0f} {plural(axis)} ({_named(finished[axis])})" for axis in axes if most[axis] > 1]
     if not several:
-        return "a row is one cell of the grid"
+        return "a row averages nothing else"
     return f"a row averages {' x '.join(several)}" + (", these and no others" if "dataset" in axes else "")
 
 

@@ -121,6 +121,16 @@ def test_recall_stands_against_training_cells(runs, tmp_path):
     assert figure.count("<svg") == 2 and figure.count("<circle") == 2 * 2 * 2 * 2
 
 
+def test_no_remedy_hides_the_others(runs, tmp_path):
+    """With the same recall everywhere, the last in the legend was drawn above all others."""
+    html = page(with_types(runs, tmp_path))
+    figure = html[html.index("Recall of each type") : html.index("How macro_f1 changes")]
+    for panel in figure.split("<svg")[1:]:
+        found = re.findall(r'<circle class="(c\d)" cx="([\d.]+)" cy="([\d.]+)"', panel)
+        above = {place: css for css, *place in found for place in [tuple(place)]}
+        assert set(above.values()) == {"c0", "c1"}
+
+
 def test_skews_in_a_figure_are_named_by_what_tells_them_apart():
     named = figures._told_apart(["exponential-5-total=700", "exponential-100-total=700"])
     assert list(named.values()) == ["exponential-5", "exponential-100"]

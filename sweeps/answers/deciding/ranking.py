@@ -5,7 +5,7 @@ holds for all those it was picked from at once (Bonferroni), and choices that ca
 truly best one is the best or among them in 95 % of sweeps (as Gupta 1965, Technometrics 7, keeps a subset).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,6 +225,24 @@ def _difference(
     ends = intervals.of_difference(estimate.mean, estimate.error, metric, tests)
     low, high = sorted(end * intervals.sign(metric) for end in ends)
     return Difference(one, other, intervals.sign(metric) * estimate.mean, low, high, tests, estimate)
+
+
+def to_plain_throughout(ranked: Sequence[Ranking], label: str) -> Difference | None:
+    """Return how much better a choice is than doing nothing with its model, mean over skews, all on the same splits.
+
+    Picked from all remedies of all models. None if nothing is what it does, or that isn't ranked, or blocks differ.
+    """
+    first, *others = ranked
+    blocks = [set(map(tuple, one.blocks[BLOCK].to_numpy().tolist())) for one in ranked]
+    listed = first.candidates[[all(one in other.runs for other in others) for one in first.candidates["label"]]]
+    plain = first.plain(listed[listed["label"] == label].iloc[0])
+    if plain is None or plain["label"] == label or plain["label"] not in set(listed["label"]):
+        return None
+    if any(one != blocks[0] for one in blocks):
+        return None
+    parts = {one: pd.concat([each.runs[one] for each in ranked], ignore_index=True) for one in listed["label"]}
+    tests = _distinct(parts, listed.loc[~choices.is_plain(listed), "label"], first.metric)
+    return _difference(parts, first._designs, first.metric, label, plain["label"], tests)
 
 
 def left_out_score(ranking: Ranking) -> tuple[float, int, int] | None:

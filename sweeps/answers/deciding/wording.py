@@ -7,7 +7,7 @@ import pandas as pd
 
 from sweeps.answers import celltypes
 from sweeps.answers.deciding import cost, surer
-from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score
+from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, to_plain_throughout
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices
 from sweeps.answers.runs.choices import BASELINE, CHANCE, NETWORK
@@ -29,6 +29,7 @@ def sentences(
     yield f"answer: {_headline(told, runs)}"
     if len(told) == 1 and told[0].tied and told[0].splits >= LEAST:
         yield f"ties with it: {named(told[0].tied, 12)}"
+    yield from _throughout(told)
     yield from (_of_skew(one, designs, kind) for one in told)
     yield from of_dropped(told)
     yield from celltypes.rare(runs, designs.stored, [metric])
@@ -104,16 +105,31 @@ def _one_skew(ranking: Ranking) -> str:
 
 def _all_skews(told: list[Ranking]) -> str:
     every = dict.fromkeys(label for one in told for label in one.candidates["label"])
-    robust = [label for label in every if all(label in (one.best["label"], *one.tied) for one in told)]
-    order = sorted(robust, key=lambda label: (-sign(told[0].metric) * _over_skews(told, label), _words(label)))
-    worse = [label for label in every if label not in robust]
-    if not robust:
+    order = _robust(told)
+    worse = [label for label in every if label not in order]
+    if not order:
         return f"no choice is best, or ties with the best, at all skews ({len(told)})"
     if not worse:
         return f"can't tell; at no skew ({len(told)}) is a choice worse than another beyond chance"
     ties = f"; {named(order[1:], 3)} can't be told from it" if len(order) > 1 else ""
     always = f"{order[0]}, best or tied with the best at all skews ({len(told)})"
     return f"{always}{ties}; worse at some skew: {named(worse, 3)}"
+
+
+def _robust(told: list[Ranking]) -> list[str]:
+    """Return the choices that are best, or tie with the best, at every skew, the first by the mean over skews first."""
+    every = dict.fromkeys(label for one in told for label in one.candidates["label"])
+    robust = [label for label in every if all(label in (one.best["label"], *one.tied) for one in told)]
+    return sorted(robust, key=lambda label: (-sign(told[0].metric) * _over_skews(told, label), _words(label)))
+
+
+def _throughout(told: list[Ranking]) -> Iterator[str]:
+    """Say what the choice that is best or tied at all skews is worth over all of them, against doing nothing."""
+    if len(told) < 2 or min(one.splits for one in told) < LEAST or not (order := _robust(told)):
+        return
+    if (plain := to_plain_throughout(told, order[0])) is not None:
+        mean = f"{order[0]} {_over_skews(told, order[0]):.3f}"
+        yield f"on average over skews: {mean}; against {plain.other} {_in_words(plain)}"
 
 
 def _words(label: str) -> int:
@@ -170,23 +186,31 @@ def _flattery(told: list[Ranking]) -> Iterator[str]:
     if known:
         own, left, same, of = np.array(known, dtype=float).T
         where = " on average over skews" if len(known) > 1 else ""
+        worth, shown = f"{left.mean():.3f}", f"{own.mean():.3f}"
+        is_less = f"not the {shown} that it shows here{where}" if worth != shown else f"as it shows here{where}"
         yield (
-            f"beyond luck: picked on all splits but one, the best has {left.mean():.3f} on that one, not the "
-            f"{own.mean():.3f} that it shows here{where}, and is the same choice {same.sum():.0f} of {of.sum():.0f} "
-            "times; intervals of differences hold for all that the best was picked from"
+            f"beyond luck: picked on all splits but one, the best has {worth} on that one, {is_less}, and is the same "
+            f"choice {same.sum():.0f} of {of.sum():.0f} times; intervals of differences hold for all that the best was "
+            "picked from"
         )
 
 
 def _cost(told: list[Ranking]) -> Iterator[str]:
-    rows = {one.best["label"]: one.best for one in told}
+    """Say what the choice for all skews costs, then the best of each, then the rival of the first; means over skews."""
     rivals = [one.best_of(NETWORK if one.best["kind"] == BASELINE else BASELINE) for one in told[:1]]
-    rows |= {one["label"]: one for one in rivals if one is not None}
-    if rows:
+    labels = [*(_robust(told)[:1] if told else []), *(one.best["label"] for one in told)]
+    labels += [one["label"] for one in rivals if one is not None]
+    if labels:
         tuned = any((one.get("tuned_over", pd.Series("")) != "").any() for rank in told for one in rank.runs.values())
-        yield (
-            f"cost of one training{', of what is tuned of all its settings' if tuned else ''}: "
-            f"{'; '.join(cost.in_words(row) for row in list(rows.values())[:NAMED])}"
-        )
+        said = [cost.in_words(_costing(told, label)) for label in dict.fromkeys(labels)]
+        of_all = ", of what is tuned of all its settings" if tuned else ""
+        yield f"cost of one training{of_all}: {'; '.join(said[:NAMED])}"
+
+
+def _costing(told: list[Ranking], label: str) -> pd.Series:
+    """Return a choice's row, its seconds and share of a GPU as means over skews."""
+    rows = pd.concat([one.table[one.table["label"] == label] for one in told])
+    return pd.concat([rows.iloc[0].drop(["seconds", "gpus"]), rows[["seconds", "gpus"]].mean()])
 
 
 def _surer(told: list[Ranking], kind: str | None) -> Iterator[str]:

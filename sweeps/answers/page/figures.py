@@ -43,15 +43,21 @@ def recall_by_cells(types: pd.DataFrame, colours: dict[str, str]) -> list[str]:
     least, most = means["train"].min(), means["train"].max()
     x = Axis(np.log10(least) - 0.1, np.log10(most) + 0.1, decades(least, most), "training cells of the type", log=True)
     found = []
+    means = means.assign(remedy=[remedy(row) for row in means[list(PLAIN)].to_dict("records")])
     for model, group in means.groupby("model", sort=False):
-        panel = Panel(model, x, share("recall"))
+        panel, radius = Panel(model, x, share("recall")), 3.5 if len(group) < 200 else 2.5
         marks = [
-            dot(panel.at(row.train, row.recall), colours[name], _of_type(row, name))
-            for _, row in group.iterrows()
-            for name in [remedy(row)]
+            dot(panel.at(row.train, row.recall), colours[row.remedy], _of_type(row, row.remedy), radius)
+            for _, row in _mixed(group, list(colours)).iterrows()
         ]
         found.append(panel.draw(marks, f"{model}: recall of each type against its training cells"))
     return found
+
+
+def _mixed(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    """Return rows so that each remedy is drawn above the others as often as below: the last would hide them."""
+    spot = rows.groupby(["dataset", "skew", "class"], sort=False).ngroup()
+    return rows.iloc[np.argsort((spot + rows["remedy"].map(order.index)) % len(order), kind="stable")]
 
 
 def _of_type(row: pd.Series, name: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_runs import METRIC, numbered, run, runs
+from scipy import stats
 
 from data_pipeline.errors import RequestError
 from sweeps.answers.deciding import answer
@@ -56,6 +57,29 @@ def test_of_several_skews_what_holds_at_all_is_said():
     assert "worse at some skew" in found["answer"] and {"natural", "step-10"} < set(found)
     other = runs(CLEAR | {(LR, "none"): 0.9}, skew="step-10")
     assert said(numbered(pd.concat([mild, other])))["answer"].startswith("no choice is best")
+
+
+def test_the_choice_for_all_skews_has_its_worth_and_its_cost():
+    """Neither stood anywhere where another is first at each skew, by its mean; costs were one skew's."""
+    means = {(LR, "none"): 0.5, (LR, "oversample"): 0.7, (LR, "smote"): 0.705, ("knn", "none"): 0.6}
+    mild = runs(means, noise=0.02, trial_seconds=10.0)
+    hard = runs(means | {(LR, "smote"): 0.6, ("knn", "none"): 0.702}, noise=0.02, skew="step-10", trial_seconds=30.0)
+    both = numbered(pd.concat([mild, hard], ignore_index=True))
+    found = said(both)
+    assert found["answer"].startswith(f"{LR} · oversample, best or tied")
+    assert [found[skew].partition(" 0")[0] for skew in ("natural", "step-10")] == [f"{LR} · smote", "knn · none"]
+    assert found["cost of one training"].startswith(f"{LR} · oversample 20 s on CPUs; ")
+    pairs = both[both["model"] == LR].pivot_table(METRIC, "split", "strategy")
+    own = (pairs["oversample"] - pairs["none"]).to_numpy()
+    reach = stats.t.ppf(1 - 0.025 / 2, 4) * own.std(ddof=1) * np.sqrt(1 / 5 + 20 / 80)  # two remedies to pick from
+    ends = f"{own.mean():+.3f} [{own.mean() - reach:+.3f}, {own.mean() + reach:+.3f}]"
+    worth = f"{LR} · oversample {pairs['oversample'].mean():.3f}"
+    assert found["on average over skews"] == f"{worth}; against {LR} · none {ends} better"
+    assert "on average over skews" not in said(mild)
+
+
+def test_a_best_that_is_worth_what_it_shows_is_not_called_less():
+    assert "0.800 on that one, as it shows here, and" in said(runs(CLEAR, noise=0.0).round(1))["beyond luck"]
 
 
 def test_of_equals_the_plainest_is_named_first_every_time():
