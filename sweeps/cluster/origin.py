@@ -1,15 +1,21 @@
 """What a trial ran on, for its tags: code, packages, machine."""
 
 import functools
+import json
 import os
 import platform
 import socket
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from data_pipeline import sameness
+from data_pipeline.atomic import publish
 
+KEPT = ".origin.json"  # in a trial's folder: what it runs on, or ran
+OF_CODE = ("cellskew.code", "cellskew.code_hash", "cellskew.packages", "mlflow.source.git.commit")
+UNKNOWN = "not known: an earlier version trained this"
 PACKAGES = ("cellskew", "torch", "transformers", "ray", "mlflow", "scikit-learn", "imbalanced-learn", "numpy", "scipy")
 
 
@@ -48,6 +54,24 @@ def machine() -> dict[str, str]:
 
         found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "given, but not seen by torch"
     return found
+
+
+def of_trial(directory: Path, tags: dict[str, str], is_finished: bool) -> dict[str, str]:
+    """Return the machine and the code that train a trial, or did if it is finished; names as `machine` has them.
+
+    It is kept in the trial's folder: another sweep or store registers it from there, later and by other code.
+    tags: the job's, see code and packages.
+    """
+    names = {name: name.removeprefix("cellskew.") for name in OF_CODE}
+    if not is_finished:
+        now = machine() | {names[name]: tags[name] for name in OF_CODE if name in tags}
+        publish(directory / KEPT, json.dumps(now).encode(), durable=False)
+        return now
+    filled = {"filled": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        return json.loads((directory / KEPT).read_text(encoding="utf-8")) | filled
+    except (OSError, ValueError):
+        return dict.fromkeys(names.values(), UNKNOWN) | filled
 
 
 @functools.cache

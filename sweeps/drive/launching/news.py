@@ -218,7 +218,8 @@ def _too_many(reasons: list[str], most: int) -> str:
 
 
 def _where_tags(where: dict[str, str]) -> dict[str, str]:
-    return {f"cellskew.{name}": value for name, value in where.items() if value}
+    named = {name if name.startswith("mlflow.") else f"cellskew.{name}": value for name, value in where.items()}
+    return {name: value for name, value in named.items() if value}
 
 
 def first_line(error: BaseException) -> str:

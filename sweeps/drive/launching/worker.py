@@ -18,7 +18,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.shared.hand import at_hand
 from data_pipeline.shared.objects import patiently
 from data_pipeline.shared.turns import mark, turn
-from sweeps.cluster.origin import machine
+from sweeps.cluster.origin import machine, of_trial
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.log import epoch_line, logged, logger
@@ -60,10 +60,10 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
         with contextlib.ExitStack() as held:
             config = _at_hand(job, held)
             directory = Path(config["directory"])
-            final, lacking = _work(job, config, send, trainable)
+            final, where, lacking = _work(job, config, send, trainable)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
-        send({"final": numbers, "where": machine() | tags, "lacking": lacking})
+        send({"final": numbers, "where": where | tags, "lacking": lacking})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
         if job.upload is not None and not _unseen(job.upload):
@@ -79,8 +79,9 @@ def _at_hand(job: Job, held: contextlib.ExitStack) -> dict[str, Any]:
         raise NodeError(f"node {platform.node()} can't fetch what the trial reads: {describe(error)}") from error
 
 
-def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable) -> tuple[dict[str, Any], dict]:
-    """Train the trial in its folder and put this where others find it; returns its numbers, and what it lacks.
+def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable) -> tuple[dict[str, Any], dict, dict]:
+    """Train the trial in its folder and put this where others find it; returns its numbers, where and by which code
+    they were made, and what it lacks.
 
     config: the job's, with paths as they are on this machine.
     """
@@ -105,12 +106,13 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
 
         _start_over(directory, job.fresh)
         publish(directory / TOLD, json.dumps(job.config).encode(), durable=False)
+        where = of_trial(directory, job.tags, finished(directory) is not None)
         with logged(directory, _begins(job)):
             final = _train_on(config, send_if_ours, trainable, directory)
         check()
         lacking = missing(directory) | _upload(job, directory)
         patiently(save)
-    return final, lacking
+    return final, where, lacking
 
 
 @dataclass

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from sweeps.cluster import origin
 from sweeps.drive.launching import worker
 from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.news import _where_tags
 
 
 def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
@@ -19,6 +21,29 @@ def test_how_a_trial_was_computed_is_sent_beside_its_numbers(tmp_path):
     worker.work(job, news.append, trainable)
     assert news[-1]["final"] == {"epoch": 1, "final": 1, "test_macro_f1": 0.5}
     assert news[-1]["where"]["precision"] == "bfloat16" and "host" in news[-1]["where"]
+
+
+def test_a_trial_that_is_registered_again_keeps_the_code_and_the_machine_that_trained_it(tmp_path, monkeypatch):
+    """In another store, or another sweep: a run that named the code which found it finished would mislead."""
+
+    def trainable(config: dict[str, Any], report: Any, checkpoint: Any) -> dict[str, Any]:
+        (tmp_path / "t" / "result.json").write_text('{"history": [], "final": {}}')
+        return {"epoch": 1, "final": 1}
+
+    def tags_of(commit: str) -> dict[str, str]:
+        tags = {"cellskew.code": f"0.1.0, commit {commit}", "mlflow.source.git.commit": commit}
+        job = Job({"key": "t", "directory": str(tmp_path / "t")}, "r", {"cpu": 1, "gpu": 0}, tags, {})
+        told: list[dict[str, Any]] = []
+        worker.work(job, told.append, trainable)
+        return _where_tags(told[-1]["where"])
+
+    first = tags_of("old")
+    assert first["mlflow.source.git.commit"] == "old" and "cellskew.filled" not in first
+    monkeypatch.setattr(origin.socket, "gethostname", lambda: "another")
+    again = tags_of("new")
+    assert again.pop("cellskew.filled") and again == first
+    (tmp_path / "t" / origin.KEPT).unlink()
+    assert tags_of("new")["cellskew.code"] == origin.UNKNOWN, "of a folder that an earlier version left"
 
 
 @pytest.mark.parametrize("lacking", ["stop_file", "shards", "weights", "generated"])
