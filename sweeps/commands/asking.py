@@ -1,7 +1,7 @@
 """`cellskew results`, `compare`, `report`: what came out of a sweep."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from sweeps.commands.options import (
     refuse_idle,
     words,
 )
+
+if TYPE_CHECKING:
+    from sweeps.tracking.about import Place
 
 
 @gathers(name=sweeps_of, printed=printed_as)
@@ -164,11 +167,21 @@ def report(
     asked = ask(name, storage, tracking_uri, where, all)
     full = results.full_name(metric, asked.runs)
     title = " ".join(map(title_of, [name] if isinstance(name, str) else name))
-    page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said)
+    place = _place(asked.runs, name)
+    page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said, place)
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:
         print(copies.write_pictures(page, figures, png))
+
+
+def _place(runs: Any, names: list[str]) -> "Place | None":
+    """Return where MLflow shows a sweep's runs; None for several sweeps, and for a bundle."""
+    if (uri := runs.attrs.get("uri")) is None or len(names) != 1:
+        return None
+    from sweeps.tracking.about import place_of
+
+    return place_of(uri, names[0])
 
 
 def export(

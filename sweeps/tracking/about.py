@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 from mlflow import MlflowClient
@@ -40,6 +41,18 @@ class Summary:
     runs: list[str]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where MLflow shows a sweep. at: its table of runs; serve: what serves that here, None where a server does."""
+
+    at: str
+    serve: str | None
+
+    def run(self, run_id: str) -> str:
+        """Return where a run is shown."""
+        return f"{self.at.partition('?')[0]}/{run_id}"
+
+
 def describe(uri: str, sweep: str, sentences: Sequence[str], files: Mapping[str, str]) -> str:
     """Put the answer into the experiment's note, and texts by file name into a run of their own; return `link`.
 
@@ -67,6 +80,14 @@ def link(uri: str, experiment_id: str) -> str:
     """Return MLflow's page with the table that `describe` left of runs; of a database, where `mlflow ui` serves it."""
     base = bare(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def place_of(uri: str, sweep: str) -> Place:
+    """Return where MLflow shows a sweep; RequestError if it doesn't answer."""
+    with asking(take_credentials(uri)):
+        experiment_id = connect(uri).get_experiment_by_name(sweep).experiment_id
+    serve = None if uri.startswith("http") else f"mlflow ui --backend-store-uri {quote(bare(uri))} --host 127.0.0.1"
+    return Place(link(uri, experiment_id), serve)
 
 
 def _view() -> dict[str, Any]:

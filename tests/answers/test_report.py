@@ -18,6 +18,7 @@ from sweeps.answers.designs import Designs
 from sweeps.answers.page import copies, figures, report
 from sweeps.answers.page.svg import breaking, decades
 from sweeps.answers.runs import choices
+from sweeps.tracking.about import Place
 from trainables.metrics import intervals
 
 METRIC = "test_macro_f1"
@@ -217,6 +218,21 @@ def test_failures_and_defects_are_told(runs):
     html = page(runs)
     assert "1 failed" in html and "the loss is &lt;nan&gt;" in html and "more</td>" not in html
     assert 'class="warning">WARNING: 1 of 24 runs were made with known defects on purpose: select_on_test' in html
+
+
+def test_runs_are_linked_to_where_mlflow_shows_them(runs):
+    runs.loc[0, ["status", "reason"]] = ["FAILED", "NonFiniteLoss: the loss is nan"]
+    server = Place("https://mlflow.example/#/experiments/7/runs?view", None)
+    html = report.report(runs, "x", METRIC, Designs(runs), place=server)
+    assert '<a href="https://mlflow.example/#/experiments/7/runs?view">' in html
+    assert html.count('<a href="https://mlflow.example/#/experiments/7/runs/0">d·scgpt</a>') == 2, (
+        "failed, and in the list"
+    )
+    assert html.count("<li>") == 24 and "</a>, failed</li>" in html and "mlflow ui" not in html
+    local = Place("http://127.0.0.1:5000/#/experiments/7/runs", "mlflow ui --backend-store-uri sqlite:////a.db")
+    assert "<pre>mlflow ui --backend-store-uri sqlite:////a.db</pre>" in report.report(
+        runs, "x", METRIC, Designs(runs), place=local
+    )
 
 
 def test_too_little_to_report_is_refused(runs):

@@ -44,6 +44,9 @@ def test_the_note_and_the_files_are_written_once_and_renewed(tmp_path):
     experiment = client.get_experiment_by_name("small")
     assert experiment.tags["mlflow.note.content"] == "answer: scgpt · none\n\nquestion"
     assert page == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs{OPENED}"
+    place = about.place_of(uri, "small")
+    assert place.at == page and place.serve == f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+    assert place.run("r1") == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs/r1"
     view = json.loads(experiment.tags["mlflow.sharedViewState.cellskew"])
     assert view["orderByKey"] == view["selectedColumns"][0] == "metrics.`mean_macro_f1`"
     mine = experiment.tags["cellskew.about"]

@@ -7,7 +7,7 @@ without scripts and offline, and no plotting library has to be embedded in every
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,6 +22,9 @@ from sweeps.answers.runs import results
 from sweeps.answers.runs.looks import looks_at
 from sweeps.answers.summary import title
 from sweeps.statistics.families import DATASETS
+
+if TYPE_CHECKING:
+    from sweeps.tracking.about import Place
 
 COSTS = {
     "trial_seconds": "seconds per trial",
@@ -61,10 +64,11 @@ def report(
     designs: Designs,
     sweep: str | None = None,
     beside: Sequence[str] = (),
+    place: "Place | None" = None,
 ) -> str:
     """Return the page. runs: those that the sweep wants, see results.choose; sweep: its file's text, None: not at hand.
 
-    beside: what else must be said above, see several.join.
+    beside: what else must be said above, see several.join; place: where MLflow shows the runs, None: nowhere.
     RequestError if nothing is finished yet, or no run has the metric.
     """
     finished = runs[runs["status"] == "FINISHED"]
@@ -72,6 +76,12 @@ def report(
         raise RequestError(f"no trial of {name} is finished yet; `cellskew status {name}` says how far it is")
     results.check_columns(finished, [], [metric])
     results.check_alone(finished)
+    about = _about(runs, finished, name, metric, designs)
+    about["warnings"] = [*beside, *about["warnings"]]
+    return _rendered(about | {"sweep": sweep, "place": place})
+
+
+def _rendered(about: dict[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
@@ -81,10 +91,8 @@ def report(
     page.filters["words"] = lambda said: Markup(breaking(said))
     page.filters["lines"] = lambda said: Markup(text(said, lines=True))
     style, script = ((folder / one).read_text(encoding="utf-8") for one in ("page.css", "page.js"))
-    about = _about(runs, finished, name, metric, designs)
-    about["warnings"] = [*beside, *about["warnings"]]
-    about |= {"sweep": sweep, "style": style, "script": script}
-    return page.from_string((folder / "page.html.j2").read_text(encoding="utf-8")).render(about)
+    template = page.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(about | {"style": style, "script": script})
 
 
 def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, designs: Designs) -> dict[str, Any]:
@@ -108,6 +116,7 @@ def _about(runs: pd.DataFrame, finished: pd.DataFrame, name: str, metric: str, d
         "power": _power(types, designs, looks_at(finished)),
         "costs": _costs(finished),
         "missing": _missing(runs),
+        "runs": [(row["name"], row["run_id"], row["status"].lower()) for _, row in runs.iterrows()],
         "redo": _redo(finished),
         "notes": [*celltypes.of_skews(finished, designs.stored), *designs.notes],
     }
@@ -183,7 +192,8 @@ def _missing(runs: pd.DataFrame) -> dict[str, Any]:
     counts = runs["status"].value_counts().drop("FINISHED", errors="ignore").to_dict()
     failed = runs[runs["status"] == "FAILED"]
     listed = [
-        (row["name"], str(row["reason"]).splitlines()[0][:300] if row["reason"] else "") for _, row in failed.iterrows()
+        (row["name"], row["run_id"], str(row["reason"]).splitlines()[0][:300] if row["reason"] else "")
+        for _, row in failed.iterrows()
     ]
     return {"counts": counts, "failed": listed[:MOST], "more": max(0, len(listed) - MOST)}
 
