@@ -165,10 +165,9 @@ def report(
     is_pdf = format == Page.pdf if format is not None else out is not None and out.suffix == ".pdf"
     out = Path("report.pdf" if is_pdf else "report.html") if out is None else out
     asked = ask(name, storage, tracking_uri, where, all)
-    full = results.full_name(metric, asked.runs)
-    title = " ".join(map(title_of, [name] if isinstance(name, str) else name))
-    place = _place(asked.runs, name)
-    page = report.report(asked.runs, title, full, asked.designs, file_of(name, storage), asked.said, place)
+    full, title = results.full_name(metric, asked.runs), " ".join(map(title_of, name))
+    about = file_of(name, storage), asked.said, _place(asked.runs, name)
+    page = report.report(asked.runs, title, full, asked.designs, *about)
     deliver(out, copies.pdf(page) if is_pdf else page.encode())
     print(f"{out}: {'A4, to be read or printed' if is_pdf else 'open it with a browser'}")
     if figures is not None:
