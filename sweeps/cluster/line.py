@@ -20,7 +20,7 @@ Capacities = Callable[[], Mapping[str, Shape]]  # node id -> all it has
 class Line:
     """Hands out trials, each with a node that has room for it.
 
-    Each shape has a line of its own, longest trials first, so that one that fits nowhere holds up no other. Those that
+    Each shape has a line of its own, by the trials' turns, so that one that fits nowhere holds up no other. Those that
     want a GPU come first; among them the one that holds least for the work it has left, so that all end at about the
     same time and small ones fill what large ones leave. Trials without a GPU go to nodes without one, and leave to
     those with some the CPUs that trials on the GPUs can use. For one that wants several whole GPUs a node is kept
@@ -87,8 +87,6 @@ class Line:
             return math.inf
         arrived = self.coming.arrived()
         self._queue(arrived)
-        for shape in {Shape.of(job.resources) for job in arrived}:
-            self.waiting[shape] = deque(sorted(self.waiting[shape], key=lambda job: -job.cost))
         self.coming.work.wanted = self.wanted()
         return sum(node.free_cpu for node in self.places.nodes.values()) - self.coming.work.taken
 
@@ -231,6 +229,8 @@ class Line:
         for job in jobs:
             self.waiting.setdefault(Shape.of(job.resources), deque()).append(job)
             self.left[Shape.of(job.resources)] += job.cost
+        for shape in {Shape.of(job.resources) for job in jobs}:
+            self.waiting[shape] = deque(sorted(self.waiting[shape], key=lambda job: job.turn))
 
     def _wait_again(self, job: Waiting) -> None:
         self.waiting[Shape.of(job.resources)].appendleft(job)

@@ -76,6 +76,7 @@ class Waiting(Protocol):
     key: str
     resources: dict[str, float]
     cost: float
+    turn: int
 
 
 class Coming(Protocol):

@@ -16,6 +16,7 @@ from sweeps.drive import allowance, contents, lineage, rounds
 from sweeps.drive.before import check_nothing_waits, check_writable
 from sweeps.drive.coming import Coming
 from sweeps.drive.forecast import estimate
+from sweeps.drive.forecast.precedence import turns
 from sweeps.drive.forecast.shapes import shapes
 from sweeps.drive.launching.job import Job
 from sweeps.drive.outcome import Outcome
@@ -101,6 +102,7 @@ class _Drive:
 
     def run(self, look: Look, cells: dict[str, Any], costs: dict[str, float]) -> Outcome:
         begin, outcome, self.costs = time.monotonic(), rounds.nothing_yet(self.spec), costs
+        self.turns = turns(self.spec.trials(), costs)
         try:
             with contextlib.suppress(Interrupted), self.held:  # stop.why says it
                 for spec in rounds.rounds(self.spec, self.tracker, look, outcome, self.stop, self.screen.say):
@@ -281,17 +283,10 @@ class _Drive:
             tags["cellskew.gpus"] = f"{share['gpu']:g}"
         if self.spec.checkpoints == "link" and trial.leaves_model:
             tags["cellskew.checkpoint"] = f"{config['directory']}/{MODEL_FOLDER}"
-        return Job(
-            config,
-            run.run_id,
-            share,
-            tags,
-            data,
-            fresh=self.launch_id if self.request.from_scratch else "",
-            upload=self._upload(run),
-            cost=self.costs[trial.key],
-            shared=self.shared and self.shared.uri,
-        )
+        fresh = self.launch_id if self.request.from_scratch else ""
+        in_line = {"cost": self.costs[trial.key], "turn": self.turns[trial.key]}
+        shared = self.shared and self.shared.uri
+        return Job(config, run.run_id, share, tags, data, fresh, self._upload(run), shared=shared, **in_line)
 
     def _upload(self, run: RunState) -> Upload:
         server = self.tracker.uri if self.tracker.uri.startswith("http") else None

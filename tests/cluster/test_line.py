@@ -14,7 +14,7 @@ GPU, CPU = Shape(4.0, 10.0), Shape(0.0, 8.0)
 
 
 def job(key: str, gpu: float = 0.0, cpu: float = 1.0, cost: float = 1.0) -> SimpleNamespace:
-    return SimpleNamespace(key=key, resources={"cpu": cpu, "gpu": gpu}, cost=cost)
+    return SimpleNamespace(key=key, resources={"cpu": cpu, "gpu": gpu}, cost=cost, turn=0)
 
 
 def line(*jobs: SimpleNamespace, nodes: dict | None = None, most: int | None = None) -> Line:

@@ -21,7 +21,7 @@ from sweeps.drive.workshop import Closed, Workshop
 
 
 def trial(key: str, model: str = "m") -> SimpleNamespace:
-    return SimpleNamespace(key=key, label=model, cost=1.0, resources={"cpu": 1.0, "gpu": 0.0})
+    return SimpleNamespace(key=key, label=model, cost=1.0, turn=0, resources={"cpu": 1.0, "gpu": 0.0})
 
 
 def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Coming:

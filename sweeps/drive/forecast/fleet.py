@@ -16,6 +16,7 @@ from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape, of_trial
 from sweeps.drive.forecast import estimate
 from sweeps.drive.forecast.estimate import Work
+from sweeps.drive.forecast.precedence import turns
 from sweeps.file.trials import Trial
 
 MEASURED = "one H100 (benchmarks/README.md)"
@@ -61,6 +62,7 @@ class Planned:
     key: str
     resources: dict[str, float]
     cost: float
+    turn: int
 
 
 @dataclass
@@ -93,7 +95,10 @@ def forecast(
     """Return what the trials that aren't `done` take on a fleet; RequestError if one fits on no node of it."""
     seconds, origins = _seconds(trials, works, done, fleet)
     todo = [trial for trial in trials if trial.key not in done]
-    planned = [Planned(one.key, _resources(one, works[one.key], fleet), seconds[one.key]) for one in todo]
+    turn = turns(trials, seconds)
+    planned = [
+        Planned(one.key, _resources(one, works[one.key], fleet), seconds[one.key], turn[one.key]) for one in todo
+    ]
     hours = _makespan(planned, fleet) / 3600
     rounds = sum(works[trial.key].rounds + REQUESTS for trial in todo)
     given = sum(job.cost * job.resources["gpu"] for job in planned) / 3600

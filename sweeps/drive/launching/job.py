@@ -19,8 +19,9 @@ class Job:
     config: what run_trial takes. resources: its CPUs and share of a GPU, {"cpu", "gpu"}. tags, data (name, digest,
     source of the dataset): what its run is to say when it starts. fresh: "", or the name of a launch that starts
     over whatever was left before it; a worker that takes its place finds its name in the folder, and goes on.
-    upload: where its files go; None: nowhere. cost: about the seconds it takes, in any unit. shared: URI of the store
-    that has what the driver's storage folder has, where machines share none.
+    upload: where its files go; None: nowhere. cost: about the seconds it takes, in any unit. turn: its place among
+    those that wait, see forecast.precedence. shared: URI of the store that has what the driver's storage folder has,
+    where machines share none.
     """
 
     config: dict[str, Any]
@@ -31,6 +32,7 @@ class Job:
     fresh: str = ""
     upload: Upload | None = None
     cost: float = 1.0
+    turn: int = 0
     shared: str | None = None
 
     @property

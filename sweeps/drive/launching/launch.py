@@ -141,7 +141,6 @@ def _train(coming: Coming[Job], news: News, stop: Stop, storage: Path, settings:
     strikes, stood = Counter[str](), InARow()
     while not stop.asked:
         jobs = [job for job in coming.jobs if not news.tally.is_over(job.key)]
-        jobs.sort(key=lambda job: -job.cost)
         if not jobs and coming.is_over():
             break
         try:

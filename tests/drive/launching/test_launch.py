@@ -61,12 +61,12 @@ def test_adding_a_seed_runs_only_the_new_trials_and_removing_one_leaves_its_runs
     check_whole(tmp_path, spec(splits="[0, 1, 2]"))
 
 
-def test_the_longest_trials_start_first(ray_here, tmp_path):
+def test_trials_start_by_their_turns_each_splits_baselines_first(ray_here, tmp_path):
     screen = Silent()
     drive(tmp_path, screen=screen, max_concurrent=1)
-    models = {trial.key: trial.model for trial in spec().trials()}
+    models = {trial.key: (trial.labels["split"], trial.model) for trial in spec().trials()}
     started = [models[key] for event, key in screen.events if event == "started"]
-    assert started == ["scgpt"] * 4 + ["majority"] * 4
+    assert started == [(split, model) for split in "01" for model in ("majority",) * 2 + ("scgpt",) * 2]
 
 
 def test_a_trial_that_raises_is_failed_with_its_reason_and_the_others_go_on(ray_here, tmp_path):
