@@ -26,6 +26,8 @@ REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SMALL = 1 << 26  # bytes of a file that is read at once, and so is what its hash says though it be written to meanwhile
 CHUNK = 1 << 22
 PAUSES = (1, 3, 10)  # seconds before the next attempt at what a store or a network refused
+AWAY = 600.0  # seconds for which a trial waits for a store that doesn't answer
+PASSING = ("NETWORK_CONNECTION", "curlCode", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "REQUEST_TIMEOUT")
 Entry = dict[str, Any]  # of a file: its bytes and sha256
 Listing = dict[str, Entry]  # of a file or folder: entries by name in it
 
@@ -89,7 +91,7 @@ def _why(error: OSError, bucket: str) -> str:
             "these credentials may not write there, or there are none: set AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY, or have bucket {bucket} opened to them for reading, writing, listing and deleting"
         )
-    if "NETWORK_CONNECTION" in said or "curlCode" in said:
+    if is_away(error):
         return "the store doesn't answer; is AWS_ENDPOINT_URL right, and can this machine reach it?"
     return said.split(" (Request ID")[0]
 
@@ -204,3 +206,23 @@ def patiently(ask: Callable[[], Any]) -> Any:
         except OSError:
             time.sleep(pause)
     return ask()
+
+
+def is_away(error: OSError) -> bool:
+    """Tell whether an error says that the store doesn't answer now, rather than that it won't give or take."""
+    return any(word in str(error) for word in PASSING)
+
+
+def waiting(ask: Callable[[], Any], say: Callable[[str], None]) -> Any:
+    """Return what the store answers, waited for while it doesn't answer, AWAY seconds at most; that is said once."""
+    until, told = time.monotonic() + AWAY, False
+    while True:
+        try:
+            return ask()
+        except OSError as error:
+            if not is_away(error) or time.monotonic() > until:
+                raise
+            if not told:
+                say(f"waits for the store, which doesn't answer: {str(error).split(' (Request ID')[0]}")
+                told = True
+        time.sleep(PAUSES[-1])

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipeline.atomic import publish
 from data_pipeline.shared import cache, objects
 from data_pipeline.shared.store import Shared
 
-KEPT_HERE = (".lock", ".attempt", ".leave")  # signs of workers on one machine
+TURN = ".turn"  # of a folder on a machine: whose turn it was left in
+KEPT_HERE = (".lock", ".attempt", ".leave", TURN)  # signs of workers on one machine
 LOOK_EVERY = 10.0  # seconds between looks at whether the end was asked for
 LAST = "result.json"  # with it a folder is that of a finished trial
 
@@ -35,24 +37,28 @@ class Turn:
         self.pool, self.mine = f"{self.name}/files", ""
 
     def take(self) -> None:
-        """Take the next turn, with the folder as it was left by the last one that the store has whole."""
-        left = objects.patiently(self._newest)
+        """Take the next turn, with the folder as it was left by the last one that the store has whole.
+
+        Where that one worked on this machine, its folder stays: it may have rounds that it hadn't put into the store.
+        """
         before = [*objects.patiently(self._turns), "0"][0]
+        left = objects.patiently(lambda: self._listed(before) if self._is_here(before) else self._newest())
         self.mine = f"{int(before.split('-')[0]) + 1:06d}-{uuid.uuid4().hex[:12]}.json"
         objects.patiently(lambda: objects.put_list(self.uri, self._path(self.mine), left or {}))
+        publish(self.place / TURN, self.mine.encode(), durable=False)
 
     def check(self) -> None:
-        if objects.patiently(self._turns)[:1] != [self.mine]:
+        if self._turns()[:1] != [self.mine]:
             raise Overtaken(f"another worker has taken over {self.name}; this was turn {self.mine.split('-')[0]}")
 
     def save(self) -> None:
         """Put the folder into the store as it is, in place of what was there."""
-        self.check()
+        objects.patiently(self.check)
         names = _names(self.place)
         listing = {
             one: objects.patiently(lambda n=one: objects.put_file(self.uri, self.pool, self.place / n)) for one in names
         }
-        self.check()
+        objects.patiently(self.check)
         objects.patiently(lambda: objects.put_list(self.uri, self._path(self.mine), listing))
         with contextlib.suppress(OSError):  # what is too much does no harm
             self._tidy({entry["sha256"] for entry in listing.values()})
@@ -66,6 +72,13 @@ class Turn:
         there = objects.names(self.uri, self.pool)
         objects.delete(self.uri, [f"{self.pool}/{sha256}" for sha256 in there if sha256 not in named])
 
+    def _is_here(self, turn: str) -> bool:
+        mark = self.place / TURN
+        return mark.exists() and mark.read_text() == turn
+
+    def _listed(self, turn: str) -> objects.Listing | None:
+        return objects.get_list(self.uri, self._path(turn))
+
     def _newest(self) -> objects.Listing | None:
         """Have the folder here as the newest turn left it that is whole; returns its list, None where there is none.
 
@@ -74,7 +87,7 @@ class Turn:
         """
         for name in self._turns():
             seen: objects.Listing | None = None
-            while (listing := objects.get_list(self.uri, self._path(name))) and listing != seen:
+            while (listing := self._listed(name)) and listing != seen:
                 with contextlib.suppress(FileNotFoundError, objects.StoreError):
                     _bring(self.uri, self.pool, listing, self.place)
                     return listing
@@ -92,7 +105,7 @@ class Turn:
 def has_begun(shared: Shared, folder: Path) -> bool:
     """Tell whether the store has anything of a folder."""
     turn = Turn(shared, folder)
-    return any(objects.get_list(shared.uri, turn._path(name)) for name in turn._turns())
+    return any(turn._listed(name) for name in turn._turns())
 
 
 def put_once(shared: Shared, folder: Path) -> None:
@@ -132,12 +145,13 @@ def _names(place: Path) -> list[str]:
 
 @contextmanager
 def turn(
-    shared: Shared | None, folder: Path, check: Callable[[], None], marks: tuple[Path, ...]
+    shared: Shared | None, folder: Path, check: Callable[[], None], marks: tuple[Path, ...], say: Callable[[str], None]
 ) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
     """Have a turn at a folder; gives what checks that it is still ours, and what puts the folder into the store.
 
     check: that it is ours on this machine. marks: files that are made here once somebody has set the mark in the store.
-    Without a store there is nothing to do.
+    say: told when a store that doesn't answer is waited for; a check doesn't wait: the next one may learn it. Without a
+    store there is nothing to do.
     """
     if shared is None:
         yield check, lambda: None
@@ -146,12 +160,16 @@ def turn(
 
     def both() -> None:
         check()
-        mine.check()
+        try:
+            mine.check()
+        except OSError as error:
+            if not objects.is_away(error):
+                raise
 
     watch = threading.Thread(target=_watch, args=(shared, marks, over), name="cellskew-marks", daemon=True)
     try:
         with cache.using(shared, [folder]):
-            mine.take()
+            objects.waiting(mine.take, say)
             watch.start()
             yield both, mine.save
     finally:

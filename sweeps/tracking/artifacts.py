@@ -3,7 +3,9 @@
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,19 @@ class Upload:
     with_checkpoint: bool
 
 
-def upload(directory: Path, to: Upload) -> None:
-    """Copy a trial's tables, picture and predictions, and the checkpoint if it is to go, to its run's artifacts."""
+def upload(directory: Path, to: Upload, arrived: set[Path] | None = None) -> None:
+    """Copy a trial's tables, picture and predictions, and the checkpoint if it is to go, to its run's artifacts.
+
+    arrived: files that are there, which grows, so that another attempt goes on where a store refused this one.
+    """
     tables = (path for path in directory.iterdir() if path.suffix in FILES and not path.name.startswith("."))
-    model = directory / MODEL_FOLDER
-    folder = model if to.with_checkpoint and model.is_dir() else None
-    _put([*sorted(tables), *_logs(directory)], folder, to)
+    model = sorted((directory / MODEL_FOLDER).rglob("*")) if to.with_checkpoint else []
+    _put(directory, [*sorted(tables), *_logs(directory), *(path for path in model if path.is_file())], to, arrived)
 
 
 def upload_log(directory: Path, to: Upload) -> None:
     """Copy the log of a trial that failed to its run's artifacts."""
-    _put(_logs(directory), None, to)
+    _put(directory, _logs(directory), to)
 
 
 def make_place(to: Upload) -> Upload:
@@ -66,7 +70,7 @@ def probe(to: Upload) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "probe.txt"
         file.write_text("cellskew asks whether files arrive\n")
-        _store([file], None, to)
+        _repository(to).log_artifact(str(file))
     with contextlib.suppress(Exception):  # not every store lets files be removed
         _repository(to).delete_artifacts(file.name)
 
@@ -75,29 +79,25 @@ def _logs(directory: Path) -> list[Path]:
     return [directory / name for name in LOGS if (directory / name).exists()]
 
 
-def _put(files: list[Path], folder: Path | None, to: Upload) -> None:
+def _put(directory: Path, files: list[Path], to: Upload, arrived: set[Path] | None = None) -> None:
+    """Have files of a folder where a run's lie, under the names that they have in it."""
     here = local_path(to.artifact_uri)
-    if here is not None:
-        _copy(files, folder, here)
-    else:
-        _store(files, folder, to)
-
-
-def _copy(files: list[Path], folder: Path | None, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+    put = _storing(to) if here is None else partial(_copy, here)
+    arrived = set() if arrived is None else arrived
     for file in files:
-        shutil.copyfile(file, target / file.name)
-    if folder is not None:
-        shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
+        if file not in arrived:
+            put(file, file.parent.relative_to(directory))
+            arrived.add(file)
 
 
-def _store(files: list[Path], folder: Path | None, to: Upload) -> None:
-    """Put files, and a folder under its name, into a run's artifact store."""
+def _copy(here: Path, file: Path, folder: Path) -> None:
+    (here / folder).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, here / folder / file.name)
+
+
+def _storing(to: Upload) -> Callable[[Path, Path], None]:
     store = _repository(to)
-    for file in files:
-        store.log_artifact(str(file))
-    if folder is not None:
-        store.log_artifacts(str(folder), folder.name)
+    return lambda file, folder: store.log_artifact(str(file), None if folder == Path() else folder.as_posix())
 
 
 def _repository(to: Upload) -> Any:

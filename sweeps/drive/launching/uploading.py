@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from data_pipeline.shared.turns import fetched
 from sweeps.drive.launching.job import Job
@@ -66,17 +67,17 @@ class Uploads:
             if self._arrives(job):
                 self.done(job)
 
-    def _uploaded(self, job: Job) -> dict[str, str]:
+    def _uploaded(self, job: Job, arrived: set[Path]) -> dict[str, str]:
         """Upload a trial's files once, fetched from the machine that trained it; returns {} or why that can't be."""
         try:
             fetched(job.store, job.directory)
         except OSError as error:
             return {UPLOAD: describe(error)}
-        return try_upload(job.directory, job.upload)
+        return try_upload(job.directory, job.upload, arrived)
 
     def _arrives(self, job: Job) -> bool:
-        attempt = 0
-        while why := self._uploaded(job):
+        attempt, arrived = 0, set[Path]()
+        while why := self._uploaded(job, arrived):
             if attempt == 0:
                 self.say(f"files of finished trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
             if self.over.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):

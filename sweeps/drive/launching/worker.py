@@ -16,7 +16,7 @@ from typing import Any, Literal
 from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from data_pipeline.shared.hand import at_hand
-from data_pipeline.shared.objects import patiently
+from data_pipeline.shared.objects import waiting
 from data_pipeline.shared.turns import mark, turn
 from sweeps.cluster.origin import machine, of_trial
 from sweeps.drive.launching.fence import own
@@ -58,7 +58,7 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
     directory = job.directory
     try:
         with contextlib.ExitStack() as held:
-            config = _at_hand(job, held)
+            config = _at_hand(job, held, _troubles(send))
             directory = Path(config["directory"])
             final, where, lacking = _work(job, config, send, trainable)
         tags = final.get("tags", {})  # how it was computed
@@ -71,10 +71,11 @@ def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable)
                 upload_log(directory, job.upload)
 
 
-def _at_hand(job: Job, held: contextlib.ExitStack) -> dict[str, Any]:
+def _at_hand(job: Job, held: contextlib.ExitStack, say: Callable[[str], None]) -> dict[str, Any]:
     """Return what the trial is told, with all that it reads on this machine; NodeError if that can't be."""
     try:
-        return held.enter_context(at_hand(job.store, job.config, (job.directory, *job.marks)))
+        there = (job.directory, *job.marks)
+        return waiting(lambda: held.enter_context(at_hand(job.store, job.config, there)), say)
     except OSError as error:
         raise NodeError(f"node {platform.node()} can't fetch what the trial reads: {describe(error)}") from error
 
@@ -91,8 +92,8 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
     check_node(config)
     directory.mkdir(parents=True, exist_ok=True)
     with (
-        own(directory, lambda said: send({"trouble": said})) as check,  # a worker may outlive its driver
-        turn(node, job.directory, check, job.marks) as (check, save),
+        own(directory, _troubles(send)) as check,  # a worker may outlive its driver
+        turn(node, job.directory, check, job.marks, _troubles(send)) as (check, save),
     ):
         mark(job.directory / LEAVE, node).unlink(missing_ok=True)
         marks = [path if node is None else node.here(path) for path in job.marks]
@@ -111,7 +112,7 @@ def _work(job: Job, config: dict[str, Any], send: Callable, trainable: Trainable
             final = _train_on(config, send_if_ours, trainable, directory)
         check()
         lacking = missing(directory) | _upload(job, directory)
-        patiently(save)
+        waiting(save, _troubles(send))
     return final, where, lacking
 
 
@@ -148,6 +149,10 @@ class Rounds:
 
 def _begins(job: Job) -> str:
     return f"{job.config.get('name', '')} ({job.directory.name}) on {socket.gethostname()}, pid {os.getpid()}"
+
+
+def _troubles(send: Callable[[dict[str, Any]], None]) -> Callable[[str], None]:
+    return lambda said: send({"trouble": said})
 
 
 class NodeError(RuntimeError):
@@ -236,13 +241,13 @@ def _upload(job: Job, directory: Path) -> dict[str, str]:
     What goes to a server, or to a folder on another machine, is the driver's to send, see uploading: it has the
     credentials, and holds no slot meanwhile.
     """
-    why: dict[str, str] = {}
+    why, arrived = {}, set[Path]()
     if job.upload is not None and (job.shared is not None or local_path(job.upload.artifact_uri) is None):
         return {UPLOAD: WAITS}
     if job.upload is not None and (said := _unseen(job.upload)):
         return {UPLOAD: said}
     for pause in () if job.upload is None else (*UPLOAD_PAUSES, None):
-        why = try_upload(directory, job.upload)
+        why = try_upload(directory, job.upload, arrived)
         if not why or pause is None:
             break
         time.sleep(pause)
@@ -257,10 +262,10 @@ def _unseen(to: Upload) -> str | None:
     return f"{platform.node()} does not see {here.parents[1]}, where the driver has made room for them"
 
 
-def try_upload(directory: Path, to: Upload) -> dict[str, str]:
-    """Upload a trial's files once; returns {} or why it can't be done, under UPLOAD."""
+def try_upload(directory: Path, to: Upload, arrived: set[Path] | None = None) -> dict[str, str]:
+    """Upload a trial's files once, but those that have arrived; returns {} or why it can't be done, under UPLOAD."""
     try:
-        upload(directory, to)
+        upload(directory, to, arrived)
     except Exception as error:  # every store has its own exceptions
         return {UPLOAD: describe(error)[:500]}
     return {}

@@ -39,7 +39,7 @@ def test_an_upload_that_fails_costs_no_number_and_is_done_by_the_next_run(ray_he
 def finished_trials(folder, number: int) -> dict[str, dict[str, str]]:
     for at in range(number):
         (folder / f"k{at}").mkdir()
-        (folder / f"k{at}" / ".told.json").write_text("{}")
+        (folder / f"k{at}" / ".told.json").write_text("{}"), (folder / f"k{at}" / "config.yaml").touch()
     return {f"k{at}": {"upload": "away"} for at in range(number)}
 
 

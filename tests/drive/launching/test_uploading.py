@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from ray import cloudpickle
 
 from data_pipeline import sameness
@@ -16,7 +17,7 @@ from sweeps.cluster import nodes
 from sweeps.drive.launching import uploading, worker
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.uploading import Uploads
-from sweeps.tracking.artifacts import Upload, make_place, probe
+from sweeps.tracking.artifacts import Upload, make_place, probe, upload
 
 ROOT = Path(__file__).parents[3]
 SECRET = "hunter2-and-more"
@@ -45,7 +46,9 @@ def test_files_go_in_order_and_a_store_that_is_away_is_waited_for_and_told(tmp_p
     away = threading.Event()
     away.set()
     monkeypatch.setattr(uploading, "PAUSES", (0.01,))
-    monkeypatch.setattr(uploading, "try_upload", lambda folder, to: {"upload": "refused"} if away.is_set() else {})
+    monkeypatch.setattr(
+        uploading, "try_upload", lambda folder, to, arrived: {"upload": "refused"} if away.is_set() else {}
+    )
     arrived, said = [], []
     uploads = Uploads(lambda job: arrived.append(job.key), said.append)
     uploads.put(job(tmp_path / "whole"), {})
@@ -60,8 +63,27 @@ def test_files_go_in_order_and_a_store_that_is_away_is_waited_for_and_told(tmp_p
     assert arrived == ["a", "b", "c"] and said[1:] == ["files are uploaded again"]
 
 
+def test_an_upload_that_was_refused_goes_on_with_the_next_file(tmp_path, monkeypatch):
+    trial, target, copied, arrived = tmp_path / "trial", tmp_path / "target", [], set()
+    (trial / "checkpoint").mkdir(parents=True)
+    for name in ("a.yaml", "b.csv", "checkpoint/best.safetensors"):
+        (trial / name).touch()
+
+    def copy(source, to):
+        copied.append(source.name)
+        if len(copied) % 2 == 0:
+            raise OSError("too many requests")
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    for _ in range(2):
+        with pytest.raises(OSError, match="too many"):
+            upload(trial, Upload(str(target), None, with_checkpoint=True), arrived)
+    upload(trial, Upload(str(target), None, with_checkpoint=True), arrived)
+    assert copied == ["a.yaml", "b.csv", "b.csv", "best.safetensors", "best.safetensors"]
+
+
 def test_what_waits_at_the_end_is_left_to_be_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploading, "try_upload", lambda folder, to: {"upload": "refused"})
+    monkeypatch.setattr(uploading, "try_upload", lambda folder, to, arrived: {"upload": "refused"})
     arrived = []
     uploads = Uploads(arrived.append, lambda said: None)
     uploads.put(job(tmp_path / "a"), WAITS)
