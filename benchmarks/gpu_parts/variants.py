@@ -1,11 +1,10 @@
 """What is trained of a network, on a GPU: heads and probes on an atlas's vectors, adapters, all of it."""
 
 import json
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,10 +55,10 @@ def run(scene: Scene) -> Iterator[Record]:
     yield from scene.check("files", lambda: files(scene, folder, made))
     if "weights" not in made:
         return
+    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
     yield from scene.check("heads on an atlas", lambda: heads(scene, folder, made), NEEDS)
     yield from scene.check("vectors on GPU and CPU", lambda: vectors(scene, folder, made))
     yield from scene.check("vectors by precision", lambda: precisions(scene, folder, made))
-    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
 
 
 def files(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
@@ -108,18 +107,23 @@ def swept(scene: Scene, storage: Path, text: str) -> tuple[Record, dict[str, dic
     try:
         code = driver.wait(max(5.0, scene.left() - 10))
     except subprocess.TimeoutExpired as error:
-        late = {"timeline": timeline(storage, time.time() - (time.monotonic() - begin)), "said": tail(log)}
-        raise Wrong("it didn't end in time", late) from error
+        driver.kill()
+        raise Wrong("it didn't end in time", told(storage, log, begin)) from error
     finally:
         driver.kill()
         driver.wait(30)
-    found = {} if code else by_label(storage / "mlflow.db")
-    told = {name: {key: round(one[key], 3) for key in TOLD if key in one} for name, one in found.items()}
-    record = {"exit_code": code, "run_seconds": round(time.monotonic() - begin, 1), "trials": told, "said": tail(log)}
-    record["timeline"] = timeline(storage, time.time() - (time.monotonic() - begin))
+    record = {"exit_code": code} | told(storage, log, begin)
     if code:
         raise Wrong(f"exit code {code}", record)
-    return record, found
+    return record, by_label(storage)
+
+
+def told(storage: Path, log: Path, begin: float) -> Record:
+    """Return what there is of a sweep that began then, whether or not it has ended."""
+    seconds, found = time.monotonic() - begin, by_label(storage)
+    trials = {name: {key: round(one[key], 3) for key in TOLD if key in one} for name, one in found.items()}
+    when = {"run_seconds": round(seconds, 1), "timeline": timeline(storage, time.time() - seconds)}
+    return when | {"trials": trials, "said": tail(log)}
 
 
 def timeline(storage: Path, begin: float) -> dict[str, tuple[float, float]]:
@@ -130,18 +134,17 @@ def timeline(storage: Path, begin: float) -> dict[str, tuple[float, float]]:
     return {kind: (round(min(of), 1), round(max(of), 1)) for kind, of in times.items()}
 
 
-def by_label(database: Path) -> dict[str, dict[str, Any]]:
-    """Return metrics and device of each label's first finished trial."""
-    with closing(sqlite3.connect(database)) as store:
-        runs = [run for (run,) in store.execute("SELECT run_uuid FROM runs WHERE status = 'FINISHED'")]
-        tags = store.execute("SELECT run_uuid, key, value FROM tags").fetchall()
-        metrics = store.execute("SELECT run_uuid, key, value FROM latest_metrics").fetchall()
+def by_label(storage: Path) -> dict[str, dict[str, Any]]:
+    """Return metrics and device of each label's first finished trial, of the sweep that has its folder's name."""
+    from sweeps.tracking.kept.database import NoSuchSweep
+    from sweeps.tracking.kept.runs import runs_of
+
     found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        own = {key: value for one, key, value in tags if one == run}
-        if "cellskew.trial" in own:
-            numbers = {key: value for one, key, value in metrics if one == run}
-            found.setdefault(own["cellskew.model"], {"device": own.get("cellskew.gpu", "cpu")} | numbers)
+    with suppress(NoSuchSweep):  # killed before it was registered
+        for run in runs_of(f"sqlite:///{storage}/mlflow.db", storage.name):
+            if run.status == "FINISHED":
+                device = {"device": run.tags.get("cellskew.gpu", "cpu")}
+                found.setdefault(run.tags["cellskew.model"], device | run.metrics)
     return found
 
 

@@ -36,7 +36,9 @@ models:    # the baselines first: they take seconds, and a network that doesn't 
   logistic_regression: {}
   # knn: {}
   # linear_svm: {}
+  # celltypist: {}
   # gradient_boosting: {}
+  # scanvi: {}    # many minutes; with the extra scvi: docs/install.md
   # mlp: {}
   # scgpt: {size: small}    # from scratch; with `weights: FOLDER` the official checkpoint is fine-tuned
   # geneformer: {size: small}

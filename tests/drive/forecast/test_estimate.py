@@ -51,6 +51,13 @@ def test_time_grows_with_steps_rounds_and_what_is_evaluated():
     assert estimate.work(trials()["majority"], shape(1000), 60).cpu_seconds < 1
 
 
+@pytest.mark.parametrize(("model", "grows"), [("scanvi", False), ("gradient_boosting", True)])
+def test_what_passes_less_often_over_more_cells_takes_no_longer_for_them(model, grows):
+    one = trials(SWEEP[: SWEEP.index("models")] + f"models: [{model}]\n")[model]
+    few, some, many = (estimate.work(one, shape(number), 60).cpu_seconds for number in (10_000, 20_000, 48_000))
+    assert few < some and (many > 2 * some if grows else many == some)
+
+
 def test_pretrained_vocabularies_fill_more_disk_than_the_genes_of_a_sweep():
     pretrained = SWEEP.replace("scgpt: {", "scgpt: {weights: /nowhere, ")
     small, large = (estimate.disk_mb(trials(text)["scgpt"], CELLS) for text in (SWEEP, pretrained))
