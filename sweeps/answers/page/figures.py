@@ -19,7 +19,7 @@ from sweeps.answers.summary import title
 from trainables.metrics import ends_of
 
 ENDS = ("f1", *ends_of("f1"))
-WIDE = 9  # columns of a table of types, as many as fit on paper
+WIDE = 10  # columns of a table of types, as many as fit on paper
 
 
 def share(label: str) -> Axis:
@@ -112,7 +112,7 @@ def _skews(trials: pd.DataFrame, designs: Designs) -> dict[str, str]:
     known = sorted(sizes, key=lambda skew: sizes[skew].ratio)
     unknown = [skew for skew in dict.fromkeys(trials["skew"]) if skew not in sizes]
     names = _told_apart([*unknown, *known])
-    named = {skew: "\n".join(textwrap.wrap(short(name, 45), 16)) for skew, name in names.items()}
+    named = {skew: "\n".join(textwrap.wrap(short(name, 45), 15)) for skew, name in names.items()}
     said = {skew: f"{named[skew]}\n{sizes[skew].ratio:.0f}:1\n{sizes[skew].cells:,.0f} cells" for skew in known}
     return {skew: named[skew] for skew in unknown} | said
 
