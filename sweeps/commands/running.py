@@ -200,6 +200,7 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
     from sweeps import pace
     from sweeps.answers import sure
     from sweeps.drive.converge import Request, converge
+    from sweeps.drive.outcome import first_compared
     from sweeps.drive.progress import Progress, console
 
     request = Request(storage=storage.absolute(), tracking_uri=uri, **given)
@@ -209,7 +210,7 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
     except KeyboardInterrupt:  # where converge heeds none; typer would end without a word
         print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None
-    said["CELLSKEW_SAID"] = outcome.in_short()
+    said["CELLSKEW_SAID"], outcome.compared = outcome.in_short(), first_compared(spec.trials())
     if outcome.has_begun:
         try:
             _conclude(spec.name, storage, uri, outcome, screen)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
+from sweeps.file.trials import Trial
 from sweeps.tracking.uris import bare
 
 
@@ -26,6 +27,7 @@ class Outcome:
     seconds: float = 0.0
     left: str | None = None  # what the trials that are not over will take
     given: dict[str, tuple[float, float]] = field(default_factory=dict)  # GPUs, CPUs: on average, of how many
+    compared: str | None = "strategy"  # what `compare` is asked about first, see `first_compared`
 
     def in_short(self) -> str:
         """Return the end in one line."""
@@ -53,6 +55,12 @@ class Outcome:
         """Whether tables that answers rest on, and not pictures alone, wait to be made or uploaded."""
         names = {name for files in self.lacking.values() for name in files}
         return any(name == "upload" or name.endswith((".csv", ".parquet")) for name in names)
+
+
+def first_compared(trials: list[Trial]) -> str | None:
+    """Return the first axis in which a sweep's trials differ, what it is about before what it is tried on; or None."""
+    axes = ("strategy", "loss", "model", "skew", "dataset")
+    return next((axis for axis in axes if len({trial.labels[axis] for trial in trials}) > 1), None)
 
 
 def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, say: Callable[[str], None]) -> None:
@@ -84,8 +92,14 @@ def tell(name: str, storage: Path, uri: str | None, store: str, found: Outcome, 
         why = next(iter(found.refused.values()))
         say(f"MLflow refused the news of {len(found.refused)} trials time and again; the last answer: {why}")
         say(f"  they are kept in {storage}/sweeps/{name}.refused.jsonl, and the next run delivers them")
-    say(f"more:   cellskew results {name} --by model,strategy{where}")
-    say(f"        cellskew compare {name} --between strategy --within model{where}")
-    say(f"        cellskew report {name} -o {name}.html{where}")
+    _say_more(name, where, found, say)
     if store.startswith("sqlite"):
         say(f"MLflow: mlflow ui --backend-store-uri {quote(store)} --host 127.0.0.1")
+
+
+def _say_more(name: str, where: str, found: Outcome, say: Callable[[str], None]) -> None:
+    say(f"more:   cellskew results {name} --by model,strategy{where}")
+    if found.compared is not None:
+        within = "" if found.compared == "model" else " --within model"
+        say(f"        cellskew compare {name} --between {found.compared}{within}{where}")
+    say(f"        cellskew report {name} -o {name}.html{where}")

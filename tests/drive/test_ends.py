@@ -25,9 +25,10 @@ from sweeps.drive import converge
 from sweeps.drive.before import check_writable
 from sweeps.drive.launching import launch
 from sweeps.drive.launching.news import _too_many
-from sweeps.drive.outcome import Outcome, tell
+from sweeps.drive.outcome import Outcome, first_compared, tell
 from sweeps.drive.stopping import Interrupted, Signals, Stop, one_signal
 from sweeps.drive.workshop import Closed
+from sweeps.file import config
 from sweeps.tracking import registration
 from sweeps.tracking.connection import asking
 
@@ -245,6 +246,23 @@ def test_what_to_type_next_has_no_password_and_names_what_is_left_over():
     text = "\n".join(said)
     assert "hunter2" not in text and "--tracking-uri http://mlflow:5000\n" in text, "it can be typed as it stands"
     assert "a node was lost; go on: cellskew resume small --storage here" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        ("strategies: [none, oversample]\nlosses: [cross_entropy, weighted]", "--between strategy --within model\n"),
+        ("losses: [cross_entropy, weighted]", "--between loss --within model\n"),
+        ("", "--between model\n"),
+        ("exclude: [{model: majority}]", None),
+    ],
+)
+def test_what_to_compare_next_is_something_that_the_sweep_has(more, command):
+    text = f"name: s\ndatasets: [pbmc68k_reduced]\nmodels: {{majority: {{}}, knn: {{}}}}\n{more}\n"
+    asked, said = first_compared(config.parse(text, Path("s.yaml")).trials()), []
+    tell("s", Path("cellskew-runs"), None, "sqlite:///x", Outcome(1, finished=1, compared=asked), said.append)
+    printed = "\n".join(said)
+    assert ("cellskew compare" not in printed) if command is None else (f"cellskew compare s {command}" in printed)
 
 
 def test_a_storage_folder_whose_name_is_no_text_is_refused_in_words():
