@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree
 
@@ -153,6 +154,7 @@ def test_differences_are_drawn_by_remedy_model_and_skew_on_one_range(runs):
     more.loc[more["model"] == "scgpt", METRIC] -= 0.4
     mixed = pd.concat([runs, more]).sort_values("split", kind="stable").sample(frac=1, random_state=0)
     found = comparison.compare(mixed, "strategy", ["model", "skew"], METRIC, tie=0, designs=Designs(mixed))
+    assert len(figures.forest(replace(found, table=pd.concat([found.table] * 8)), {})) == 4, "no taller than paper"
     panels = figures.forest(found, {"none": "c0", "oversample": "c1", "undersample": "c2"})
     models, skews = (list(dict.fromkeys(found.table[name])) for name in ("model", "skew"))
     for panel in panels:

@@ -53,7 +53,7 @@ def many(number: int, thing: str) -> str:
 def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str | None) -> str:
     cells = list(celltypes.tested(runs, [metric]))
     if kind is not None and len(tested := runs.get(f"test_cells:{kind}", pd.Series(dtype=float)).dropna()):
-        cells.append(f"one of them more or less is {100 / max(1.0, tested.mean()):.0f} points of its recall")
+        cells.append(f"one of them more or less is {many(round(100 / max(1.0, tested.mean())), 'point')} of its recall")
     if not cells and "test_cells" in runs:
         cells = [f"{_range(runs['test_cells'])} test cells in a split"]
     splits = _range(pd.Series([float(one.splits) for one in ranked if len(one.blocks)], dtype=float))
@@ -64,7 +64,8 @@ def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str 
     ]
     chance = [one.best_of(CHANCE)["mean"] for one in ranked if one.best_of(CHANCE) is not None]
     said += [f"by chance (majority): {np.mean(chance):.3f}"] if chance else []
-    return f"question: which choice has the best {title(metric)}? {'; '.join(said)}"
+    least = " (the less the better; differences say by how much)" if sign(metric) < 0 else ""
+    return f"question: which choice has the best {title(metric)}{least}? {'; '.join(said)}"
 
 
 def _range(values: pd.Series) -> str:

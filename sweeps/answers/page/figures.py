@@ -19,7 +19,7 @@ from sweeps.answers.summary import title
 from trainables.metrics import ends_of
 
 ENDS = ("f1", *ends_of("f1"))
-WIDE = 10  # columns of a table of types, as many as fit on paper
+WIDE, TALL = 10, 30  # columns of a table of types, rows of a panel: as many as fit on paper
 
 
 def share(label: str) -> Axis:
@@ -126,7 +126,7 @@ def _told_apart(skews: list[str]) -> dict[str, str]:
 
 
 def forest(found: Comparison, colours: dict[str, str]) -> list[str]:
-    """Return a panel per choice that is compared, all of one range: a row per comparison, by model, then skew.
+    """Return panels per choice that is compared, all of one range: a row per comparison, by model, then skew.
 
     Each has the difference and its interval around 0; filled where Holm's p is under 0.05.
     """
@@ -139,8 +139,9 @@ def forest(found: Comparison, colours: dict[str, str]) -> list[str]:
     reach = 1.1 * max(0.02, bars, float(table["difference"].abs().max()))
     x = Axis(-reach, reach, ticks(-reach, reach), f"{title(found.metric)}, difference to {found.against}")
     return [
-        _level(group, str(level), found, x, colours.get(str(level), "c7"))
+        _level(group[at : at + TALL], str(level), found, x, colours.get(str(level), "c7"))
         for level, group in table.groupby("level", sort=False)
+        for at in range(0, len(group), TALL)
     ]
 
 

@@ -45,8 +45,8 @@ class Power:
         return 1 / self.test
 
     def row(self) -> list[str]:
-        seen = "-" if np.isnan(self.seen) else f"{100 * self.seen:.0f} points" if self.seen < 1 else "nothing"
-        cells = [f"{self.train:.0f}", f"{self.test:.0f}", f"{100 * self.step:.0f} points"]
+        seen = "-" if np.isnan(self.seen) else many(round(100 * self.seen), "point") if self.seen < 1 else "nothing"
+        cells = [f"{self.train:.0f}", f"{self.test:.0f}", many(round(100 * self.step), "point")]
         return [self.dataset, self.kind, *cells, seen, str(self.splits)]
 
 
@@ -112,7 +112,7 @@ def sentences(found: list[Power]) -> Iterator[str]:
     least = min(found, key=lambda one: one.test)
     yield (
         f"{least.kind} has {many(round(least.test), 'test cell')} in a split: one of them more or "
-        f"less is {100 * least.step:.0f} points of its recall."
+        f"less is {many(round(100 * least.step), 'point')} of its recall."
     )
     yield (
         f"Could be seen from: the least difference in recall between two choices at one skew that a test would find in "

@@ -78,6 +78,16 @@ def test_the_choice_for_all_skews_has_its_worth_and_its_cost():
     assert "on average over skews" not in said(mild)
 
 
+def test_of_what_is_better_when_less_it_is_said_which_way_differences_go():
+    """Beside 0.08, "+0.01 better" reads as if it were more."""
+    frame = runs(CLEAR).assign(test_ece=lambda rows: 1 - rows[METRIC])
+    assert (
+        "best ece (the less the better; differences say by how much)?"
+        in answer.answer(frame, "ece", Designs(frame)).sentences[0]
+    )
+    assert "less" not in answer.answer(frame, METRIC, Designs(frame)).sentences[0]
+
+
 def test_a_best_that_is_worth_what_it_shows_is_not_called_less():
     assert "0.800 on that one, as it shows here, and" in said(runs(CLEAR, noise=0.0).round(1))["beyond luck"]
 
