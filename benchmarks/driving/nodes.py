@@ -6,10 +6,12 @@ Trials that sleep three epochs, half of them with a quarter of a GPU, on four si
 an MLflow server on PostgreSQL that wants a password (it needs `mlflow[auth]`; `--open`: SQLite and none). Meanwhile the
 driver is killed and started elsewhere, the head is lost and another cluster comes, a fifth node is added, one gets a
 quarter of its time, one is killed, the server is away for 90 s, and one is drained and then killed. Then MLflow must
-have one FINISHED run per trial, with every point of every epoch once, of the value that the trial's key decides.
+have one FINISHED run per trial, with every point of every epoch once, of the value that the trial's key decides. With
+`--apart` each node has a folder of its own, and they find one another's files in an S3 store.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(Path(__file__).parent)]
 
 import fake_trials  # noqa: E402
 from conftest import PATHS  # noqa: E402
-from servers import MlflowServer, postgres  # noqa: E402
+from servers import MlflowServer, postgres, s3_endpoint  # noqa: E402
 from simulated import NOTICE, Nodes  # noqa: E402
 
 from data_pipeline.atomic import publish  # noqa: E402
@@ -37,6 +39,7 @@ from sweeps.file.config import SweepSpec  # noqa: E402
 NODES, CPUS, GPUS, EPOCHS, AWAY = 4, 3, 1, 3, 90.0
 WITHOUT_HEAD = 3  # the driver's exit code
 USER, PASSWORD = "cellskew", "made-up-for-a-benchmark"
+STORE = "s3://nodes/cellskew"
 METRICS, FINISHED = ("train_loss", "val_macro_f1"), "finished"
 BEGIN = float(os.environ.setdefault("NODES_BEGIN", str(time.monotonic())))  # of all its processes
 
@@ -178,6 +181,17 @@ def _started(server: MlflowServer) -> Iterator[MlflowServer]:
         server.stop()
 
 
+@contextmanager
+def stored(folder: Path) -> Iterator[None]:
+    """Run an S3 store with an empty bucket, which this process's environment has the credentials of."""
+    import boto3
+
+    with s3_endpoint(folder / "s3.log") as url:
+        os.environ |= {"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": PASSWORD, "AWS_ENDPOINT_URL": url}
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="nodes")
+        yield
+
+
 def check(uri: str, sweep: SweepSpec) -> int:
     """Assert that nothing is lost, doubled or other than it was; returns the number of points looked at."""
     from mlflow import MlflowClient
@@ -203,10 +217,11 @@ def sweep_of(trials: int) -> SweepSpec:
     return fake_trials.spec(name="nodes", **given)
 
 
-def drive(folder: Path, uri: str, address: str, trials: int) -> None:
+def drive(folder: Path, uri: str, address: str, trials: int, is_apart: bool) -> None:
     """Run the sweep: the driver's process."""
     screen = Screen(folder)
-    asked = Request(storage=folder / "storage", tracking_uri=uri, address=address)
+    told = {"storage": folder / "storage", "shared": STORE if is_apart else None}
+    asked = Request(tracking_uri=uri, address=address, **told)
     outcome = converge(sweep_of(trials), asked, screen, fake_trials.parts())
     assert outcome.is_complete and not outcome.failed, outcome
     print(f"this launch finished {outcome.finished} of {outcome.wanted} in {outcome.seconds:.0f} s:", end=" ")
@@ -215,12 +230,24 @@ def drive(folder: Path, uri: str, address: str, trials: int) -> None:
         print(f"  {times} x {reason}")
 
 
-def measure(folder: Path, trials: int, seconds: float, is_open: bool) -> None:
+def measure(folder: Path, trials: int, seconds: float, is_open: bool, is_apart: bool) -> None:
     """Start server, nodes and driver, have all of it happen, and print what came of it."""
-    (folder / "storage").mkdir()
-    (folder / "storage" / "fault.json").write_text(f'{{"epochs": {EPOCHS}, "seconds": {seconds}}}')
-    with served(folder, is_open) as server, Nodes(NODES, CPUS, GPUS) as nodes:
-        driver, begin = Driver(folder, server.uri, ["--trials", str(trials)]), time.monotonic()
+    count = itertools.count(1)
+
+    def own(name: str = "") -> Path:
+        made = folder / (name or f"node-{next(count)}")
+        made.mkdir()
+        (made / "fault.json").write_text(f'{{"epochs": {EPOCHS}, "seconds": {seconds}}}')
+        return made
+
+    own("storage")
+    with (
+        stored(folder) if is_apart else nullcontext(),
+        served(folder, is_open) as server,
+        Nodes(NODES, CPUS, GPUS, own if is_apart else None) as nodes,
+    ):
+        words = ["--trials", str(trials), *(["--apart"] if is_apart else [])]
+        driver, begin = Driver(folder, server.uri, words), time.monotonic()
         try:
             driver.start(nodes.address)
             Trouble(nodes, server, driver).happen(trials)
@@ -237,17 +264,18 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="a multiple of 20")
     parser.add_argument("--seconds", type=float, default=2.0, help="that an epoch sleeps")
     parser.add_argument("--open", action="store_true", help="a server on SQLite that asks for no password")
+    parser.add_argument("--apart", action="store_true", help="nodes that share no folder, but a bucket")
     parser.add_argument("--storage", type=Path, help="default: a temporary folder")
     parser.add_argument("--drive", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.drive:
         folder, uri, address = given.drive
-        drive(Path(folder), uri, address, given.trials)
+        drive(Path(folder), uri, address, given.trials, given.apart)
         return
     with tempfile.TemporaryDirectory(prefix="cellskew-nodes-") as folder:
         where = given.storage or Path(folder)
         where.mkdir(parents=True, exist_ok=True)
-        measure(where, given.trials, given.seconds, given.open)
+        measure(where, given.trials, given.seconds, given.open, given.apart)
 
 
 if __name__ == "__main__":

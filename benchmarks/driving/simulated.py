@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from fault_tools import descendants  # noqa: E402
 
+from data_pipeline.shared.store import OWN  # noqa: E402
+
 NOTICE = 30.0  # seconds between a drained node's notice and its end
 
 
 class Nodes:
-    """A head that trains nothing and some nodes of the same CPUs and GPUs, while `with` lasts."""
+    """A head that trains nothing and some nodes of the same CPUs and GPUs, while `with` lasts.
 
-    def __init__(self, number: int, cpus: int, gpus: int) -> None:
+    own: called for each node, gives the folder that it alone has; None: they share the storage folder.
+    """
+
+    def __init__(self, number: int, cpus: int, gpus: int, own: Callable[[], Path] | None = None) -> None:
+        self.own = own
         os.environ |= {"CELLSKEW_SIMULATED_GPUS": "1", "RAY_AUTH_MODE": "disabled"}
         self.number, self.has, self.over = number, {"num_cpus": cpus, "num_gpus": gpus}, threading.Event()
 
@@ -39,7 +46,8 @@ class Nodes:
     def add(self) -> None:
         """Have one node more."""
         common = {"include_dashboard": False, "object_store_memory": 80_000_000}
-        self.nodes.append(self.cluster.add_node(**self.has, **common))
+        told = {} if self.own is None else {"env_vars": {OWN: str(self.own())}}
+        self.nodes.append(self.cluster.add_node(**self.has, **common, **told))
 
     def slow(self, place: int) -> None:
         """Give a node a quarter of its time from now on: its workers are stopped for 1.5 of every 2 seconds."""

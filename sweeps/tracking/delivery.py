@@ -40,6 +40,7 @@ class Delivery:
         self.is_joint, self.check = is_joint, check
         self.over: set[str] = set()  # runs that were FINISHED when we first asked
         self.known: dict[str, set[tuple[str, int]]] = {}
+        self.read: dict[str, dict[str, set[tuple[str, int]]]] = {}  # of runs whose points were asked for in part
 
     def deliver(self, records: list[Record]) -> Refused:
         """Send records to MLflow; returns the runs whose news were not all taken. Raises Undeliverable if it is away.
@@ -163,12 +164,15 @@ class Delivery:
         return points
 
     def _points_of(self, run_id: str) -> set[tuple[str, int]]:
+        """Return the points that MLflow has of a run; asked again after a refusal, from the metric that was refused."""
         run = self.client.get_run(run_id)
         if run.info.status == "FINISHED":
             self.over.add(run_id)
             return set()
-        metrics = run.data.metrics
-        return {(key, point.step) for key in metrics for point in self.client.get_metric_history(run_id, key)}
+        read = self.read.setdefault(run_id, {})
+        for key in set(run.data.metrics) - set(read):
+            read[key] = {(key, point.step) for point in self.client.get_metric_history(run_id, key)}
+        return set().union(*self.read.pop(run_id).values())
 
 
 def _dataset_input(data: dict[str, str]) -> DatasetInput:

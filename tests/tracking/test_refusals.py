@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
 
 from sweeps.drive.outcome import Outcome, tell
 from sweeps.tracking import outbox, records
+from sweeps.tracking.delivery import Delivery
 from sweeps.tracking.outbox import Outbox, Undeliverable
 from sweeps.tracking.records import refused_path
 
@@ -258,3 +260,32 @@ def test_refused_news_make_a_sweep_incomplete_and_are_said(tmp_path, capsys):
     assert "MLflow refused the news of 1 trials; the next run tries again; the last answer: not today" in (
         capsys.readouterr().out
     )
+
+
+def test_points_that_were_asked_for_are_not_asked_for_again(tmp_path):
+    asked: list[str] = []
+
+    class Client:
+        """An MLflow that falls over each second time that a metric's history is asked for."""
+
+        def get_run(self, run_id: str) -> Any:
+            info = SimpleNamespace(status="RUNNING", lifecycle_stage="active")
+            return SimpleNamespace(info=info, data=SimpleNamespace(metrics=dict.fromkeys("abc", 0.5)))
+
+        def get_metric_history(self, run_id: str, key: str) -> list[Any]:
+            asked.append(key)
+            if len(asked) % 2 == 0:
+                raise MlflowException("too many 500 error responses")
+            return [SimpleNamespace(step=1)]
+
+        def log_batch(self, run_id: str, metrics: list, params: list, tags: list) -> None:
+            assert [(one.key, one.step) for one in metrics] == [("a", 2)], "what isn't there"
+
+        def set_experiment_tag(self, *given: str) -> None:
+            """Takes it."""
+
+    news = [{"run": "r", "step": step, "time": 0, "metrics": {"a": 0.5}} for step in (1, 2)]
+    delivery = Delivery(Client(), "http://server", "1")
+    attempts = [delivery.deliver(news) for _ in range(3)]
+    assert [bool(refused) for refused in attempts] == [True, True, False] and len(asked) == 5
+    assert not delivery.read
