@@ -1,58 +1,49 @@
 """The figure of README: one of those that `cellskew report` draws, as SVG for light and for dark pages.
 
     python benchmarks/figure.py few-cells               # make figure: runs docs/figures/few-cells.yaml and this
-    python benchmarks/figure.py quickstart --metric test_macro_f1 --heading "Which model, which remedy"
+    python benchmarks/figure.py quickstart --metric macro_f1 --about what-a-remedy-changes
 
-Writes OUT-light.svg and OUT-dark.svg: the first figure below that heading of the report.
+Writes OUT-light.svg and OUT-dark.svg: the first figure of the report whose name has these words.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
 from data_pipeline.errors import RequestError
 from sweeps import cli
+from sweeps.answers.page import copies
 
-PAPER = {"light": {"savefig.transparent": True}, "dark": {"savefig.transparent": True}}
-INK = "#e6edf3"
-NAMES = (
-    "text.color",
-    "axes.labelcolor",
-    "axes.edgecolor",
-    "axes.titlecolor",
-    "xtick.color",
-    "ytick.color",
-    "grid.color",
-)
-PAPER["dark"] |= dict.fromkeys(NAMES, INK) | {"legend.labelcolor": INK}
+DARK = "(prefers-color-scheme: dark)"  # the reader's system; a page on the web has a scheme of its own
+SCHEMES = {"light": "not all", "dark": "all"}
 
 
-def figure(page: str, heading: str) -> str:
-    """Return the first SVG below a heading of a report."""
-    _, found, rest = page.partition(f"<h2>{heading}</h2>")
-    headings = [part.partition("</h2>")[0] for part in page.split("<h2>")[1:]]
-    if not found or "<svg" not in rest.partition("<h2>")[0]:
-        raise RequestError(f"no figure below {heading!r}; the report has: {', '.join(headings)}")
-    drawn = rest[rest.index("<svg") : rest.index("</svg>")] + "</svg>\n"
-    return drawn if "xmlns=" in drawn[:500] else drawn.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+def figure(page: str, about: str) -> str:
+    """Return the first figure of a report whose name has these words; RequestError if none has."""
+    found = copies.pictures(page)
+    drawn = next((svg for name, svg in found.items() if about in name), None)
+    if drawn is None:
+        raise RequestError(f"no figure is called {about!r}; the report has: {', '.join(found)}")
+    return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", help="name of a finished sweep")
+    parser.add_argument("sweep", help="name of a finished sweep, or its bundle")
     parser.add_argument("--storage", type=Path, default=Path("cellskew-runs"))
-    parser.add_argument("--metric", default="test_f1_rarefied")
-    parser.add_argument("--heading", default="How it changes with the skew")
+    parser.add_argument("--metric", default="f1_rarefied")
+    parser.add_argument("--where", default="posthoc == 'none'", help="which trials, as `cellskew report` takes it")
+    parser.add_argument("--about", default="changes-with-the-skew", help="words of the figure's name")
     parser.add_argument("--out", default="docs/figures/answer", help="-light.svg and -dark.svg are added")
     asked = parser.parse_args()
-    for name, settings in PAPER.items():
-        with matplotlib.rc_context(settings), tempfile.TemporaryDirectory() as folder:
-            page, words = Path(folder) / "page.html", ["--storage", str(asked.storage), "--metric", asked.metric]
-            cli.app(["report", asked.sweep, "-o", str(page), *words], standalone_mode=False)
-            drawn = figure(page.read_text(encoding="utf-8"), asked.heading)
-        Path(f"{asked.out}-{name}.svg").write_text(drawn, encoding="utf-8")
+    where = [] if asked.sweep.endswith(".zip") else ["--storage", str(asked.storage)]
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        words = ["report", asked.sweep, "-o", str(page), "--metric", asked.metric, "--where", asked.where, *where]
+        cli.app(words, standalone_mode=False)
+        drawn = figure(page.read_text(encoding="utf-8"), asked.about)
+    for name, scheme in SCHEMES.items():
+        Path(f"{asked.out}-{name}.svg").write_text(drawn.replace(DARK, scheme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`cellskew report`: one page with everything in it, nothing loaded from elsewhere, names made harmless."""
 
+import importlib
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -303,6 +305,16 @@ def test_figures_are_files_of_their_own_with_their_colours_named(whole, tmp_path
         assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "--c0" in drawn[0].text
         words = ["".join(one.itertext()) for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
         assert ("oversample" in words) == ("what-a-remedy-changes" not in file.name), file.name
+
+
+def test_readmes_figure_is_one_of_the_reports(whole, monkeypatch):
+    """Its script looked for headings that the page hadn't had for long."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    figure = importlib.import_module("figure")
+    drawn = figure.figure(whole, "changes-with-the-skew")
+    assert drawn.count(figure.DARK) == 1 and "over skews, a line per remedy" in drawn
+    with pytest.raises(RequestError, match="no figure is called 'pie'; the report has: 001-recall"):
+        figure.figure(whole, "pie")
 
 
 def test_a_pdf_needs_a_browser(whole, monkeypatch, tmp_path):
