@@ -103,12 +103,18 @@ def choose(uri: str, runs: pd.DataFrame, every: bool, all_settings: bool = False
     counting = chosen if all_settings else chosen[~tuning.is_open(chosen)]
     told = tell_apart(counting, lambda run_ids: params_of(uri, run_ids))["settings"]
     chosen = chosen.assign(settings=told.reindex(chosen.index, fill_value=""))
-    left_out = len(runs) - len(wanted)
-    replaced = " or that trained anew" if _is_superseded(runs).any() else ""
-    said = (
-        f"{left_out} runs of trials that the sweep's file no longer has{replaced} are left out (--all shows them too)"
-    )
-    return chosen, said if left_out else None
+    return chosen, _left_out(runs[~runs["wanted"]])
+
+
+def _left_out(others: pd.DataFrame) -> str | None:
+    """Return a sentence on the runs that the sweep's file doesn't want, None where there is none."""
+    if others.empty:
+        return None
+    finished, replaced = int((others["status"] == "FINISHED").sum()), _is_superseded(others).any()
+    of_them = "none of them is finished" if not finished else f"--all shows the {finished} finished ones too"
+    shown = "--all shows them too" if finished == len(others) else of_them
+    trained = " or that trained anew" if replaced else ""
+    return f"{len(others)} runs of trials that the sweep's file no longer has{trained} are left out ({shown})"
 
 
 def tell_apart(runs: pd.DataFrame, params: Callable[[list[str]], dict[str, dict[str, str]]]) -> pd.DataFrame:

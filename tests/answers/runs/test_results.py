@@ -131,6 +131,10 @@ def test_only_the_runs_that_the_file_wants_count(runs, monkeypatch):
     monkeypatch.setattr(results, "params_of", lambda uri, run_ids: params)
     chosen, said = results.choose("", both, every=False)
     assert said == "12 runs of trials that the sweep's file no longer has are left out (--all shows them too)"
+    for finished, shown in ((0, "none of them is finished"), (5, "--all shows the 5 finished ones too")):
+        both.loc[both.index[~both["wanted"]][finished:], "status"] = "KILLED"
+        assert results.choose("", both, every=False)[1].endswith(f"are left out ({shown})")
+        both["status"] = "FINISHED"
     table = summary.summarise(chosen, ["model", "strategy"], [METRIC])
     assert table[METRIC].tolist() == pytest.approx([1.0, 1.0, 0.5, 0.5]) and not chosen["settings"].any()
 
@@ -297,7 +301,7 @@ def test_results_without_options_never_fails_for_want_of_a_metric(sweep, capsys)
     asking.results("small", storage=sweep)
     printed = capsys.readouterr()
     assert "macro_f1" in printed.out and "0.500" in printed.out and "recall_tail" not in printed.out
-    assert "2 runs of trials that the sweep's file no longer has are left out (--all shows them too)" in printed.err
+    assert "2 runs of trials that the sweep's file no longer has are left out (none of them is finished)" in printed.err
     with pytest.raises(RequestError, match="unknown metric 'recall_tail'"):
         asking.results("small", metric="recall_tail", storage=sweep)
     with pytest.raises(RequestError, match="no run is like that; model is one of majority, scgpt"):
