@@ -32,6 +32,13 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages p
 AWAY = (408, 425, 429)  # HTTP codes below 500 that may pass: overloaded
 PAUSES = (0.5, 1.5)  # seconds between attempts to reach a store that a person waits for
 SYSTEM = re.compile(r"\[Errno -?\d+\] ([A-Z][\w ]+)")  # what a system says, amid pages of what libraries do
+SAID = {  # what libraries say, and what it means
+    re.compile(r"\[SSL: WRONG_VERSION_NUMBER\]"): "it speaks http there, not https",
+    re.compile(r"\[SSL: CERTIFICATE_VERIFY_FAILED\]"): "this machine doesn't trust its certificate (REQUESTS_CA_BUNDLE "
+    "names a file with others)",
+    re.compile(r"error code (\d+) != 200\. Response body: '\s*<"): "a web page comes instead (HTTP {}), as of another "
+    "program or of a proxy whose MLflow is down",
+}
 UNWANTED = "Invalid Host header"  # how MLflow's server refuses a name that it wasn't told of
 
 
@@ -100,7 +107,8 @@ def away(uri: str, why: Exception | str) -> str:
     if isinstance(why, Shut):
         return f"MLflow at {shown_uri(uri)} {why}"
     found = SYSTEM.search(str(why))
-    said = found[1].lower() if found else why
+    known = [meaning.format(*seen.groups()) for what, meaning in SAID.items() if (seen := what.search(str(why)))]
+    said = [*known, found[1].lower() if found else why][0]
     return (
         f"MLflow at {shown_uri(uri)} doesn't answer: {said}. Start it, or choose another with --tracking-uri "
         "(leave that out for the embedded store)."

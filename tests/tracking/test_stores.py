@@ -1,5 +1,6 @@
 """One store per sweep, one door to it: away, shut or mistyped, it is a sentence within seconds and without secrets."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_a_server_that_lets_nobody_in_says_what_to_set_at_once(error, said, monk
         with pytest.raises(RequestError) as refused:
             ask()
         assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "HTTPSConnectionPool(...): (Caused by SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong (_ssl.c:1010)'))",
+            "not https",
+        ),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed", "doesn't trust its certificate"),
+        ("API request failed with error code 501 != 200. Response body: '<!DOCTYPE HTML>\\n", "HTTP 501"),
+        ("Max retries exceeded (Caused by NewConnectionError([Errno 111] Connection refused'))", "connection refused"),
+    ],
+)
+def test_what_libraries_say_of_a_server_is_said_in_words(error, said):
+    told = connection.away("https://token@lab", error)
+    assert re.search(f"doesn't answer: .*{said}", told) and "<" not in told and "token" not in told
 
 
 def test_a_token_as_user_is_taken_for_a_token_and_shown_nowhere(monkeypatch):
