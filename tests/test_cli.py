@@ -167,7 +167,7 @@ def test_wrong_requests_are_named(words, said, tmp_path, monkeypatch):
 
 
 def test_storage_must_be_a_folder(sweep, tmp_path):
-    with pytest.raises(RequestError, match="give a folder, not a URI; a bucket is for --shared"):
+    with pytest.raises(RequestError, match="--storage s3://.*: give a folder, not a URI; a bucket is for --shared"):
         inside("run", str(sweep), "--storage", "s3://bucket/runs")
     with pytest.raises(RequestError, match="is a file; give a folder"):
         inside("run", str(sweep), "--storage", str(sweep))

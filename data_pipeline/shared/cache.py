@@ -5,16 +5,14 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from data_pipeline.errors import RequestError
 from data_pipeline.hashes import identity_hash
-from data_pipeline.shared.store import NODE, Shared, forget
+from data_pipeline.shared.store import DEFAULT_GB, Shared, forget, limit_gb
 
-LIMIT = f"{NODE}GB"  # environment of a node: gigabytes that its own folder may hold
-DEFAULT = 50.0
 USED = ".used"
 
 
@@ -44,9 +42,11 @@ def pull(node: Shared, path: Path) -> bool:
 
 def make_room(node: Shared) -> None:
     """Remove what was used longest ago from a node's own folder until it is within its limit, or all is in use."""
-    own, limit = node.here(node.root), float(os.environ.get(LIMIT, DEFAULT)) * 1e9
+    own, limit = node.here(node.root), DEFAULT_GB * 1e9
     if any((own / "sweeps").glob("*.yaml")):  # a driver's folder, which has everything
         return
+    with contextlib.suppress(RequestError):  # said when the node was tried: a trained trial doesn't fail of it
+        limit = limit_gb() * 1e9
     kept = {path: own / name for path in _oldest_first(own / USED) if (name := _named(path))}
     sizes = {path: _size(place) for path, place in kept.items()}
     total = sum(sizes.values())

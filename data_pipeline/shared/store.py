@@ -24,6 +24,8 @@ from data_pipeline.shared.objects import Listing
 
 NODE = "CELLSKEW_NODE_"  # begin of the variables that are a node's own, and no driver's
 OWN = f"{NODE}STORAGE"  # its own folder, where that isn't where the driver's is
+LIMIT = f"{NODE}GB"  # gigabytes that its own folder may hold
+DEFAULT_GB = 50.0
 MADE, FILES, MARKS, INPUTS = "made", "files", "marks", "inputs"
 SEALS = ("manifest.json", ".whole")  # a folder that has one is whole
 OF_ONE = ("checked.json", *SEALS[1:])  # files that stand for what one machine did
@@ -148,6 +150,7 @@ def tried(uri: str, root: str, seen: str) -> str | None:
     seen: a mark that the driver has set.
     """
     try:
+        limit_gb()
         node = Shared(uri, Path(root)).on_node()
         objects.try_out(uri)
         if not node.is_marked(Path(seen)):
@@ -159,6 +162,15 @@ def tried(uri: str, root: str, seen: str) -> str | None:
     except OSError as error:
         return f"can't write to {error.filename}: {error.strerror}; name a folder there with {OWN} before `ray start`"
     return None
+
+
+def limit_gb() -> float:
+    """Return how many gigabytes this node's own folder may hold; RequestError where LIMIT is no such number."""
+    given = os.environ.get(LIMIT) or str(DEFAULT_GB)
+    with contextlib.suppress(ValueError):
+        if (limit := float(given)) >= 0:
+            return limit
+    raise RequestError(f"has {LIMIT}={given}: set it to a number of gigabytes, or leave it out for {DEFAULT_GB:g}")
 
 
 def is_whole(place: Path) -> bool:

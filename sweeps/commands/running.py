@@ -224,7 +224,8 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
 
 def _check_storage(storage: Path) -> None:
     if re.match(r"[a-z][a-z0-9+.-]*:/", str(storage)):
-        raise RequestError(f"--storage {storage}: give a folder, not a URI; a bucket is for --shared")
+        given = str(storage).replace(":/", "://", 1)  # a path drops one
+        raise RequestError(f"--storage {given}: give a folder, not a URI; a bucket is for --shared")
     if storage.exists() and not storage.is_dir():
         raise RequestError(f"--storage {storage} is a file; give a folder")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import trial_config
 from fake_trials import spec
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
@@ -14,6 +15,8 @@ from sweeps.answers import onetrial
 from sweeps.commands import trial as command
 from sweeps.drive.launching.worker import TOLD
 from sweeps.tracking.kept.database import StoredRun
+from sweeps.tracking.kept.runs import trials_like
+from sweeps.tracking.uris import default_uri
 from trainables.trial.trial import run_trial
 
 
@@ -63,6 +66,15 @@ def test_a_failed_trial_is_shown_whole(registered, tmp_path):
     told = json.loads(ask(tmp_path, registered[0].name, "--json"))
     assert told["key"] == key and told["history"]["train_loss"] == {"1": 1.0, "2": 0.5}
     assert (told["status"], told["reason"]) == ("FAILED", "ValueError: no such gene")
+
+
+def test_a_trial_is_found_by_any_name_and_by_no_other_that_looks_alike(registered, tmp_path):
+    uri, name = default_uri(tmp_path), """mlp·it's "big"; 100 % \\ T_细胞😀·s0"""
+    for trial, called in zip(registered, (name, name.replace("_", "x")), strict=False):
+        ((_, run),) = trials_like(uri, trial.key)
+        MlflowClient(uri).update_run(run.run_id, name=called)
+    ((_, found),) = trials_like(uri, name)
+    assert found.name == name and found.tags["cellskew.trial"] == registered[0].key
 
 
 def test_an_ambiguous_begin_names_the_trials_and_an_unknown_one_the_way_out(registered, tmp_path):

@@ -11,7 +11,7 @@ from data_pipeline.shards.encoded import Encoded
 from data_pipeline.shards.job import Writer
 from data_pipeline.shared import cache, objects
 from data_pipeline.shared.hand import at_hand
-from data_pipeline.shared.store import OWN
+from data_pipeline.shared.store import LIMIT, OWN, limit_gb, tried
 from data_pipeline.shared.turns import turn
 
 without_pauses, shared, node = test_shared.without_pauses, test_shared.shared, test_shared.node  # fixtures
@@ -19,7 +19,7 @@ without_pauses, shared, node = test_shared.without_pauses, test_shared.shared, t
 
 def test_a_node_keeps_what_was_used_last_and_what_is_in_use(shared, node, monkeypatch):
     monkeypatch.setenv(OWN, str(node.own))
-    monkeypatch.setenv(cache.LIMIT, "25e-9")
+    monkeypatch.setenv(LIMIT, "25e-9")
     made = [put(shared.root / "generated", **{name: "ten bytes!"}) / name for name in ("a", "b", "c", "d")]
     for path in made:
         shared.push(path)
@@ -45,7 +45,7 @@ def test_a_part_that_was_just_made_stays_until_it_is_in_the_store(shared, node, 
 
     publish, folder = Writer.publish, shared.root / "shards" / "d" / "k"
     monkeypatch.setattr(Writer, "publish", published)
-    monkeypatch.setenv(cache.LIMIT, "0")
+    monkeypatch.setenv(LIMIT, "0")
     cells = Encoded(np.zeros(1, np.int64), None, np.array([0, 1]))
     writer = Writer(folder, lambda *given, totals: cells, np.ones(2), node)
     for start in (0, 1):
@@ -68,7 +68,7 @@ def test_two_that_begin_at_once_hold_the_same_note(shared, node, monkeypatch):
 
 
 def test_a_driver_s_folder_keeps_everything(shared, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT, "0")
+    monkeypatch.setenv(LIMIT, "0")
     path = put(shared.root / "genes", a="1") / "a"
     put(shared.root / "sweeps", small_yaml="name: small")
     shared.push(path), cache.note(shared, path)
@@ -77,7 +77,7 @@ def test_a_driver_s_folder_keeps_everything(shared, monkeypatch):
 
 
 def test_a_trial_s_folder_stays_while_it_is_trained_and_may_go_then(shared, node, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT, "0")
+    monkeypatch.setenv(LIMIT, "0")
     folder = shared.root / "trials" / "k"
     with turn(node, folder, lambda: None, ()) as (check, save):
         put(node.here(folder), epoch="1"), save(), check()
@@ -86,3 +86,12 @@ def test_a_trial_s_folder_stays_while_it_is_trained_and_may_go_then(shared, node
     assert not node.here(folder).exists()
     with turn(node, folder, lambda: None, ()) as (check, save):
         assert (node.here(folder) / "epoch").read_text() == "1"
+
+
+def test_a_limit_that_is_no_number_is_refused_where_the_node_is_tried_and_fails_no_trial(shared, node, monkeypatch):
+    monkeypatch.setenv(LIMIT, "50GB")
+    said = tried(shared.uri, str(shared.root), "x")
+    assert said == "has CELLSKEW_NODE_GB=50GB: set it to a number of gigabytes, or leave it out for 50"
+    cache.make_room(node)
+    monkeypatch.setenv(LIMIT, "2.5")
+    assert limit_gb() == 2.5

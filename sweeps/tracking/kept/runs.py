@@ -98,13 +98,14 @@ def tags_of(uri: str, sweep: str) -> dict[str, str]:
 def trials_like(uri: str, asked: str) -> list[tuple[str, StoredRun]]:
     """Return the sweep and the run of every trial whose key begins with `asked`, or that has this name."""
     is_key = re.fullmatch("[0-9a-f]{1,16}", asked) is not None
-    quote = '"' if "'" in asked else "'"
-    wanted = f"{KEY} LIKE '{asked}%'" if is_key else f"attributes.run_name = {quote}{asked}{quote} and {OURS}"
+    like = re.sub(r"[^\w.-]", "_", asked)  # MLflow's queries have no way to write both kinds of quotes; _ is any letter
+    wanted = f"{KEY} LIKE '{asked}%'" if is_key else f"attributes.run_name LIKE '{like}' and {OURS}"
 
     def ask(client: "MlflowClient") -> list[tuple[str, StoredRun]]:
         sweeps = {found.experiment_id: found.name for found in client.search_experiments()}
         runs = client.search_runs(list(sweeps), wanted, max_results=PAGE)
-        return [(sweeps[run.info.experiment_id], stored(run)) for run in runs]
+        found = [(sweeps[run.info.experiment_id], stored(run)) for run in runs]
+        return [(sweep, run) for sweep, run in found if is_key or run.name == asked]
 
     return _asked(uri, ask)
 
