@@ -79,12 +79,12 @@ def test_a_driver_s_folder_keeps_everything(shared, monkeypatch):
 def test_a_trial_s_folder_stays_while_it_is_trained_and_may_go_then(shared, node, monkeypatch):
     monkeypatch.setenv(LIMIT, "0")
     folder = shared.root / "trials" / "k"
-    with turn(node, folder, lambda: None, ()) as (check, save):
+    with turn(node, folder, lambda: None, (), print) as (check, save):
         put(node.here(folder), epoch="1"), save(), check()
         cache.make_room(node)
         assert (node.here(folder) / "epoch").exists()
     assert not node.here(folder).exists()
-    with turn(node, folder, lambda: None, ()) as (check, save):
+    with turn(node, folder, lambda: None, (), print) as (check, save):
         assert (node.here(folder) / "epoch").read_text() == "1"
 
 
