@@ -61,7 +61,7 @@ exclude:
 A key of `models:` is a label, what tables, `exclude` and `resources` call the model; `model:` says what it is, the
 label itself unless it is said. So a model can stand in a sweep several times. No trial is known by its label: under
 another one, or in another sweep of the same storage folder, it isn't trained again. Two labels that mean the same are
-refused:
+refused, and so is an option that changes nothing (`size` beside `weights:`):
 
 ```yaml
 models:

@@ -144,6 +144,7 @@ def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> l
     """Return the settings that the model doesn't have, and those that are a defect by themselves."""
     read = {"weights", *spec.options.model_fields, *in_recipe}
     words = ["model", *(["on"] if spec.on is not None else []), *(["tune"] if variants.to_tune(spec) else [])]
+    words += [variants.RANDOM] if "train" in spec.options.model_fields else []
     allowed = [*words, "weights", *registry.settings(spec), *sorted(in_recipe)]
     allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
     problems: list[Problem] = [((key,), _unknown(spec.name, key, allowed)) for key in given if key not in read]

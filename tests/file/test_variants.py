@@ -121,7 +121,7 @@ def test_what_would_change_nothing_is_refused(model, said):
             "models.scgpt.tunes: unknown setting of scgpt 'tunes'; did you mean tun",
         ),
         ("scgpt: {modell: geneformer}", "models.scgpt.modell: unknown setting of scgpt 'modell'; did you mean model?"),
-        ("mlp: {random_feature: true}", "models.mlp.random_feature: unknown setting of mlp"),
+        ("scgpt: {random_feature: true}", "unknown setting of scgpt 'random_feature'; did you mean random_features?"),
     ],
 )
 def test_words_that_make_variants_are_among_the_nearest(models, said):
