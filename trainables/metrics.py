@@ -237,6 +237,12 @@ def areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return auroc, float(np.sum(np.diff(hits, prepend=0.0) * hits / (last + 1)) / hits[-1])
 
 
+def macro_f1(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean F1 over the types that have cells, of probabilities [n, C] and labels int64 [n]."""
+    table = confusion_counts(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    return _averages(table)["macro_f1"]
+
+
 def validation_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return loss (mean cross-entropy), accuracy and macro F1 over the classes that have cells here."""
     from scipy.special import log_softmax

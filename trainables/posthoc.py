@@ -16,6 +16,7 @@ from scipy.special import log_softmax, softmax
 from data_pipeline.errors import RequestError
 from data_pipeline.outside import Functions
 from data_pipeline.seeds import generator
+from trainables.metrics import macro_f1
 
 HOTTEST = 100.0  # temperatures from 1 / HOTTEST to HOTTEST are searched
 LEVEL = 0.05  # of the test that test cells come in another mix than the one learnt
@@ -73,7 +74,10 @@ def prior_shift(
     differ at the 5 % level. Then the mix is estimated by EM (Saerens, Latinne, Decaestecker 2002, Neural Computation
     14, equations 2.6-2.9) with one cell more of every class, without which rare classes end at 0, until the likelihood
     no longer grows. EM takes the probabilities at their word, so they are calibrated first, as Alexandari 2020 (arXiv
-    1901.06852) advises: by a temperature, on validation cells weighted to the training mix.
+    1901.06852) advises: by a temperature, on validation cells weighted to the training mix. Where validation cells
+    come in another mix than the learnt one, all of it is done to them first: if their macro F1 doesn't rise, as it
+    doesn't after weights, copies and made cells, the probabilities don't stand for the learnt mix, and only what sets
+    test cells apart from validation cells is adjusted, each class by what EM finds more or less of it there.
     """
     prior, plain = _prior(train_prior), _plain(test_logits)
     if not len(val_labels) or not len(plain):
@@ -84,7 +88,36 @@ def prior_shift(
         return Adjusted(plain, f"{cells} don't tell a shift of the mix from none (p = {chance:.2g}, {LEVEL} needed)")
     seen = np.bincount(val_labels, minlength=len(prior))
     heat = fit_temperature(val_logits, val_labels, (prior / np.maximum(seen, 1))[val_labels])
+    if _misleads(val_logits, val_labels, prior, heat):
+        return _beside_validation(_plain(val_logits), val_labels, prior, plain)
     return Adjusted(shift(_plain(test_logits, heat), prior)[0])
+
+
+def _misleads(logits: np.ndarray, labels: np.ndarray, prior: np.ndarray, heat: float) -> bool:
+    """Tell whether validation cells come in another mix than the learnt one, and EM makes them no better."""
+    if likelihood_of_no_shift(labels, labels, prior, labels) > LEVEL:
+        return False
+    plain = _plain(logits)
+    moved = shift(_plain(logits, heat), prior)[0]
+    return macro_f1(moved, labels) <= macro_f1(plain, labels)
+
+
+def _beside_validation(held: np.ndarray, labels: np.ndarray, prior: np.ndarray, plain: np.ndarray) -> Adjusted:
+    """Return test cells' probabilities `plain` times what EM finds more or less of a class there than in `held`.
+
+    One model's estimates err alike in both, so that their ratio tells a shift where neither tells a mix. Nothing is
+    adjusted unless the test cells tell their mix from that of the validation cells.
+    """
+    mix = _prior((np.bincount(labels, minlength=len(prior)) + PSEUDO) * (prior > 0))
+    chance = likelihood_of_no_shift(held.argmax(1), labels, mix, plain.argmax(1))
+    if chance > LEVEL:
+        return Adjusted(
+            plain,
+            "done to the validation cells, whose types are known, it doesn't raise their macro F1, and test cells "
+            f"don't tell their mix from that of the validation cells (p = {chance:.2g}, {LEVEL} needed)",
+        )
+    found, there = shift(plain, prior)[1], shift(held, prior)[1]
+    return Adjusted(_normalised(plain * np.divide(found, there, out=np.zeros_like(found), where=there > 0)))
 
 
 OWN: dict[str, Adjust] = {

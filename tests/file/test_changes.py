@@ -1,9 +1,10 @@
 """What an edited sweep file would train anew: said by plan and run before anything is."""
 
 import fake_trials
+from sweep_files import MINIMAL, parse
 
 from sweeps.drive.forecast import planning
-from sweeps.file import changes
+from sweeps.file import changes, trials
 from sweeps.file.config import load
 
 
@@ -46,3 +47,12 @@ def test_a_kept_file_that_cannot_be_read_is_said(tmp_path):
     kept, file = tmp_path / "kept.yaml", tmp_path / "small.yaml"
     kept.write_text("models: [nothing]\n")
     assert "can't be read" in changes.since(kept, written(file))[0]
+
+
+def test_an_adjustment_that_comes_to_mean_another_one_renews_the_trials_that_have_it_alone(monkeypatch):
+    def keys() -> list[str]:
+        return [parse(MINIMAL + f"posthoc: [{names}]").trials()[0].key for names in ("logit_adjust", "prior_shift")]
+
+    before = keys()
+    monkeypatch.setitem(trials.ANEW, "prior_shift", 99)
+    assert [new == old for new, old in zip(keys(), before, strict=True)] == [True, False]
