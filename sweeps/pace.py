@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -33,18 +32,20 @@ class Due(NamedTuple):
     expected: float
 
 
-def seconds_left(ended: Sequence[Ended], due: Sequence[Due], cores: float = 0.0) -> float | None:
+def seconds_left(
+    ended: Sequence[Ended], due: Sequence[Due], cores: float = 0.0, before: Sequence[Ended] = ()
+) -> float | None:
     """Return about how many seconds it takes until all that is due is done; None: it can't be said.
 
     Of a kind that ended before, a trial takes as many times its expected seconds as those did; of others the expected.
     The pace is the seconds of work done per second by the clock while the last trials ended; until ENOUGH have, one
     for each of the `cores`, as `cellskew plan` has it (0: of what trains on GPUs nothing is expected). A trial isn't
-    shared out.
+    shared out. before: what earlier drivers saw end, at whatever pace: it tells how long trials take.
     """
     speed = _pace(ended) if len(ended) >= ENOUGH else cores
     if not speed or not due:
         return None
-    works = learnt(ended, due)
+    works = learnt([*before, *ended], due)
     return max(sum(works) / speed, max(works))
 
 
@@ -55,11 +56,16 @@ def learnt(ended: Sequence[Ended], due: Sequence[Due]) -> list[float]:
 
 
 def _factors(ended: Sequence[Ended]) -> dict[str, float]:
-    expected, took = defaultdict(float), defaultdict(float)
+    return {kind: took / max(expected, 1e-9) for kind, (expected, took) in _sums(ended).items()}
+
+
+def _sums(ended: Sequence[Ended]) -> dict[str, tuple[float, float]]:
+    """Return by kind the seconds that were expected of what ended, and those that it took."""
+    sums: dict[str, tuple[float, float]] = {}
     for one in ended:
-        expected[one.kind] += one.expected
-        took[one.kind] += one.took
-    return {kind: took[kind] / max(expected[kind], 1e-9) for kind in took}
+        expected, took = sums.get(one.kind, (0.0, 0.0))
+        sums[one.kind] = expected + one.expected, took + one.took
+    return sums
 
 
 def _pace(ended: Sequence[Ended]) -> float:
@@ -73,16 +79,22 @@ def place(storage: Path, sweep: str) -> Path:
     return storage / "sweeps" / f"{sweep}.left.json"
 
 
-def keep(path: Path, seconds: float | None) -> None:
-    """Keep a guess of ours for whoever else asks; nothing on a full disk."""
+def keep(path: Path, seconds: float | None, ended: Sequence[Ended] = ()) -> None:
+    """Keep a guess of ours for whoever else asks, and for the next driver what ended; nothing on a full disk.
+
+    seconds: None once there is no guess any more; one that stays is told from a later driver's by its pid.
+    """
+    said = {"pid": os.getpid(), "at": time.time(), "left": seconds, "took": _sums(ended)}
     with contextlib.suppress(OSError):
-        publish(path, json.dumps({"pid": os.getpid(), "at": time.time(), "left": seconds}).encode(), durable=False)
+        publish(path, json.dumps(said).encode(), durable=False)
 
 
-def forget(path: Path) -> None:
-    """Keep no guess any more; one that can't be removed is told from a later driver's by its pid."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+def taught(path: Path) -> list[Ended]:
+    """Return what an earlier driver kept of trials that ended, those of a kind as one."""
+    try:
+        return [Ended(kind, *sums, at=0.0) for kind, sums in json.loads(path.read_text())["took"].items()]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def kept(path: Path, pid: int) -> float | None:

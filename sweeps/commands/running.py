@@ -201,19 +201,21 @@ def _converge(spec: "SweepSpec", storage: Path, uri: str | None, given: dict[str
     from sweeps.answers import sure
     from sweeps.drive.converge import Request, converge
     from sweeps.drive.outcome import first_compared
-    from sweeps.drive.progress import Progress, console
+    from sweeps.drive.progress import Progress, apart, console
 
     request = Request(storage=storage.absolute(), tracking_uri=uri, **given)
-    screen = Progress(console(), pace.place(storage.absolute(), spec.name))
+    left = pace.place(request.storage, spec.name)
     try:
-        outcome = converge(spec, request, screen, look=sure.wanted)
+        with apart(left.with_name(f"{spec.name}.native.log")):
+            screen = Progress(console(), left)
+            outcome = converge(spec, request, screen, look=sure.wanted)
     except KeyboardInterrupt:  # where converge heeds none; typer would end without a word
         print(f"cellskew: interrupted; {AGAIN}", file=sys.stderr)
         raise typer.Exit(130) from None
     said["CELLSKEW_SAID"], outcome.compared = outcome.in_short(), first_compared(spec.trials())
     if outcome.has_begun:
         try:
-            _conclude(spec.name, storage, uri, outcome, screen)
+            _conclude(spec.name, storage, uri, outcome, Progress(console()))
         except KeyboardInterrupt:  # the sweep is what it is
             print(f"cellskew: no table now; cellskew results {spec.name}", file=sys.stderr)
     else:

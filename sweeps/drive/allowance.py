@@ -75,9 +75,16 @@ def left(costs: Mapping[str, float], used: Used) -> str | None:
     if not undone:
         return None
     done = sum(cost for key, cost in costs.items() if key in used.finished)
+    are_left = "1 trial is left" if len(undone) == 1 else f"{len(undone)} trials are left"
     if not done:
-        return f"{len(undone)} trials are left"
+        return are_left
     times = sum(undone.values()) / done
-    hours = [(used.given.gpu, "GPU-hours"), (used.given.cpu, "CPU-hours")]
-    amount, unit = next((pair for pair in hours if pair[0]), hours[1])
-    return f"{len(undone)} trials are left, about {times * amount / 3600:.3g} {unit} by what the others took"
+    amount, unit = (used.given.gpu, "GPU") if used.given.gpu else (used.given.cpu, "CPU")
+    return f"{are_left}, about {_of_time(times * amount, unit)} by what the others took"
+
+
+def _of_time(seconds: float, unit: str) -> str:
+    """Return so many seconds of a unit as a person would say them: 8 CPU-seconds, 3 CPU-minutes, 2.5 GPU-hours."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} {unit}-second" + "s" * (round(seconds) > 1)
+    return f"{seconds / 60:.0f} {unit}-minutes" if seconds < 5400 else f"{seconds / 3600:.3g} {unit}-hours"

@@ -1,10 +1,12 @@
 """What a person sees while a sweep runs: a live picture on a terminal, a plain line every ten seconds elsewhere."""
 
+import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import compress
 from pathlib import Path
@@ -31,8 +33,8 @@ COMMAND = re.compile(r"\b(cellskew|mlflow) [a-z]")  # to be copied, so never bro
 class Progress:
     """Counts trials done, running and failed, guesses the time left, remembers the best; a request.Screen.
 
-    keep: a file that holds the guess while trials run, for `cellskew status`. Ends with `with`, or `end`. Steps may be
-    counted by many threads.
+    keep: a file that holds the guess while trials run, for `cellskew status`, and what taught it, for the next driver.
+    Ends with `with`, or `end`. Steps may be counted by many threads.
     """
 
     def __init__(self, console: Console, keep: Path | None = None) -> None:
@@ -47,6 +49,7 @@ class Progress:
         self.share: dict[str, float] = {}  # of a trial's epochs that are over
         self.starts: dict[str, float] = {}
         self.ended: list[pace.Ended] = []
+        self.taught = [] if keep is None else pace.taught(keep)  # by trials that ended before
         self.best: tuple[float, str] | None = None
         self.before, self.cores, self.printed = 0, 0.0, 0.0
         self.began = time.monotonic()
@@ -125,7 +128,7 @@ class Progress:
         now = time.monotonic()
         if self.keep is not None and now - self.kept > KEEP_EVERY:
             self.kept = now
-            pace.keep(self.keep, self._seconds_left())
+            pace.keep(self.keep, self._seconds_left(), self.taught + self.ended)
         if not self.console.is_terminal and now - self.printed > INTERVAL:
             self.printed = now
             self.say(self.line())
@@ -137,8 +140,8 @@ class Progress:
             if self.live is not None:
                 self.live.stop()
                 self.live = None
-        if self.keep is not None:
-            pace.forget(self.keep)
+        if self.keep is not None and (self.kept or self.taught):
+            pace.keep(self.keep, None, self.taught + self.ended)
 
     def _draw(self) -> None:
         with self.drawing:
@@ -195,7 +198,7 @@ class Progress:
             for key, cost in self.costs.items()
             if key not in self.done
         ]
-        return pace.seconds_left(self.ended, due, self.cores)
+        return pace.seconds_left(self.ended, due, self.cores, self.taught)
 
     def _picture(self) -> Table:
         table = Table.grid()
@@ -235,6 +238,31 @@ def _cut(said: str, style: str = "") -> Text:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+@contextmanager
+def apart(log: Path) -> Iterator[None]:
+    """Leave standard error to Python while it lasts; what native code writes there (Ray's core, of its actors) goes
+    into a log, as it would into the live picture."""
+    before, screen, native = sys.stderr, None, os.dup(2)
+    try:
+        with suppress(OSError):  # no file, or none can be written: whoever needs one says so
+            screen = os.fdopen(os.dup(before.fileno()), "w", 1, before.encoding, before.errors)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("wb") as file:
+                before.flush()
+                os.dup2(file.fileno(), 2)
+            sys.stderr = screen
+        yield
+    finally:
+        sys.stderr = before
+        os.dup2(native, 2)
+        os.close(native)
+        if screen is not None:
+            screen.close()
+        with suppress(OSError):
+            if not log.stat().st_size:
+                log.unlink()
 
 
 def console() -> Console:

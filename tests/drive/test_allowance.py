@@ -47,7 +47,10 @@ def test_it_is_spent_by_what_trials_had_or_by_the_clock():
 def test_what_is_left_is_told_by_what_the_others_took():
     costs = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 5.0}
     some = used(gpu=6.0, cpu=6.0, finished=("a", "b"), failed=("d",))
-    assert left(costs, some) == "1 trials are left, about 3 GPU-hours by what the others took"
+    assert left(costs, some) == "1 trial is left, about 3 GPU-hours by what the others took"
+    short = used(cpu=0.0008, finished=("a", "b"), failed=("d",))
+    assert left(costs, short) == "1 trial is left, about 1 CPU-second by what the others took"
+    assert "about 10 CPU-minutes by" in left(costs, used(cpu=1 / 3, finished=("a", "b"), failed=("d",)))
     assert left(costs, used(finished=tuple(costs))) is None
     assert left(costs, used(cpu=1.0)) == "4 trials are left"
 

@@ -110,6 +110,7 @@ def test_what_cannot_be_made_fails_the_trials_that_need_it_alone():
     assert sorted(job.key for job in made.jobs) == ["a", "d"]
     assert sorted((job.key, str(error)) for job, error in made.failed) == [(key, "no gene is known") for key in "bc"]
     assert max(tried.values()) == 2
+    assert made.told[-1] == ("preparing: trials ready", 2, 2), "what can't be made is waited for no longer"
 
 
 def test_what_was_not_made_as_its_node_was_lost_is_tried_again_by_the_next_run():

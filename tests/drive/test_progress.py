@@ -3,6 +3,7 @@ estimates are wrong, drivers come back after a night."""
 
 import io
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -92,9 +93,28 @@ def test_the_time_left_begins_as_planned_and_is_kept_for_status(tmp_path):
     screen.event("started", trials[0].key, {})
     assert kept(file, os.getpid()) == pytest.approx(60 * len(trials) / 2, abs=5)
     screen.end()
-    assert not file.exists()
+    assert kept(file, os.getpid()) is None
     begun(screen, cores=0.0)
     assert "left ?" in screen.line(), "GPUs train, of which nothing is known yet"
+
+
+def test_a_driver_that_goes_on_knows_how_long_trials_take(tmp_path, monkeypatch):
+    file, now = tmp_path / "small.left.json", [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    first = Progress(Console(file=io.StringIO()), file)
+    trials = begun(first, cores=1.0)
+    for trial in trials[:2]:
+        first.event("started", trial.key, {})
+        now[0] += 6.0  # a tenth of what was expected
+        first.event("finished", trial.key, {})
+    first.end()
+    second = Progress(Console(file=io.StringIO()), file)
+    left = begun(second, cores=1.0)
+    kinds = [trial.called for trial in trials[:2]]
+    expected = sum(6.0 if trial.called in kinds else 60.0 for trial in left)
+    assert second._seconds_left() == pytest.approx(expected)
+    second.end()
+    assert Progress(Console(file=io.StringIO()), file).taught == second.taught, "however often it is interrupted"
 
 
 def test_sentences_are_broken_between_words_and_commands_never():
@@ -148,3 +168,21 @@ def test_whoever_asks_hears_what_the_drivers_screen_says(tmp_path):
 def test_a_night_between_two_drivers_is_not_the_pace():
     runs = ends("lr", 10, 1.0, 2.0, 2.0) + ends("lr", 5, 1.0, 2.0, 2.0, begin=30_000.0)
     assert seconds_left(runs, [Due("lr", 1.0)] * 10) == pytest.approx(20, rel=1.5)
+
+
+def test_what_native_code_writes_is_kept_off_the_screen(tmp_path, capfd):
+    log = tmp_path / "sweeps" / "small.native.log"
+    with progress.apart(log):
+        print("ours", file=sys.stderr)
+        os.write(2, b"core_worker.cc: an actor has arguments\n")
+        progress.console().print("a line")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "ours\na line\nafter\n"
+    assert log.read_text() == "core_worker.cc: an actor has arguments\n"
+    with progress.apart(log):
+        pass
+    assert not log.exists(), "nothing was written"
+    (tmp_path / "file").touch()
+    with progress.apart(tmp_path / "file" / "x.log"):
+        print("no log can be made", file=sys.stderr)
+    assert capfd.readouterr().err == "no log can be made\n"
