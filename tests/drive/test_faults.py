@@ -174,7 +174,9 @@ def small_disk(tmp_path) -> Path:
 
 
 def remount(storage: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", storage.parent], check=True)
+    """Mount a disk anew; killed processes have files open for writing until the system has taken them away."""
+    again = ["mount", "-o", f"remount,{options}", str(storage.parent)]
+    wait_until(lambda: subprocess.run(again, check=False).returncode == 0, 60)
 
 
 @contextmanager
