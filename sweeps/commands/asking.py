@@ -175,12 +175,18 @@ def report(
 
 
 def _place(runs: Any, names: list[str]) -> "Place | None":
-    """Return where MLflow shows a sweep's runs; None for several sweeps, and for a bundle."""
+    """Return where MLflow shows a sweep's runs; None for several sweeps, a bundle, and where MLflow doesn't answer.
+
+    As a database does that is read straight and is of another version of MLflow: a page without links is one.
+    """
     if (uri := runs.attrs.get("uri")) is None or len(names) != 1:
         return None
-    from sweeps.tracking.about import place_of
+    from sweeps.tracking import about
 
-    return place_of(uri, names[0])
+    try:
+        return about.place_of(uri, names[0])
+    except RequestError:
+        return None
 
 
 def export(

@@ -21,6 +21,7 @@ from sweeps.answers.designs import Designs
 from sweeps.answers.page import copies, figures, report
 from sweeps.answers.page.svg import breaking, decades
 from sweeps.answers.runs import choices
+from sweeps.commands import asking
 from sweeps.tracking.about import Place
 from trainables.metrics import intervals
 
@@ -237,6 +238,15 @@ def test_runs_are_linked_to_where_mlflow_shows_them(runs):
     assert "<pre>mlflow ui --backend-store-uri sqlite:////a.db</pre>" in report.report(
         runs, "x", METRIC, Designs(runs), place=local
     )
+
+
+def test_a_page_comes_without_links_where_mlflow_does_not_answer(runs, monkeypatch):
+    def refuses(uri: str, sweep: str) -> None:
+        raise RequestError("the database is of another version")
+
+    monkeypatch.setattr("sweeps.tracking.about.place_of", refuses)
+    runs.attrs["uri"] = "sqlite:///old.db"
+    assert asking._place(runs, ["x"]) is None and asking._place(runs, ["x", "y"]) is None
 
 
 def test_too_little_to_report_is_refused(runs):
