@@ -65,9 +65,10 @@ def prepared(root: Path, model: str, text: str) -> dict:
 
 @pytest.fixture
 def new_cells(trials, tmp_path) -> Path:
-    """The same cells in a file of their own: no labels, genes in another order, one more gene that nobody expresses."""
+    """The same cells in a file of their own: no labels, cells and genes in another order, one gene that nobody has."""
     cells = anndata.read_h5ad(write(tmp_path / "fresh.h5ad"))
     del cells.obs["celltype"]
+    cells = cells[np.random.default_rng(2).permutation(cells.n_obs)].copy()
     order = np.random.default_rng(1).permutation(cells.n_vars)
     more = anndata.AnnData(np.zeros((cells.n_obs, 1), np.float32), cells.obs, pd.DataFrame(index=["UNHEARD-OF"]))
     more.X = type(cells.X)(more.X) if not isinstance(cells.X, np.ndarray) else more.X
