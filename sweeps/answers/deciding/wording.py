@@ -158,9 +158,14 @@ def _of_skew(ranking: Ranking, designs: Designs, kind: str | None) -> str:
 
 
 def of_dropped(told: Sequence[Ranking]) -> Iterator[str]:
-    """Say which datasets and splits don't count, as some choice has no number there."""
-    if lost := dict.fromkeys(where for one in told for where in one.dropped):
-        yield f"left out, as not every choice has a number there: {named(list(lost), 6)}"
+    """Say which datasets and splits don't count, as some choice has no number there; at which skews, if not at all."""
+    lost: dict[str, dict[str, None]] = {}
+    for one in told:
+        for where in one.dropped:
+            lost.setdefault(where, {})[one.skew] = None
+    skews = {one.skew for one in told}
+    if places := [where if set(at) == skews else f"{where} at {named(list(at))}" for where, at in lost.items()]:
+        yield f"left out, as not every choice has a number there: {named(places, 6)}"
 
 
 def _trained_on(ranking: Ranking, designs: Designs, kind: str | None) -> str:

@@ -122,6 +122,18 @@ def test_a_dataset_that_some_choice_lacks_is_not_left_out_silently():
     assert not any("left out, as" in name for name in said(runs(CLEAR)))
 
 
+def test_a_split_that_is_left_out_at_one_skew_is_named_with_it():
+    """It was named alone, as if it counted at no skew."""
+    skewed = runs(CLEAR).assign(skew="step-10")
+    lost = (skewed["model"] == "scgpt") & (skewed["split"] == "0")
+    one, both = (
+        said(numbered(pd.concat([plain, skewed[~lost]], ignore_index=True)))
+        for plain in (runs(CLEAR), runs(CLEAR)[~lost.to_numpy()])
+    )
+    words = "left out, as not every choice has a number there"
+    assert (one[words], both[words]) == ("d split 0 at step-10", "d split 0")
+
+
 def test_runs_with_defects_on_purpose_are_no_choice():
     wrong = runs({("scgpt", "none"): 0.99}).assign(defects="test_selection")
     assert said(numbered(pd.concat([runs(CLEAR), wrong])))["answer"].startswith(f"{LR} · oversample")
