@@ -13,6 +13,7 @@ from data_pipeline.errors import RequestError
 from sweeps import cli
 from sweeps.answers import onetrial
 from sweeps.commands import trial as command
+from sweeps.drive.launching.rerun import told_of
 from sweeps.drive.launching.worker import TOLD
 from sweeps.tracking.kept.database import StoredRun
 from sweeps.tracking.kept.runs import trials_like
@@ -141,6 +142,15 @@ def test_a_rerun_gives_the_recorded_numbers_and_touches_nothing(trained, tmp_pat
     assert content(folder) == before and (tmp_path / "kept" / "per_class.csv").exists()
     with pytest.raises(RequestError, match="is there already; name a new folder"):
         ask(tmp_path, "abcd", "--rerun", "--here", "--keep", str(tmp_path / "kept"))
+
+
+def test_a_rerun_reads_where_the_storage_lies_now(tmp_path):
+    told = {"directory": "/old/runs/trials/abcd", "shards": "/old/runs/shards/k", "weights": "/w/scGPT", "epochs": 2}
+    folder = tmp_path / "moved" / "trials" / "abcd"
+    folder.mkdir(parents=True)
+    (folder / TOLD).write_text(json.dumps(told))
+    here = {"directory": str(folder), "shards": str(tmp_path / "moved" / "shards" / "k")}
+    assert told_of(folder) == told | here
 
 
 @pytest.mark.parametrize("debug", [False, True])

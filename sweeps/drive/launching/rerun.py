@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import RequestError
+from data_pipeline.shared.store import Shared
 from sweeps.drive.launching.log import epoch_line
 from sweeps.drive.launching.worker import TOLD
 from trainables.training.device import choose_device
@@ -33,9 +34,10 @@ def rerun(folder: Path, keep: Path | None, from_scratch: bool, say: Callable[[st
 
 
 def told_of(folder: Path) -> dict[str, Any]:
-    """Return what run_trial was told of the trial of a folder when a worker last had it."""
+    """Return what run_trial was told when a worker last had a trial's folder, with paths as the storage lies now."""
     try:
-        return json.loads((folder / TOLD).read_text(encoding="utf-8"))
+        told = json.loads((folder / TOLD).read_text(encoding="utf-8"))
+        return Shared("", Path(told["directory"]).parents[1], folder.absolute().parents[1]).translated(told)
     except (OSError, ValueError):
         raise RequestError(
             f"{folder} doesn't say how the trial is run: no worker of this machine's storage has had it yet. `cellskew "
