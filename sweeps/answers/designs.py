@@ -19,7 +19,7 @@ FEW_CELLS, FEW_SPLITS = 10, 6  # below both, test cells are drawn again: see ben
 HOW_FEW = f"""{{dataset}}: {{metric}} rests on under {FEW_CELLS} test cells in a split, and under {FEW_SPLITS} splits: \
 test cells are drawn again within types (paired bootstrap), and retraining added"""
 LOOKED = (
-    "splits were added until differences were sure: intervals and p hold however often was looked ({looks} looks at "
+    "splits were added while a difference wasn't sure: intervals and p hold however often was looked ({looks} looks at "
     "most; 5 % / {looks} for each, Jennison & Turnbull 1989)"
 )
 GRID = [
