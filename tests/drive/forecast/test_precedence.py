@@ -87,10 +87,15 @@ def test_long_trials_come_first_and_of_equal_ones_split_by_split():
     assert [one.labels["split"] for one in sorted(alike, key=lambda one: found[one.key])] == ["0"] * 4 + ["1"] * 4
 
 
-def test_a_baseline_that_takes_longer_than_its_networks_starts_before_them():
+def test_a_baseline_that_takes_longer_than_its_networks_starts_before_them_with_the_others():
     trials = grid(3, 1, models={"scanvi": 2000.0, "knn": 4.0} | NETWORKS)
-    found = sorted(trials, key=lambda one: turns(trials, costs(trials))[one.key])
-    assert [one.key.split("-")[0] for one in found[:3]] == ["scanvi"] * 3
+    order = turns(trials, costs(trials))
+    found = sorted(trials, key=lambda one: order[one.key])
+    assert [one.key.split("-")[0] for one in found[:6]] == ["scanvi", "knn"] * 3
+    over, before = (ends(trials, {"n": Shape(0.0, 2.0)}, one) for one in (order, longest_first(trials)))
+    assert not lone(trials, over) and max(over.values()) < 1.03 * max(before.values())
+    tiny = grid(3, 4, models={"mlp": 1.0, "knn": 4.0, "majority": 0.4})
+    assert not lone(tiny, ends(tiny, {"n": Shape(0.0, 2.0)}, turns(tiny, costs(tiny))))
     only = grid(3, 1, models=BASELINES)
     assert turns(only, costs(only)) == longest_first(only)
 
