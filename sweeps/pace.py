@@ -9,10 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from data_pipeline.atomic import publish
 
 RECENT = 20  # trials of which the pace is taken
-ENOUGH = 3  # trials that must have ended
+ENOUGH = 3  # trials that must have ended to tell anything of the others
+DIFFER = 0.1  # standard deviation of expected seconds, by their mean, from which a line is fitted
+KEPT = 50  # trials of each kind that a later driver learns from
 IDLE = 30.0  # seconds between a trial's end and another's start, beyond which nothing was driven
 
 
@@ -37,7 +41,7 @@ def seconds_left(
 ) -> float | None:
     """Return about how many seconds it takes until all that is due is done; None: it can't be said.
 
-    Of a kind that ended before, a trial takes as many times its expected seconds as those did; of others the expected.
+    Of a kind that ended before, a trial takes what those did, by its expected seconds; of others the expected.
     The pace is the seconds of work done per second by the clock while the last trials ended; until ENOUGH have, one
     for each of the `cores`, as `cellskew plan` has it (0: of what trains on GPUs nothing is expected). A trial isn't
     shared out. before: what earlier drivers saw end, at whatever pace: it tells how long trials take.
@@ -51,21 +55,36 @@ def seconds_left(
 
 def learnt(ended: Sequence[Ended], due: Sequence[Due]) -> list[float]:
     """Return the seconds that what is due takes, each by what ended of its kind."""
-    factors = _factors(ended)
-    return [expected * factors.get(kind, 1.0) for kind, expected in due]
+    lines = {kind: _line(sizes) for kind, sizes in _by_kind(ended).items()}
+    found = []
+    for kind, expected in due:
+        beside, slope = lines.get(kind, (0.0, 1.0))
+        found.append(beside + slope * expected)
+    return found
 
 
-def _factors(ended: Sequence[Ended]) -> dict[str, float]:
-    return {kind: took / max(expected, 1e-9) for kind, (expected, took) in _sums(ended).items()}
-
-
-def _sums(ended: Sequence[Ended]) -> dict[str, tuple[float, float]]:
-    """Return by kind the seconds that were expected of what ended, and those that it took."""
-    sums: dict[str, tuple[float, float]] = {}
+def _by_kind(ended: Sequence[Ended]) -> dict[str, list[tuple[float, float]]]:
+    """Return by kind the seconds that were expected of each that ended, and those that it took."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for one in ended:
-        expected, took = sums.get(one.kind, (0.0, 0.0))
-        sums[one.kind] = expected + one.expected, took + one.took
-    return sums
+        found.setdefault(one.kind, []).append((one.expected, one.took))
+    return found
+
+
+def _line(sizes: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return (seconds that each trial of a kind takes beside its size, seconds per expected second), by least squares.
+
+    The long ones end first, and say nothing of short ones but by what they differ in among themselves: where that is
+    little, or the line would be below zero, all goes by size.
+    """
+    expected, took = (np.array(column) for column in zip(*sizes, strict=True))
+    spread = expected - expected.mean()
+    if len(sizes) >= ENOUGH and (spread**2).mean() > (DIFFER * expected.mean()) ** 2:
+        slope = max(0.0, (spread @ took) / (spread @ spread))
+        beside = took.mean() - slope * expected.mean()
+        if beside >= 0:
+            return float(beside), float(slope)
+    return 0.0, float(took.sum() / max(expected.sum(), 1e-9))
 
 
 def _pace(ended: Sequence[Ended]) -> float:
@@ -84,16 +103,18 @@ def keep(path: Path, seconds: float | None, ended: Sequence[Ended] = ()) -> None
 
     seconds: None once there is no guess any more; one that stays is told from a later driver's by its pid.
     """
-    said = {"pid": os.getpid(), "at": time.time(), "left": seconds, "took": _sums(ended)}
+    took = {kind: sizes[-KEPT:] for kind, sizes in _by_kind(ended).items()}
+    said = {"pid": os.getpid(), "at": time.time(), "left": seconds, "took": took}
     with contextlib.suppress(OSError):
         publish(path, json.dumps(said).encode(), durable=False)
 
 
 def taught(path: Path) -> list[Ended]:
-    """Return what an earlier driver kept of trials that ended, those of a kind as one."""
+    """Return what an earlier driver kept of trials that ended."""
     try:
-        return [Ended(kind, *sums, at=0.0) for kind, sums in json.loads(path.read_text())["took"].items()]
-    except (OSError, ValueError, KeyError):
+        took = json.loads(path.read_text())["took"]
+        return [Ended(kind, *sizes, at=0.0) for kind, listed in took.items() for sizes in listed]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

@@ -17,7 +17,7 @@ from sweeps.cluster.resources import Shape
 from sweeps.drive import progress
 from sweeps.drive.launching.news import Tally, utilisation
 from sweeps.drive.progress import Progress
-from sweeps.pace import Due, Ended, keep, kept, place, seconds_left
+from sweeps.pace import Due, Ended, keep, kept, learnt, place, seconds_left
 
 
 def terminal(columns: int = 80) -> Console:
@@ -142,6 +142,16 @@ def test_one_kind_that_was_thought_dear_says_nothing_of_the_others():
     dear = ends("trees", 10, 15.0, 3.0, 1.5)  # two at once
     assert seconds_left(dear, [Due("lr", 1.0)] * 100) == pytest.approx(50)
     assert seconds_left(dear, [Due("lr", 1.0)] * 100 + [Due("trees", 15.0)] * 10) == pytest.approx(65)
+
+
+def test_what_each_trial_takes_whatever_its_size_is_learnt_from_long_ones():
+    """Each starts and is put away in 2 s; what is left are hundreds that train in no time."""
+    sizes = [9.0, 8.0, 7.0, 5.0]
+    long = [Ended("probe", size, 2.0 + 0.5 * size, 6.0 * place) for place, size in enumerate(sizes)]
+    pace = sum(one.took for one in long[1:]) / 18.0
+    assert seconds_left(long, [Due("probe", 0.1)] * 200) == pytest.approx(200 * 2.05 / pace)
+    alike = [Ended("probe", size, 2.0 * size, 6.0 * place) for place, size in enumerate([9.0, 9.1, 8.9])]
+    assert learnt(alike, [Due("probe", 1.0)]) == pytest.approx([2.0]), "nothing tells short ones apart"
 
 
 def test_a_trial_is_not_shared_out_and_too_few_tell_nothing():
