@@ -88,7 +88,7 @@ def to_all(driver: subprocess.Popen) -> str:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("ask", [to_driver, to_all])
+@pytest.mark.parametrize("ask", [pytest.param(to_driver, marks=pytest.mark.slow), to_all])
 def test_a_first_signal_finishes_the_epoch_and_says_what_is_left(ask, tmp_path):
     faults(tmp_path, seconds=0.5, save_every=100)  # by itself a trial would save its end alone
     with driver_of(tmp_path, tmp_path / "said.txt") as driver:

@@ -136,7 +136,8 @@ def test_a_damaged_checkpoint_is_not_used(name, how, storage, undisturbed):
     check_same(state(storage), undisturbed[1])
 
 
-@pytest.mark.parametrize("how", [pytest.param("bit-flipped"), pytest.param("truncated", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["bit-flipped", "truncated"])
 def test_damaged_shards_are_encoded_again(how, storage, undisturbed):
     damage_all(storage, "shards/*/*/part-*.arrow", how)
     if how == "bit-flipped":  # same size: only the trial, which reads every byte, can tell
