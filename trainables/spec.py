@@ -248,8 +248,8 @@ def what_is_trained(spec: ModelSpec, train: Any, pretrained: bool) -> Any:
 
 def settings(spec: ModelSpec) -> list[str]:
     """Return the names of the options that change a model: a baseline has no size, unless it says what that is."""
-    own = () if spec.options is Options else inspect.get_annotations(spec.options)
-    has_sizes = spec.kind == "network" or "size" in own
+    own = [base for base in spec.options.__mro__ if issubclass(base, Options) and base is not Options]
+    has_sizes = spec.kind == "network" or any("size" in inspect.get_annotations(base) for base in own)
     return [name for name in spec.options.model_fields if has_sizes or name != "size"]
 
 

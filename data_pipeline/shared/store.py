@@ -29,6 +29,7 @@ DEFAULT_GB = 50.0
 MADE, FILES, MARKS, INPUTS = "made", "files", "marks", "inputs"
 SEALS = ("manifest.json", ".whole")  # a folder that has one is whole
 OF_ONE = ("checked.json", *SEALS[1:])  # files that stand for what one machine did
+TURN = ".turn"  # of a trial's folder on a machine, see turns: whose turn it was left in, if it is whole
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def fetch(uri: str, pool: str, listing: Listing, place: Path) -> None:
 
 
 def forget(place: Path) -> None:
-    """Remove a made file or folder from this machine, its seal first."""
-    for name in SEALS:
+    """Remove a made file or folder, or a trial's, from this machine; what says that it is whole first."""
+    for name in (*SEALS, TURN):
         (place / name).unlink(missing_ok=True) if place.is_dir() else None
     shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from data_pipeline.atomic import publish
 from data_pipeline.shared import cache, objects
-from data_pipeline.shared.store import Shared
+from data_pipeline.shared.store import TURN, Shared
 
-TURN = ".turn"  # of a folder on a machine: whose turn it was left in
 KEPT_HERE = (".lock", ".attempt", ".leave", TURN)  # signs of workers on one machine
 LOOK_EVERY = 10.0  # seconds between looks at whether the end was asked for
 LAST = "result.json"  # with it a folder is that of a finished trial
@@ -126,6 +125,7 @@ def fetched(shared: Shared | None, folder: Path) -> Path:
 def _bring(uri: str, pool: str, listing: objects.Listing, place: Path) -> None:
     """Make the folder hold what a list says, and nothing else; the result last."""
     place.mkdir(parents=True, exist_ok=True)
+    (place / TURN).unlink(missing_ok=True)  # cut off from here on, it is nobody's
     for name in sorted(listing, key=lambda name: name == LAST):
         if not ((place / name).is_file() and objects.of_file(place / name) == listing[name]):
             objects.get_file(uri, pool, listing[name], place / name)

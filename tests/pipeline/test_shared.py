@@ -10,7 +10,7 @@ import pytest
 
 from data_pipeline.shared import objects
 from data_pipeline.shared.hand import Inputs, at_hand, make
-from data_pipeline.shared.store import OWN, Shared
+from data_pipeline.shared.store import OWN, Shared, forget
 from data_pipeline.shared.turns import Overtaken, Turn, fetched, has_begun
 from sweeps.drive import lineage
 from sweeps.drive.launching.job import Job
@@ -349,6 +349,29 @@ def test_a_worker_of_the_same_machine_goes_on_with_rounds_that_the_store_has_not
     assert (elsewhere.here(folder) / "epoch").read_text() == "1"
     Turn(node, folder).take()
     assert (node.here(folder) / "epoch").read_text() == "1", "as the one elsewhere left it"
+
+
+@pytest.mark.parametrize("how", ["removed", "fetched"])
+def test_a_folder_in_which_something_was_cut_off_is_never_gone_on_with(shared, node, monkeypatch, how):
+    folder, here = shared.root / "trials" / "k", node.here(shared.root / "trials" / "k")
+    first, get_file, got = Turn(node, folder), objects.get_file, []
+    first.take(), put(here, a="1", b="1"), first.save(), put(here, a="2", b="2")
+
+    def once(*given):
+        if got:
+            raise OSError("the line is cut")
+        got.append(get_file(*given))
+
+    with monkeypatch.context() as cut:
+        cut.setattr(shutil, "rmtree", lambda place, ignore_errors: (place / "a").unlink())
+        cut.setattr(objects, "get_file", once)
+        if how == "removed":
+            forget(here)
+        else:
+            with pytest.raises(OSError, match="the line is cut"):
+                fetched(node, folder)
+    Turn(node, folder).take()
+    assert [(here / name).read_text() for name in "ab"] == ["1", "1"]
 
 
 @pytest.mark.parametrize(("every", "kept"), [(1, 4), ("auto", 2)])

@@ -17,7 +17,7 @@ from data_pipeline.atomic import publish
 from data_pipeline.errors import RequestError
 from data_pipeline.shared.hand import at_hand
 from data_pipeline.shared.objects import waiting
-from data_pipeline.shared.turns import mark, turn
+from data_pipeline.shared.turns import KEPT_HERE, mark, turn
 from sweeps.cluster.origin import machine, of_trial
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
@@ -230,7 +230,7 @@ def _start_over(directory: Path, launch: str) -> None:
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (".lock", ".attempt"):
+        elif path.name not in KEPT_HERE:
             path.unlink()
     publish(mark, launch.encode())
 
