@@ -127,9 +127,17 @@ def tested(runs: pd.DataFrame, asked: Sequence[str]) -> Iterator[str]:
     for kind in kinds:
         cells = runs.get(f"test_cells{kind}", pd.Series(dtype=float)).dropna()
         if len(cells):
-            few, most = int(cells.min()), int(cells.max())
             named = kind[1:] if kind.startswith(":") else "the rarefied type"
-            yield f"test cells of {named} in a split: {few if few == most else f'{few} to {most}'}"
+            yield f"test cells of {named} in a split: {few_to_most(cells)}"
+
+
+def few_to_most(values: pd.Series | np.ndarray) -> str:
+    """Return the fewest and the most in whole numbers, 31 to 60; one number where they are the same, "" of nothing."""
+    known = pd.Series(values, dtype=float).dropna()
+    if known.empty:
+        return ""
+    few, most = round(known.min()), round(known.max())
+    return str(few) if few == most else f"{few} to {most}"
 
 
 def _kind(metric: str) -> str | None:
@@ -183,13 +191,16 @@ def rare(runs: pd.DataFrame, stored: Stored, asked: Sequence[str]) -> Iterator[s
         listed = [table for table in listed if table is not None and "natural" in table]
         if not listed:
             continue
-        table = pd.concat(listed).groupby("class", sort=False)[["natural", "test"]].mean()
+        table = pd.concat(listed)
         tested = table[table["test"] > 0]
-        found = tested[tested["natural"] <= TAIL].sort_values("natural")
-        if len(found) == len(tested):
+        found = {name: rows for name, rows in tested.groupby("class", sort=False) if rows["natural"].min() <= TAIL}
+        if (tested["natural"] <= TAIL).all():
             yield f"{dataset}: all types are rare (up to {TAIL} training cells): recall_tail is balanced_accuracy"
-        elif len(found):
-            named = ", ".join(f"{name} ({row.natural:.0f}, {row.test:.0f})" for name, row in found.iterrows())
+        elif found:
+            named = ", ".join(
+                f"{name} ({few_to_most(rows['natural'])}, {few_to_most(rows['test'])})"
+                for name, rows in sorted(found.items(), key=lambda one: one[1]["natural"].mean())
+            )
             yield f"{dataset}: rare are {named} (training cells before the skew, test cells; of a split)"
         else:
             yield f"{dataset}: no type is rare (at most {TAIL} training cells before the skew)"

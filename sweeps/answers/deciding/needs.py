@@ -64,22 +64,28 @@ class Need:
 class Needs:
     """What the choices need in one dataset, the least first.
 
-    sizes: training cells of the type that `skews` leave, ascending, float [K]. have: those before any skew. test: test
-    cells of the type in a split. alone: these skews leave all other types whole. left_out: choices without enough runs.
+    left: training cells of the type that `skews` leave, float [splits, K], by their means ascending. have: those before
+    any skew, test: test cells of the type, float [splits] each; splits by donors have different numbers. alone: these
+    skews leave all other types whole. left_out: choices without enough runs.
     """
 
     dataset: str
     kind: str
     recall: float
-    sizes: np.ndarray
+    left: np.ndarray
     skews: list[str]
     alone: bool
-    have: float
-    test: float
+    have: np.ndarray
+    test: np.ndarray
     splits: int
     trials: int
     found: list[Need]
     left_out: list[str]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The cells that curves go by, means over splits, float [K]."""
+        return self.left.mean(axis=0)
 
     @property
     def within(self) -> tuple[float, float]:
@@ -127,33 +133,36 @@ def needs(runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> lis
 
 def _of_dataset(dataset: str, runs: pd.DataFrame, kind: str, recall: float, designs: Designs) -> Needs:
     cells = _cells(runs, kind, designs)
-    skews, alone = _ladder(cells, kind, dataset)
+    skews, _ = _ladder(cells, kind, dataset)
     used, left_out = _complete(runs[runs["skew"].isin(skews)], skews)
     if used.empty:
         raise RequestError(
             f"{dataset}: no split has a finished trial of every choice at every number of cells of {kind}"
         )
-    sizes = np.array([cells.loc[cells["skew"] == skew, "train"].mean() for skew in skews])
+    cells = cells[cells["skew"].isin(skews) & cells["split"].isin(used["split"])]  # other splits have other cells
+    skews, alone = _ladder(cells, kind, dataset)
+    used = used[used["skew"].isin(skews)]
+    left = cells.pivot(index="split", columns="skew", values="train")[skews].to_numpy()
     found = [
-        _need([part[part["skew"] == skew] for skew in skews], sizes, kind, recall, designs)
+        _need([part[part["skew"] == skew] for skew in skews], left.mean(axis=0), kind, recall, designs)
         for _, part in used.groupby("label", sort=False)
     ]
     order = sorted(found, key=lambda one: (np.isnan(one.cells), one.cells, -one.measured[-1, 0]))
-    test = float(used.drop_duplicates(["split", "skew"])[f"test_cells:{kind}"].mean())
+    test = used.drop_duplicates("split")[f"test_cells:{kind}"].to_numpy()
     counted = used["split"].nunique(), used["run_id"].nunique()
-    have = float(cells["natural"].mean())
-    return Needs(dataset, kind, recall, sizes, skews, alone, have, test, *counted, order, left_out)
+    have = cells.drop_duplicates("split")["natural"].to_numpy()
+    return Needs(dataset, kind, recall, left, skews, alone, have, test, *counted, order, left_out)
 
 
 def _cells(runs: pd.DataFrame, kind: str, designs: Designs) -> pd.DataFrame:
-    """Return the type's training cells per skew and split: skew, train, natural, others (all other types are whole)."""
+    """Return the type's training cells: skew, split, train, natural, others (all other types are whole)."""
     rows = []
     for _, run in runs.drop_duplicates(["skew", "split"]).iterrows():
         table = designs.stored.per_class(run)
         mine = table["class"].astype(str) == kind
         others = bool((mine | (table["train"] == table["natural"])).all())
-        rows.append((run["skew"], *table.loc[mine, ["train", "natural"]].iloc[0].astype(float), others))
-    return pd.DataFrame(rows, columns=["skew", "train", "natural", "others"])
+        rows.append((run["skew"], run["split"], *table.loc[mine, ["train", "natural"]].iloc[0].astype(float), others))
+    return pd.DataFrame(rows, columns=["skew", "split", "train", "natural", "others"])
 
 
 def _ladder(cells: pd.DataFrame, kind: str, dataset: str) -> tuple[list[str], bool]:

@@ -1,5 +1,6 @@
 """What `cellskew needs` says: sentences, a table of choices and sizes, JSON."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from data_pipeline.names import short
 from sweeps import tables
+from sweeps.answers.celltypes import few_to_most
 from sweeps.answers.deciding.needs import Need, Needs
 from sweeps.answers.deciding.unseen import Unseen
 from sweeps.answers.deciding.wording import many, named
@@ -37,12 +39,14 @@ def sentences(found: Needs) -> Iterator[str]:
     """Yield the answer's sentences for one dataset."""
     yield (
         f"question: how many training cells of {found.kind} give a recall of {found.recall:g}? {found.dataset}: "
-        f"{many(found.trials, 'trial')}; {many(found.splits, 'split')}; {found.test:.0f} test cells of it in a split, "
-        f"and {found.have:.0f} training cells before any skew"
+        f"{many(found.trials, 'trial')}; {many(found.splits, 'split')}; {few_to_most(found.test)} test cells of it "
+        f"in a split, and {few_to_most(found.have)} training cells before any skew"
     )
     yield f"answer: {_headline(found)}"
     for model in dict.fromkeys(one.choice["model"] for one in found.found):
         yield f"{model}: {_of_model(found, *found.of_model(model))}"
+    if (found.left.min(axis=0).round() != found.left.max(axis=0).round()).any():
+        yield f"splits differ in their cells of it: curves go by the means, {_means(found)} cells"
     if not found.alone:
         yield "these skews thin other types too: what their cells change is in the numbers"
     if found.left_out:
@@ -56,6 +60,10 @@ def _headline(found: Needs) -> str:
         return f"can't tell; {open_ends}"
     best, others = known[0], [one for one in found.found if one is not known[0]]
     return f"{best.label} needs the fewest: {_cells(best, found)}{_more(best, found)}{_tied(best, others, found)}"
+
+
+def _means(found: Needs) -> str:
+    return ", ".join(f"{size:.0f}" for size in found.sizes)
 
 
 def _tied(best: Need, others: list[Need], found: Needs) -> str:
@@ -93,17 +101,18 @@ def _number(cells: float, least: float, most: float) -> str:
 
 
 def _more(need: Need, found: Needs) -> str:
-    """Say how these cells compare with those that there are."""
-    low, high = need.ends
-    have, short_of = found.have, np.ceil(need.cells) - found.have
+    """Say how these cells compare with those that there are, in every split."""
+    (low, high), have = need.ends, few_to_most(found.have)
+    fewest, most = found.have.min(), found.have.max()
     if np.isnan(low):
-        return f", of {have:.0f} that there are; no interval under {LEAST} splits"
-    if high <= have:
-        return f", which the {have:.0f} that there are cover"
-    if low > have:
-        about = f"about {short_of:.0f} more than" if need.cells <= found.within[1] else "more than"
-        return f", {about} the {have:.0f} that there are"
-    return f"; whether the {have:.0f} that there are do can't be told"
+        return f", of {have} that there are; no interval under {LEAST} splits"
+    if high <= fewest:
+        return f", which the {have} that there are cover"
+    if low > most:
+        is_known = need.cells <= found.within[1] and fewest == most
+        about = f"about {np.ceil(need.cells) - most:.0f} more than" if is_known else "more than"
+        return f", {about} the {have} that there are"
+    return f"; whether the {have} that there are do can't be told"
 
 
 def _of_model(found: Needs, plain: Need | None, remedies: list[Need]) -> str:
@@ -131,11 +140,18 @@ def as_text(found: Needs, intervals: bool = True) -> pd.DataFrame:
     rows = []
     for one in found.found:
         row = {"choice": one.label}
-        for size, (mean, low, high) in zip(found.sizes, one.measured, strict=True):
+        for size, (mean, low, high) in zip(_sizes(found), one.measured, strict=True):
             ends = "" if np.isnan(low) or not intervals else f" [{low:.2f}, {high:.2f}]"
-            row[f"{size:.0f} cells" if intervals else f"{size:.0f}"] = f"{mean:.2f}{ends}"
+            row[f"{size} cells" if intervals else size] = f"{mean:.2f}{ends}"
         rows.append(row | {f"cells for {found.recall:g}": _cell(one, found)})
     return pd.DataFrame(rows)
+
+
+def _sizes(found: Needs) -> list[str]:
+    """Return the cells that each skew leaves in a split; with the skew, where two leave as many."""
+    named = {skew: few_to_most(left) for skew, left in zip(found.skews, found.left.T, strict=True)}
+    as_many = Counter(named.values())
+    return [cells if as_many[cells] == 1 else f"{cells} ({skew})" for skew, cells in named.items()]
 
 
 def _cell(need: Need, found: Needs) -> str:
@@ -201,7 +217,9 @@ def _interval(estimate: Estimate) -> str:
 def _for_programs(found: Needs, unseen: Sequence[Unseen]) -> dict[str, Any]:
     """Return what was found for programs: null for what isn't known, or no finite number."""
     about = {"dataset": found.dataset, "type": found.kind, "recall": found.recall, "splits": found.splits}
-    about |= {"training_cells": found.have, "test_cells": found.test, "within": list(found.within)}
+    about |= {"training_cells": float(found.have.mean()), "training_cells_range": _ends(found.have)}
+    about |= {"test_cells": float(found.test.mean()), "test_cells_range": _ends(found.test)}
+    about |= {"within": list(found.within), "size_ranges": [_ends(left) for left in found.left.T]}
     about |= {"sizes": found.sizes.tolist(), "skews": found.skews, "others_whole": found.alone}
     about["choices"] = [_of_choice(one, found) for one in found.found]
     about["unseen"] = [_of_unseen(one) for one in unseen]
@@ -228,6 +246,10 @@ def _of_unseen(one: Unseen) -> dict[str, Any]:
         low, high = map(_finite, estimate.interval((0.0, 1.0)))
         row |= {name: estimate.mean, f"{name}_low": low, f"{name}_high": high}
     return row
+
+
+def _ends(cells: np.ndarray) -> list[float]:
+    return [float(cells.min()), float(cells.max())]
 
 
 def _finite(number: float) -> float | None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sweeps.answers import celltypes
+from sweeps.answers.celltypes import few_to_most
 from sweeps.answers.deciding import cost, surer
 from sweeps.answers.deciding.ranking import Difference, Ranking, left_out_score, to_plain_throughout
 from sweeps.answers.designs import Designs
@@ -53,10 +54,11 @@ def many(number: int, thing: str) -> str:
 def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str | None) -> str:
     cells = list(celltypes.tested(runs, [metric]))
     if kind is not None and len(tested := runs.get(f"test_cells:{kind}", pd.Series(dtype=float)).dropna()):
-        cells.append(f"one of them more or less is {many(round(100 / max(1.0, tested.mean())), 'point')} of its recall")
+        points = few_to_most(100 / tested.clip(lower=1.0))
+        cells.append(f"one of them more or less is {points} point{'' if points == '1' else 's'} of its recall")
     if not cells and "test_cells" in runs:
-        cells = [f"{_range(runs['test_cells'])} test cells in a split"]
-    splits = _range(pd.Series([float(one.splits) for one in ranked if len(one.blocks)], dtype=float))
+        cells = [f"{few_to_most(runs['test_cells'])} test cells in a split"]
+    splits = few_to_most(np.array([one.splits for one in ranked if len(one.blocks)]))
     said = [
         many(runs["run_id"].nunique(), "trial"),
         *([f"{splits} split{'' if splits == '1' else 's'}"] if splits else []),
@@ -66,14 +68,6 @@ def _question(runs: pd.DataFrame, metric: str, ranked: list[Ranking], kind: str 
     said += [f"by chance (majority): {np.mean(chance):.3f}"] if chance else []
     least = " (the less the better; differences say by how much)" if sign(metric) < 0 else ""
     return f"question: which choice has the best {title(metric)}{least}? {'; '.join(said)}"
-
-
-def _range(values: pd.Series) -> str:
-    known = values.dropna()
-    if known.empty:
-        return ""
-    few, most = round(known.min()), round(known.max())
-    return str(few) if few == most else f"{few} to {most}"
 
 
 def _headline(told: list[Ranking], runs: pd.DataFrame) -> str:
@@ -175,7 +169,7 @@ def _trained_on(ranking: Ranking, designs: Designs, kind: str | None) -> str:
     part = next(iter(ranking.runs.values())).drop_duplicates(["dataset", "split"])
     listed = designs.stored.tables(part)
     cells = [float(one.loc[one["class"].astype(str) == kind, "train"].sum()) for one in listed if one is not None]
-    return f" ({_range(pd.Series(cells))} training cells)" if cells else ""
+    return f" ({few_to_most(np.array(cells))} training cells)" if cells else ""
 
 
 def _in_words(difference: Difference) -> str:

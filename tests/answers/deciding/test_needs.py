@@ -75,6 +75,38 @@ def test_what_is_needed_is_found_again_with_its_interval_and_what_does_instead(t
     assert "which the 40 that there are cover" in words[LR] and "instead, oversample: about 7 [" in words[LR]
 
 
+def donors(runs: pd.DataFrame, natural: list[int], test: list[int]) -> pd.DataFrame:
+    """Give each split so many cells of DC before any skew, all of which the mildest skew leaves, and test cells."""
+    for one in runs.itertuples():
+        have = natural[int(one.split)]
+        table = pd.read_csv(f"{one.artifact_uri}/per_class.csv").assign(natural=[500, have])
+        table.loc[1, "train"] = have if one.skew == "natural" else table.loc[1, "train"]
+        table.loc[1, ["test", "predicted"]] = test[int(one.split)]
+        table.to_csv(f"{one.artifact_uri}/per_class.csv", index=False)
+    return celltypes.with_type(plain(runs), KIND, Stored(None))
+
+
+def test_splits_of_other_sizes_say_the_fewest_and_the_most(tmp_path):
+    """A mean of 40 cells covers nothing in a split that has 9 of them."""
+    found = asked(donors(sweep(tmp_path, splits=3, none=1.5), [9, 41, 70], [20, 40, 60]))
+    words, (usual,) = said(found), found.found
+    assert 9 < usual.ends[1] < 40 and found.sizes.tolist() == [5, 10, 20, 40]
+    assert "20 to 60 test cells of it in a split, and 9 to 70 training cells before any skew" in words["question"]
+    assert "whether the 9 to 70 that there are do can't be told" in words[LR] and "cover" not in str(words)
+    assert words["splits differ in their cells of it"] == "curves go by the means, 5, 10, 20, 40 cells"
+    assert list(needs_said.as_text(found))[1:5] == ["5 cells", "10 cells", "20 cells", "9 to 70 cells"]
+    programs = needs_said._for_programs(found, [])
+    assert programs["training_cells"] == 40 and programs["training_cells_range"] == [9, 70]
+
+
+def test_sizes_are_those_of_the_splits_that_count(tmp_path):
+    runs = donors(sweep(tmp_path, splits=3, none=1.5), [40, 40, 400], [40, 40, 40])
+    runs.loc[(runs["split"] == "2") & (runs["skew"] == "natural"), "status"] = "FAILED"
+    found = asked(runs)
+    assert (found.splits, found.sizes.tolist(), found.within) == (2, [5, 10, 20, 40], (5, 120))
+    assert set(found.have) == {40} and "splits differ in their cells of it" not in said(found)
+
+
 def test_the_order_of_runs_changes_nothing(tmp_path):
     """Splits are paired over sizes and choices: a resumed sweep may list them in another order at each."""
     runs = sweep(tmp_path)
