@@ -15,7 +15,7 @@ from data_pipeline.atomic import publish
 
 KEPT = ".origin.json"  # in a trial's folder: what it runs on, or ran
 OF_CODE = ("cellskew.code", "cellskew.code_hash", "cellskew.packages", "mlflow.source.git.commit")
-UNKNOWN = "not known: an earlier version trained this"
+UNKNOWN = "not known: the trial's folder doesn't say"
 PACKAGES = ("cellskew", "torch", "transformers", "ray", "mlflow", "scikit-learn", "imbalanced-learn", "numpy", "scipy")
 
 
@@ -67,11 +67,11 @@ def of_trial(directory: Path, tags: dict[str, str], is_finished: bool) -> dict[s
         now = machine() | {names[name]: tags[name] for name in OF_CODE if name in tags}
         publish(directory / KEPT, json.dumps(now).encode(), durable=False)
         return now
-    filled = {"filled": datetime.now(UTC).isoformat(timespec="seconds")}
+    filled = dict.fromkeys(names.values(), UNKNOWN) | {"filled": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
-        return json.loads((directory / KEPT).read_text(encoding="utf-8")) | filled
+        return filled | json.loads((directory / KEPT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return dict.fromkeys(names.values(), UNKNOWN) | filled
+        return filled
 
 
 @functools.cache

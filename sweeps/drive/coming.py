@@ -77,7 +77,7 @@ class Coming(Generic[J]):
         else:
             self.jobs += found
         if self.left or self.total > len(group):
-            self.count("preparing: trials ready", len(self.jobs), self.total - len(self.failed))
+            self.count("preparing: trials ready", len(self.jobs), len(self.jobs) + self.left)
 
     def _work(self) -> None:
         while self._groups and not self.work.is_closed:

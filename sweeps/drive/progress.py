@@ -267,4 +267,4 @@ def apart(log: Path) -> Iterator[None]:
 
 def console() -> Console:
     """Return where progress goes: standard error, so that tables on standard output can be piped."""
-    return Console(file=sys.stderr, soft_wrap=True)
+    return Console(stderr=True, soft_wrap=True)

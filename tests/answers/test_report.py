@@ -145,6 +145,7 @@ def test_skews_in_a_figure_are_named_by_what_tells_them_apart():
 def test_axes_have_round_numbers_and_say_what_they_are(whole):
     assert [label for _, label in decades(0.44, 7.3)] == ["0.5", "1", "2", "5"]
     assert [label for _, label in decades(2, 2_000_000)][-1] == "1,000,000" and len(decades(2.1, 2.2)) > 1
+    assert decades(12.0, 12.0) == [(12.0, "12")], "every type has as many cells"
     panels = [panel for panel in re.findall("<svg .*?</svg>", whole) if "difference to" not in panel]
     assert len(panels) > 8 and all('transform="rotate(-90' in panel for panel in panels)
 

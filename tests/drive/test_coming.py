@@ -97,18 +97,24 @@ def test_trials_are_handed_over_while_others_are_still_being_prepared():
 
 def test_what_cannot_be_made_fails_the_trials_that_need_it_alone():
     tried: Counter = Counter()
+    taken = threading.Event()
 
     def prepared(group: list) -> list:
         tried.update(one.key for one in group)
         if any(one.label == "bad" for one in group):
             raise RequestError("no gene is known")
+        if group[0].key == "d":
+            taken.wait(20)
         return group
 
     made = coming([[trial("a"), trial("b", "bad"), trial("c", "bad")], [trial("d")]], prepared)
     made.begin()
+    wait_for(lambda: (made.arrived(), len(made.failed) == 2)[1])
+    failed = [made.failed.pop(), made.failed.pop()]
+    taken.set()
     wait_for(lambda: (made.arrived(), made.is_over())[1])
     assert sorted(job.key for job in made.jobs) == ["a", "d"]
-    assert sorted((job.key, str(error)) for job, error in made.failed) == [(key, "no gene is known") for key in "bc"]
+    assert sorted((job.key, str(error)) for job, error in failed) == [(key, "no gene is known") for key in "bc"]
     assert max(tried.values()) == 2
     assert made.told[-1] == ("preparing: trials ready", 2, 2), "what can't be made is waited for no longer"
 

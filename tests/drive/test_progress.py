@@ -185,9 +185,11 @@ def test_what_native_code_writes_is_kept_off_the_screen(tmp_path, capfd):
     with progress.apart(log):
         print("ours", file=sys.stderr)
         os.write(2, b"core_worker.cc: an actor has arguments\n")
-        progress.console().print("a line")
+        screen = progress.console()
+        screen.print("a line")
     os.write(2, b"after\n")
-    assert capfd.readouterr().err == "ours\na line\nafter\n"
+    screen.print("of a thread that is late")
+    assert capfd.readouterr().err == "ours\na line\nafter\nof a thread that is late\n"
     assert log.read_text() == "core_worker.cc: an actor has arguments\n"
     with progress.apart(log):
         pass

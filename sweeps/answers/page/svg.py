@@ -130,4 +130,4 @@ def decades(low: float, high: float) -> list[tuple[float, str]]:
         found = [(one, f"{one:,.7g}") for one in listed if low <= one <= high]
         if len(found) > 2:
             return found
-    return ticks(low, high, 3)
+    return ticks(low, high, 3) if low < high else [(low, f"{low:,.7g}")]
