@@ -104,7 +104,7 @@ class Turn:
 def has_begun(shared: Shared, folder: Path) -> bool:
     """Tell whether the store has anything of a folder."""
     turn = Turn(shared, folder)
-    return any(turn._listed(name) for name in turn._turns())
+    return objects.patiently(lambda: any(turn._listed(name) for name in turn._turns()))
 
 
 def put_once(shared: Shared, folder: Path) -> None:
