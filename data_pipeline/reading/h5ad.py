@@ -72,14 +72,25 @@ def write_annotated(cells: Cells, out: Path, columns: pd.DataFrame, about: dict[
     """Write a copy of a dataset's one file with more columns of obs, [n]; rows that are no cell of it have none.
 
     The copy is the file's bytes, so matrices of any size cost no memory. Columns of the same name are replaced. about:
-    what `uns["cellskew"]` is to hold. RequestError if the file's tables are too old for columns to be added.
+    what `uns["cellskew"]` is to hold.
     """
     path, of_row = cells.source.paths[0], cells.counts.cell_of_row
-    if places.absolute(path) == places.absolute(out):
-        raise RequestError(f"{out} is the file that is annotated; name another: it is written whole or not at all")
     with delivering(out) as part:
         places.fetch(path, part)
-        _add(part, path, {name: _of_rows(columns[name], of_row) for name in columns}, about)
+        _add(part, {name: _of_rows(columns[name], of_row) for name in columns}, about)
+
+
+def check_annotated(cells: Cells, out: Path) -> None:
+    """RequestError if `out` is the dataset's file itself, or this one's tables are too old for columns to be added."""
+    path = cells.source.paths[0]
+    if places.absolute(path) == places.absolute(out):
+        raise RequestError(f"{out} is the file that is annotated; name another: it is written whole or not at all")
+    with places.open_hdf5(path) as file:
+        if hasattr(file["obs"], "dtype"):
+            raise RequestError(
+                f"{path}: its obs is a table of an anndata older than 0.7, which takes no more columns; read the file "
+                "and write it once with today's anndata"
+            )
 
 
 def _of_rows(column: pd.Series, of_row: np.ndarray) -> Any:
@@ -91,17 +102,12 @@ def _of_rows(column: pd.Series, of_row: np.ndarray) -> Any:
     return np.append(column.to_numpy(), lacking)[of_row].astype(column.dtype)
 
 
-def _add(part: Path, path: str, columns: dict[str, Any], about: dict[str, Any]) -> None:
+def _add(part: Path, columns: dict[str, Any], about: dict[str, Any]) -> None:
     import h5py
     from anndata.io import write_elem
 
     with h5py.File(part, "r+", locking=False) as file:
         obs = file["obs"]
-        if hasattr(obs, "dtype"):
-            raise RequestError(
-                f"{path}: its obs is a table of an anndata older than 0.7, which takes no more columns; read the file "
-                "and write it once with today's anndata"
-            )
         order = hdf5.column_names(obs)
         for name, values in columns.items():
             if name in obs:

@@ -12,7 +12,7 @@ from scipy import sparse
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import places
-from data_pipeline.reading.h5ad import open_cells, read_labels
+from data_pipeline.reading.h5ad import check_annotated, open_cells, read_labels
 from data_pipeline.reading.source import Source
 from data_pipeline.tree import at_level, read_tree
 from sweeps import tables
@@ -67,6 +67,8 @@ def predict(models: Sequence[Meant], data: str, wish: Wish, progress: Callable[[
     _check_classes(models, annotators)
     _check_unassigned(wish.sure, named := _named(wish, annotators[0]))
     cells = _open(data, wish.options)
+    if wish.h5ad is not None:
+        check_annotated(cells, wish.h5ad)
     labels = _labels(wish, cells, annotators[0].classes)
     readers = [reader(one, model, cells, wish) for one, model in zip(annotators, models, strict=True)]
     with written.tables(wish.out) as rows:

@@ -161,6 +161,19 @@ def test_a_copy_of_the_file_has_columns_that_scanpy_reads(regression, tmp_path):
         predict([regression / "checkpoint"], tmp_path / "out.h5ad", **again)
 
 
+def test_a_file_that_takes_no_columns_is_refused_before_its_cells_are_annotated(regression, tmp_path):
+    import h5py
+
+    shutil.copyfile(regression.parents[1] / "cells.h5ad", tmp_path / "old.h5ad")
+    with h5py.File(tmp_path / "old.h5ad", "r+") as file:
+        number = file["X"].attrs["shape"][0]
+        del file["obs"]
+        file["obs"] = np.array([(f"cell{at}".encode(),) for at in range(number)], dtype=[("index", "S12")])
+    with pytest.raises(RequestError, match="table of an anndata older than 0.7, which takes no more columns"):
+        predict([regression / "checkpoint"], tmp_path / "old.h5ad", h5ad=tmp_path / "o.h5ad", out=tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
+
+
 def test_a_type_may_be_called_unassigned_where_no_cell_is_left_so(regression, tmp_path):
     shutil.copytree(regression / "checkpoint", tmp_path / "checkpoint")
     classes = json.loads((tmp_path / "checkpoint" / "model.json").read_text())["classes"]
