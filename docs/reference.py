@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from sweeps.file import reading, reading_data
-from sweeps.file.plugins import parameters
+from sweeps.file.plugins import parameters, registries
 from sweeps.file.questions import Question, Until
 from trainables import spec
 from trainables.posthoc import POSTHOC
@@ -61,7 +61,8 @@ exclude:
 A key of `models:` is a label, what tables, `exclude` and `resources` call the model; `model:` says what it is, the
 label itself unless it is said. So a model can stand in a sweep several times. No trial is known by its label: under
 another one, or in another sweep of the same storage folder, it isn't trained again. Two labels that mean the same are
-refused, and so is an option that changes nothing (`size` beside `weights:`):
+refused, and so is an option that changes nothing beside the others (`size` with `weights:`, `gamma` with a constant
+rate):
 
 ```yaml
 models:
@@ -253,7 +254,7 @@ def sections() -> Iterator[str]:
     for key, model in NESTED.items():
         yield f"### `{key}:`\n"
         yield table(of_fields(model, key), "key")
-    for key, registry, _, _ in reading.registries():
+    for key, registry, _, _ in registries():
         yield f"## {TITLES[key]}\n"
         for name, plugin in registry.items():
             yield f"### `{name}`\n"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainables.spec import Recipe
+from trainables.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main_budget(recipe: Recipe, num_natural: int, num_rows: int) -> Budget:
     rows after skew and strategy, which decide with `budget: epochs`.
     """
     if recipe.steps is not None:
-        return Budget(recipe.steps, min(recipe.epochs, recipe.steps))
+        return Budget(recipe.steps, recipe.rounds)
     seen = num_natural if recipe.budget == "steps" else num_rows
     return Budget(recipe.epochs * steps_per_pass(recipe, seen), recipe.epochs)
 

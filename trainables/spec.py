@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from data_pipeline.errors import RequestError
@@ -17,6 +17,7 @@ from data_pipeline.names import did_you_mean
 from data_pipeline.outside import GROUP, folders, in_folder, outside, where_it_failed
 from data_pipeline.outside import code_of as hash_of_code
 from data_pipeline.shards.encoded import Encoded, as_values
+from trainables.recipe import Recipe
 
 __all__ = [
     "Adaptable",
@@ -33,6 +34,16 @@ __all__ = [
 
 MODELS = Path(__file__).parent / "models"
 SCRATCH = {"only": "from scratch"}  # what an option is marked with that says nothing where a folder of weights does
+PRETRAINED = {"only": "pretrained"}  # one that says nothing without such a folder
+LeastCoverage = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="least share of the dataset's genes that the model must know",
+        json_schema_extra=PRETRAINED,
+    ),
+]
 
 
 def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -45,6 +56,14 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     size: Literal["tiny", "small", "official"] = Field("small", json_schema_extra=SCRATCH)
+
+    def idle(self, pretrained: bool) -> dict[str, str]:
+        """Return the options that change nothing beside what the others say, with or without weights, each with why."""
+        mark, why = PRETRAINED, "without `weights:` every gene of the dataset is known"
+        if pretrained:
+            mark, why = SCRATCH, "with `weights:` the files say it"
+        marks = {name: field.json_schema_extra or {} for name, field in type(self).model_fields.items()}
+        return {name: why for name, found in marks.items() if isinstance(found, dict) and found.items() >= mark.items()}
 
 
 class Lora(BaseModel):
@@ -75,61 +94,6 @@ class NetworkOptions(Options):
         description="what is trained: `all`; `published`, what its authors train; `head` alone, on frozen features; "
         "`{lora: {rank, alpha, dropout, targets}}`, see below. Default `published`, without weights `all`",
     )
-
-
-class Recipe(BaseModel):
-    """How a network is trained. Steps are optimiser steps; one step sees `batch_size * accumulate` cells.
-
-    The budget of steps is that of `epochs` passes over the split's training cells, before skew and strategy, or
-    `steps`; it is spent in `epochs` rounds. With the budget of epochs a round is a pass over the rows, however many
-    skew and strategy have made of them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    budget: Literal["steps", "epochs"] = "steps"
-    epochs: int = Field(10, ge=1, description="rounds, after each of which the validation cells are evaluated")
-    steps: int | None = Field(None, ge=1, description="optimiser steps in all; default: those of `epochs` passes")
-    batch_size: int = Field(32, ge=1)
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
-    carry_accumulation: bool = Field(
-        False, description="with a budget of epochs: carry the last partial accumulation into the next"
-    )
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(1e-4, gt=0)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "step", "linear", "cosine_restarts"] = "constant"
-    gamma: float = Field(
-        0.9, gt=0, le=1, description="step: factor per round; cosine_restarts: of the maximum per cycle"
-    )
-    warmup: float = Field(0, ge=0, description="linear: steps, or a share of all steps if < 1; cosine_restarts: rounds")
-    warmup_share: float = Field(1.0, gt=0, le=1, description="linear: the warm-up is at most this share of all steps")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
-    length_aware: bool = Field(False, description="batches of cells of like length")
-    patience: int | None = Field(None, ge=1, description="stop after so many rounds without a better selection metric")
-    select: Literal["val_macro_f1", "val_loss", "val_accuracy"] = "val_macro_f1"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    tf32: bool = Field(False, description="on a GPU float32 products of factors rounded to 10 bits, as published runs")
-    threads: int = Field(1, ge=1, description="of a CPU, for one trial: sums over other parts round otherwise")
-    crt_epochs: int = Field(0, ge=0, description="rounds in which only the head is retrained on class-balanced rows")
-
-    @field_validator("steps")
-    @classmethod
-    def _steps_are_the_budget(cls, steps: int | None, given: ValidationInfo) -> int | None:
-        if steps is not None and given.data.get("budget") == "epochs":
-            raise ValueError("contradicts `budget: epochs`; leave one of them out")
-        return steps
-
-    @field_validator("carry_accumulation")
-    @classmethod
-    def _epochs_can_owe_steps(cls, carried: bool, given: ValidationInfo) -> bool:
-        if carried and given.data.get("budget") == "steps":
-            raise ValueError("has no meaning with `budget: steps`, which leaves no partial accumulation")
-        return carried
-
-    @property
-    def cells_per_step(self) -> int:
-        return self.batch_size * self.accumulate
 
 
 class Encoder(Protocol):

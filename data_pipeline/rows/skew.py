@@ -169,6 +169,13 @@ def match(
     return draw(labels, present, wanted, rng.random(len(labels)))
 
 
+def _idle_of_match(params: Mapping[str, object]) -> dict[str, str]:
+    is_idle = params["scaled"] and params["total"] is not None
+    return {"scaled": "`total` keeps the proportions, and says how many cells"} if is_idle else {}
+
+
+match.idle = _idle_of_match
+
 SKEWS: dict[str, Callable[..., np.ndarray]] = {
     "natural": natural,
     "exponential": exponential,

@@ -3,7 +3,7 @@
 import inspect
 import json
 import keyword
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,18 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
 
+def registries() -> Iterator[tuple[str, Mapping[str, Callable[..., Any]], str, list[str]]]:
+    """Yield the axes whose values are plug-ins: key in a sweep file, registry, what one is called, the default."""
+    from data_pipeline.rows.resample import STRATEGIES
+    from data_pipeline.rows.skew import SKEWS
+    from data_pipeline.rows.synthesize import SYNTHESIZERS
+    from trainables.losses import LOSSES
+
+    yield "skews", SKEWS, "skew", ["natural"]
+    yield "strategies", STRATEGIES | SYNTHESIZERS, "strategy", ["none"]
+    yield "losses", LOSSES, "loss", ["cross_entropy"]
+
+
 def parameters(plugin: Callable[..., Any]) -> dict[str, Parameter]:
     """Return what a sweep file may say about a plug-in, by the name used there; what cellskew passes is left out."""
     passed = {"classes", *getattr(plugin, "passed", ())} | ({getattr(plugin, "needs", None)} - {None})
@@ -95,16 +107,8 @@ def read_entries(
         where = () if isinstance(given, str) else ("kind",)
         return [], [(where, unknown(noun, item["kind"], registry))]
     plugin = registry[item["kind"]]
-    known = parameters(plugin)
-    problems: list[Problem] = [
-        ((key,), unknown(f"parameter of {item['kind']}", key, known)) for key in item if key not in {"kind", *known}
-    ]
-    problems += [
-        ((), f"{item['kind']} needs {name}: {_type_name(parameter.annotation)}")
-        for name, parameter in known.items()
-        if parameter.required and name not in item
-    ]
-    values = {}
+    known, values = parameters(plugin), {}
+    problems = list(_strangers(item, known))
     for name, parameter in known.items():
         if name in item:
             values[parameter.name], wrong = _values(item[name], parameter)
@@ -113,7 +117,19 @@ def read_entries(
             values[parameter.name] = [parameter.default]
     if problems:
         return [], problems
-    return [_entry(item["kind"], params, known, always) for params in _product(values)], []
+    entries = [_entry(item["kind"], params, known, always) for params in _product(values)]
+    unread = getattr(plugin, "idle", lambda params: {})
+    found = idle([unread(entry.params) for entry in entries], {name for name in values if len(values[name]) > 1})
+    return entries, [((key,), f"{why}; leave {key} out") for key, why in found.items() if key in item]
+
+
+def _strangers(item: dict[str, Any], known: dict[str, Parameter]) -> Iterator[Problem]:
+    """Yield the parameters that a plug-in doesn't have, and those that it needs and isn't given."""
+    for key in (key for key in item if key not in {"kind", *known}):
+        yield (key,), unknown(f"parameter of {item['kind']}", key, known)
+    for name, parameter in known.items():
+        if parameter.required and name not in item:
+            yield (), f"{item['kind']} needs {name}: {_type_name(parameter.annotation)}"
 
 
 def unknown(noun: str, given: object, known: Iterable[str], listed: str = "") -> str:
@@ -129,6 +145,16 @@ def unknown(noun: str, given: object, known: Iterable[str], listed: str = "") ->
     meant = did_you_mean(given, known)
     own = "; one of your own is in the folder that --plugins names" if noun in OUTSIDE and not meant else ""
     return f"unknown {noun} {given!r}; {meant}{allowed}{own}"
+
+
+def idle(unread: list[dict[str, str]], varied: Collection[str]) -> dict[str, str]:
+    """Return the settings that change nothing, each with why, of several combinations that a sweep file asks for.
+
+    Of those that are `varied`, what changes nothing in any of them, as two combinations would be one and the same; of
+    the others, what does in none. unread: of each combination.
+    """
+    whys = {key: why for one in unread for key, why in one.items()}
+    return {key: why for key, why in whys.items() if key in varied or all(key in one for one in unread)}
 
 
 def check(annotation: Any, value: Any) -> tuple[Any, str | None]:

@@ -1,19 +1,20 @@
 """The fields of a sweep file -> what SweepSpec holds, and every mistake as (place, sentence)."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from sweeps.file import exclusions
-from sweeps.file.plugins import Entry, Problem, read_entries, unknown
+from sweeps.file.plugins import Entry, Problem, read_entries, registries, unknown
 from sweeps.file.questions import Until, problems_of_until, read_questions
 from sweeps.file.reading_data import read_datasets
 from sweeps.file.reading_models import read_models
 from sweeps.file.strict import NAME, Strict, shaped
-from sweeps.file.trials import AXES, Resources
+from sweeps.file.trials import Resources
+from trainables import protocol
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PARTS = ("test", "validation")
@@ -88,9 +89,11 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     for fields_of, wrong in (_axes(value), datasets, _rest(value, file)):
         found |= fields_of
         problems += wrong
-    models, wrong = read_models(value.get("models"), folder, check_files)
+    defects = protocol.DEFECTS if file.protocol == "paper" else file.defects
+    models, wrong = read_models(value.get("models"), folder, check_files, defects)
     found["models"] = models
-    problems += wrong + _rules(value.get("exclude"), found)
+    problems += wrong + exclusions.read_rules(value.get("exclude"), found)
+    problems += [*_unfitted(value.get("genes"), found), *_untouched(file, found)]
     found["questions"], wrong = read_questions(value.get("questions"))
     problems += wrong
     problems += _resources(value.get("resources"), file.resources, {model["label"]: model for model in models})
@@ -127,17 +130,6 @@ def _axes(value: dict) -> tuple[dict[str, Any], list[Problem]]:
     return found, problems
 
 
-def registries() -> Iterable[tuple[str, Mapping, str, list[str]]]:
-    from data_pipeline.rows.resample import STRATEGIES
-    from data_pipeline.rows.skew import SKEWS
-    from data_pipeline.rows.synthesize import SYNTHESIZERS
-    from trainables.losses import LOSSES
-
-    yield "skews", SKEWS, "skew", ["natural"]
-    yield "strategies", STRATEGIES | SYNTHESIZERS, "strategy", ["none"]
-    yield "losses", LOSSES, "loss", ["cross_entropy"]
-
-
 def _repeated(known: list[Entry], new: list[Entry]) -> list[Entry]:
     return [entry for entry in new if known.count(entry) > 1]
 
@@ -168,6 +160,8 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
 
 def _genes(given: Any) -> tuple[dict[str, Any], list[Problem]]:
     genes, problems = shaped(Genes, {"select": given} if isinstance(given, str) else given, ("genes",))
+    if isinstance(given, dict) and "n" in given and genes is not None and genes.select == "all":
+        problems.append((("genes", "n"), "goes with `select: hvg`; without it all genes are taken"))
     if genes is None or genes.select == "all":
         return {"select": "all", "fit": "kept" if genes is None else genes.fit}, problems
     return {"select": genes.select, "n": genes.n, "fit": genes.fit}, problems
@@ -183,10 +177,9 @@ def _name(given: Any) -> list[Problem]:
 def _word_lists() -> Iterable[tuple[str, str, Iterable[str]]]:
     from trainables.config import Control
     from trainables.posthoc import POSTHOC
-    from trainables.protocol import DEFECTS
     from trainables.trial.confidence import ABSTAINING
 
-    yield "defects", "defect", DEFECTS
+    yield "defects", "defect", protocol.DEFECTS
     yield "posthoc", "adjustment", [*POSTHOC, *ABSTAINING]
     yield "controls", "control", get_args(Control)
 
@@ -216,65 +209,26 @@ def _until(given: Any, until: Until | None) -> Iterator[Problem]:
         yield from ((("splits", "until", *where), said) for where, said in problems_of_until(until))
 
 
-def _rules(given: Any, found: dict[str, Any]) -> list[Problem]:
-    """Check `exclude` and put it, with every value a list and names in Python's spelling, into `found`."""
-    problems: list[Problem] = []
-    found["exclude"] = []
-    for index, rule in enumerate(given if isinstance(given, list) else []):
-        if not isinstance(rule, dict):
-            continue
-        problems += [(("exclude", index, axis), unknown("axis", axis, AXES)) for axis in rule if axis not in AXES]
-        if not rule:
-            problems.append((("exclude", index), "an empty rule would leave out everything"))
-        values = {axis: one if isinstance(one, list) else [one] for axis, one in rule.items()}
-        found["exclude"].append({axis: [_spelt(value) for value in listed] for axis, listed in values.items()})
-        problems += _unknown_values(values, index, found["dataset_names"]) + _kinds(values, index, found)
-        problems += [
-            (("exclude", index, "model"), said) for said in _of_models(values.get("model", []), found["models"])
-        ]
-    return problems
+def _unfitted(given: Any, found: dict[str, Any]) -> Iterator[Problem]:
+    """Yield that `fit` of genes is said where nothing is fitted: neither which genes there are, nor their medians."""
+    from trainables.spec import get, names
+
+    fitting = [name for name in names() if get(name).fit_encoder is not None]
+    fits = any(one["model"] in fitting and one["weights"] is None for one in found["models"])
+    if isinstance(given, dict) and "fit" in given and found["genes"]["select"] == "all" and not fits:
+        whose = f"medians of genes, of {', '.join(fitting)} without weights, are fitted with all of them"
+        yield ("genes", "fit"), f"no more than {whose}, and it isn't in this sweep; leave fit out"
 
 
-def _of_models(values: list[Any], models: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what is wrong with the models of a rule: those of the sweep are named by label."""
-    from trainables import spec
-
-    labels = list(dict.fromkeys(model["label"] for model in models))
-    for value in values:
-        called = dict.fromkeys(model["label"] for model in models if model["model"] == value)
-        if value not in labels and called:
-            yield f"no model is called {value!r} here; name {', '.join(called)}"
-        elif value not in labels and value not in spec.names():
-            yield unknown("model", value, [*labels, *(name for name in spec.names() if name not in labels)])
-
-
-def _spelt(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {"class_name" if key == "class" else key: one for key, one in value.items()}
-    return value
-
-
-def _unknown_values(values: dict[str, list[Any]], index: int, datasets: list[str]) -> list[Problem]:
-    """Return the names in a rule that nothing has; labels of entries such as exponential-50 pass by their kind."""
-    known = {noun: registry for _, registry, noun, _ in registries()} | {"dataset": datasets}
-    problems = []
-    for axis in set(values) & set(known):
-        for value in values[axis]:
-            kind = value.get("kind") if isinstance(value, dict) else value
-            may_go_on = axis != "dataset"
-            if not any(str(kind) == name or may_go_on and str(kind).startswith(f"{name}-") for name in known[axis]):
-                problems.append((("exclude", index, axis), unknown(axis, kind, known[axis])))
-    return problems
-
-
-def _kinds(values: dict[str, list[Any]], index: int, found: dict[str, Any]) -> list[Problem]:
-    """Return the names in a rule that are a kind and no entry's name: they once meant every entry of that kind."""
-    problems = []
-    for key, _, noun, _ in registries():
-        for kind, alike in exclusions.misnamed(values.get(noun, []), found[key]):
-            said = f"no {noun} is called {kind!r}; name {', '.join(alike)}, or write {{kind: {kind}}} for all of them"
-            problems.append((("exclude", index, noun), said))
-    return problems
+def _untouched(file: File, found: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the defects that are asked for and change no trial: of other models or strategies, or all had already."""
+    if file.protocol == "paper" and file.defects:
+        yield ("defects",), "`protocol: paper` has all of them; leave one of the two out"
+    pairs = [(model["model"], one.kind) for model in found["models"] for one in found["strategies"]]
+    for index, name in enumerate([] if file.protocol == "paper" else file.defects):
+        if pairs and name in protocol.DEFECTS and not any(protocol.defects_of(*pair, "", [name]) for pair in pairs):
+            whose = protocol.DEFECTS[name].models or (f"the strategy {protocol.DEFECTS[name].strategy}",)
+            yield ("defects", index), f"{name} is of {', '.join(whose)}, and none is in this sweep; leave it out"
 
 
 def _resources(given: Any, shares: dict[str, Share], models: dict[str, dict[str, Any]]) -> list[Problem]:

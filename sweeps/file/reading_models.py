@@ -1,7 +1,7 @@
 """`models:` of a sweep file -> labels, options, recipes and weights, checked against each model's own."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import nearest
-from sweeps.file import variants
+from sweeps.file import plugins, variants
 from sweeps.file.plugins import Problem, sentence, shown, unknown
 from sweeps.file.strict import NAME
 from sweeps.file.trials import called
@@ -18,10 +18,13 @@ from trainables import spec as registry
 from trainables.spec import ModelSpec, Recipe
 
 
-def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[str, Any]], list[Problem]]:
+def read_models(
+    given: Any, folder: Path, check_files: bool, defects: Iterable[str] = ()
+) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return (fields of config.Model for each model, problems). A list of names stands for models as they come.
 
     A key is a label, what the sweep calls the model; its `model:` says what it is, and is the label itself otherwise.
+    defects: of the published recipe, that the sweep's trials have.
     """
     listed = {name: {} for name in given if isinstance(name, str)} if isinstance(given, list) else given
     found, problems = [], []
@@ -34,7 +37,7 @@ def read_models(given: Any, folder: Path, check_files: bool) -> tuple[list[dict[
             read, wrong = _settings_of(registry.get(name), settings, folder, check_files)
             found += [{"label": label, "model": name, "code": registry.code_of(name), **fields} for fields in read]
         problems += [(("models", label, *place), what) for place, what in wrong]
-    return found, problems + ([] if problems else list(_alike(found)))
+    return found, problems + ([] if problems else list(_alike(found, list(defects))))
 
 
 def _settings_of(
@@ -42,11 +45,15 @@ def _settings_of(
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the fields of each setting that is trained, several with `tune:`, and problems."""
     combinations, problems = variants.read_tune(spec, given)
-    plain, found = {key: value for key, value in given.items() if key != "tune"}, []
+    plain, found, unread = {key: value for key, value in given.items() if key != "tune"}, [], []
     for values in combinations:
-        fields, wrong = _read(spec, plain | values, folder, check_files)
+        fields, wrong, idle = _read(spec, plain | values, folder, check_files)
         problems += [(("tune", *where) if where and where[0] in values else where, said) for where, said in wrong]
         found.append(fields | {"tuned": values, "num_settings": len(combinations)})
+        unread.append(idle)
+    for key, why in plugins.idle(unread, combinations[0]).items():
+        where, apart = (("tune", key), ", or tune it under another label") if key in combinations[0] else ((key,), "")
+        problems += [] if where in [one for one, _ in problems] else [(where, f"{why}; leave {key} out{apart}")]
     return found, list(dict.fromkeys(problems))
 
 
@@ -67,18 +74,30 @@ def _misnamed(label: str, said: dict[str, Any]) -> Iterator[Problem]:
         yield (), f"{label} would be read as the model of that name, and is {name}: call it otherwise, {name}-2 say"
 
 
-def _alike(found: list[dict[str, Any]]) -> Iterator[Problem]:
+def _alike(found: list[dict[str, Any]], defects: list[str]) -> Iterator[Problem]:
     """Yield the labels that mean the same as one before them: their trials would be one and the same."""
-    blank, first = {"label": "", "tuned": {}, "num_settings": 1}, {}
+    blank, first, stands = {"label": "", "tuned": {}, "num_settings": 1}, {}, {}
     for one in found:
-        other = first.setdefault(json.dumps(one | blank, sort_keys=True), one)
+        other = first.setdefault(_meaning(one | blank, defects), one)
+        plain = stands.setdefault(_meaning(one | blank, []), one)
         if other is not one:
             names = [f"{model['label']}{called(model['tuned'])}" for model in (one, other)]
             said = f"{names[0]} means the same as {names[1]}" if one["tuned"] else f"means the same as {names[1]}"
+            said += "" if plain is not one else ", as defects of the published recipe set what they differ in"
             yield ("models", one["label"]), f"{said}; leave one of the two out"
 
 
-def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool) -> tuple[dict, list[Problem]]:
+def _meaning(model: dict[str, Any], defects: list[str]) -> str:
+    """Return what a model's trials are with these defects, of those that touch it."""
+    own = protocol.defects_of(model["model"], "", "corrected", defects)
+    options, recipe = protocol.apply(own, model["options"], model["recipe"] or {})
+    return json.dumps(model | {"options": options, "recipe": recipe}, sort_keys=True)
+
+
+def _read(
+    spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: bool
+) -> tuple[dict[str, Any], list[Problem], dict[str, str]]:
+    """Return (fields of a Model, problems, the settings that change nothing beside the others, each with why)."""
     trained, problems = variants.read_train(spec, given)
     on, wrong = _on(spec, given.get("on"), folder, check_files) if "on" in given else (None, [])
     problems += wrong
@@ -96,13 +115,12 @@ def _read(spec: ModelSpec, given: dict[str, Any], folder: Path, check_files: boo
         size = "small" if options is None else options.size
         recipe, wrong = _recipe(spec, weights, size, overrides)
         problems += wrong
-    fields = {
-        "kind": spec.kind,
-        "weights": weights,
-        "on": on,
-        "recipe": None if recipe is None else recipe.model_dump(),
-    }
-    return fields | {"options": {} if options is None else options.model_dump()}, problems
+    fields = {"kind": spec.kind, "weights": weights, "on": on}
+    fields["recipe"] = None if recipe is None else recipe.model_dump()
+    fields["options"] = {} if options is None else options.model_dump()
+    idle = {} if options is None else options.idle(given.get("weights") is not None)
+    idle |= {} if recipe is None else recipe.idle()
+    return fields, problems, {key: why for key, why in idle.items() if key in given}
 
 
 def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -120,8 +138,8 @@ def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[d
             return None, [(("on", kind), f"the file {path} is not there; give an h5ad file with one vector per cell")]
         return {kind: path}, []
     base = {key: value for key, value in given.items() if key not in ("model", "train", variants.RANDOM)}
-    fields, wrong = _read(registry.get(given["model"]), base, folder, check_files)
-    problems += wrong
+    fields, wrong, idle = _read(registry.get(given["model"]), base, folder, check_files)
+    problems += wrong + [((key,), f"{why}; leave {key} out") for key, why in idle.items()]
     found = {"model": given["model"], "weights": fields["weights"], "options": fields["options"]}
     return (None if problems else found), [(("on", *where), what) for where, what in problems]
 
@@ -148,7 +166,8 @@ def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> l
     allowed = [*words, "weights", *registry.settings(spec), *sorted(in_recipe)]
     allowed = [key for key in allowed if key not in protocol.untagged(spec.name, dict.fromkeys(allowed, True))]
     problems: list[Problem] = [((key,), _unknown(spec.name, key, allowed)) for key in given if key not in read]
-    problems += [((key,), said) for key in given if key in read and (said := _idle(spec, key, given))]
+    if "size" in given and "size" not in registry.settings(spec):
+        problems += [(("size",), f"size changes nothing about {spec.name}; leave it out")]
     return problems + [
         (
             (key,),
@@ -157,16 +176,6 @@ def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> l
         )
         for key, defect in protocol.untagged(spec.name, given).items()
     ]
-
-
-def _idle(spec: ModelSpec, key: str, given: dict[str, Any]) -> str | None:
-    """Return why an option changes nothing: two labels that differ in it alone would be one model, trained twice."""
-    if key == "size" and key not in registry.settings(spec):
-        return f"size changes nothing about {spec.name}; leave it out"
-    marks = getattr(spec.options.model_fields.get(key), "json_schema_extra", None) or {}
-    if given.get("weights") is not None and marks.items() >= registry.SCRATCH.items():
-        return f"with `weights:` the files say it; leave {key} out"
-    return None
 
 
 def _unknown(model: str, key: str, allowed: list[str]) -> str:

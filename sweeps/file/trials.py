@@ -11,7 +11,7 @@ from trainables.fitting.contents import network_of
 from trainables.spec import get, is_on_features
 
 IDENTITY = 3  # raise it when the same description comes to mean another computation
-ANEW = {"prior_shift": 2}  # the same of one adjustment, in the keys of trials that have it
+ANEW = {"prior_shift": 2, "ldam": 2}  # the same of one adjustment or loss, in the keys of trials that have it
 FEATURES = 1  # likewise, of what is trained on vectors that a network at rest has made
 NAMED = ("model", "strategy", "loss", "skew", "dataset", "split", "seed")  # in the order of a name: pages cut its end
 SEPARATOR = "·"
@@ -194,7 +194,8 @@ def on_what(on: dict[str, Any]) -> str:
 
 
 def _hash(described: dict[str, Any]) -> str:
-    anew = {name: ANEW[name] for name in described.get("posthoc", ()) if name in ANEW}
+    has = [*described.get("posthoc", ()), described.get("loss", {}).get("kind")]
+    anew = {name: ANEW[name] for name in has if name in ANEW}
     text = json.dumps([IDENTITY, described, *([anew] if anew else [])], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

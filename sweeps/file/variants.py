@@ -108,8 +108,12 @@ def _of_resting(given: dict[str, Any]) -> Iterator[Problem]:
         yield ("model",), f"{model} {what}; known: {', '.join(able)}"
     elif given.get("weights") is None:
         yield (), f"{model} without weights is a random network: say `weights:`, the folder of its published ones"
-    if "train" in given or RANDOM in given:
-        yield (), "what stands under `on:` rests as a whole: leave `train` out"
+    of_head = get(model).of_head if model in able else ("train",)
+    yield from (
+        ((key,), f"what stands under `on:` rests as a whole: leave `{key}` out")
+        for key in given
+        if key in (*of_head, RANDOM)
+    )
     yield from (((key,), f"nothing is trained there: leave {key} out") for key in given if key in Recipe.model_fields)
 
 

@@ -1,6 +1,7 @@
 """What an edited sweep file would train anew: said by plan and run before anything is."""
 
 import fake_trials
+import pytest
 from sweep_files import MINIMAL, parse
 
 from sweeps.drive.forecast import planning
@@ -49,10 +50,13 @@ def test_a_kept_file_that_cannot_be_read_is_said(tmp_path):
     assert "can't be read" in changes.since(kept, written(file))[0]
 
 
-def test_an_adjustment_that_comes_to_mean_another_one_renews_the_trials_that_have_it_alone(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "other"), [("posthoc: [prior_shift]", "posthoc: [logit_adjust]"), ("losses: [ldam]", "losses: [focal]")]
+)
+def test_what_comes_to_mean_another_one_renews_the_trials_that_have_it_alone(name, other, monkeypatch):
     def keys() -> list[str]:
-        return [parse(MINIMAL + f"posthoc: [{names}]").trials()[0].key for names in ("logit_adjust", "prior_shift")]
+        return [parse(MINIMAL + line).trials()[0].key for line in (other, name)]
 
     before = keys()
-    monkeypatch.setitem(trials.ANEW, "prior_shift", 99)
+    monkeypatch.setitem(trials.ANEW, name.split("[")[1][:-1], 99)
     assert [new == old for new, old in zip(keys(), before, strict=True)] == [True, False]

@@ -11,7 +11,7 @@ from sweep_files import MINIMAL, parse, problems
 from data_pipeline.errors import RequestError
 from data_pipeline.reading.source import CHOICES
 from data_pipeline.rows.skew import SKEWS
-from sweeps.file import config, plugins, reading, reading_models, yaml_lines
+from sweeps.file import config, plugins, reading_models, yaml_lines
 from trainables import protocol
 from trainables.spec import Recipe
 
@@ -182,7 +182,7 @@ def test_changing_a_recipes_default_changes_the_key(field, monkeypatch):
         found, wrong = read(model, given)
         values = found.model_dump()
         changed = values | {field: "another"} if model is Recipe else values
-        return SimpleNamespace(**values, model_dump=lambda: changed), wrong
+        return SimpleNamespace(**values, idle=found.idle, model_dump=lambda: changed), wrong
 
     monkeypatch.setattr(reading_models, "_checked", with_another_default)
     assert parse(MINIMAL).trials()[0].key != before
@@ -259,7 +259,7 @@ def test_parameters_that_cellskew_passes_are_not_the_users():
 
 
 def test_every_plugins_parameters_are_annotated_keyword_only_and_checkable():
-    for _, registry, noun, _ in reading.registries():
+    for _, registry, noun, _ in plugins.registries():
         for name, plugin in registry.items():
             for parameter in plugins.parameters(plugin).values():
                 which = (noun, name, parameter.shown)

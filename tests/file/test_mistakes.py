@@ -4,9 +4,12 @@ import pytest
 from sweep_files import MINIMAL, parse, problems
 
 from data_pipeline.errors import RequestError
-from sweeps.file import config
+from data_pipeline.names import ALSO
+from sweeps.file import config, plugins
 from trainables import protocol
 from trainables import spec as models
+from trainables.posthoc import POSTHOC
+from trainables.recipe import Recipe
 
 
 def test_all_mistakes_are_reported_at_once_with_their_lines():
@@ -120,11 +123,27 @@ models:
         ("seeds: [true]", r"seeds\[0\]: true must be an integer"),
         ('seeds: ["1"]', r"seeds\[0\]: \"1\" must be an integer"),
         ("genes: {select: hvg, n: 0}", r"genes.n: 0 must be greater than or equal to 2"),
+        ("genes: {n: 20}", r"genes.n: goes with `select: hvg`; without it all genes are taken"),
+        (
+            "genes: {fit: natural}",
+            r"genes.fit: no more than medians of genes, of geneformer without weights, are fitted",
+        ),
         ("genes: most", r"genes.select: \"most\" must be 'all' or 'hvg'"),
         ("skews: [{ratio: 3}]", r"skews\[0\]: .* is neither a name nor a mapping with `kind:`; known: natural"),
         ("skews: [natural, natural]", r"skews\[1\]: natural is given twice"),
         ("tracking: {checkpoints: uplaod}", r"tracking.checkpoints: \"uplaod\" must be 'upload', 'link' or 'none'"),
         ("exclude: [{}]", r"exclude\[0\]: an empty rule would leave out everything"),
+        (
+            "skews: [{kind: match, counts: zheng68k, scaled: true, total: 50}]",
+            r"skews\[0\].scaled: `total` keeps the pro",
+        ),
+        ("losses: [{kind: ldam, reweight_from: 1, beta: 0.9}]", r"losses\[0\].beta: types are never weighted where"),
+        ("losses: [{kind: ldam, reweight_from: [0.8, 1], beta: [0.9, 0.99]}]", r"losses\[0\].beta: types are never"),
+        (
+            "defects: [scbert_double_log]",
+            r"defects\[0\]: scbert_double_log is of scbert, and none is in this sweep; lea",
+        ),
+        ("defects: [scvi_unscaled]", r"defects\[0\]: scvi_unscaled is of the strategy scvi, and none is in this sweep"),
         ("posthoc: [temprature]", r"posthoc\[0\]: unknown adjustment 'temprature'; did you mean temperature\?"),
         ("strategies: [{kind: none, cells: 3}]", r"unknown parameter of none 'cells'; it takes none"),
         ("max_failures: -1", r"max_failures: -1 must be greater than or equal to 0"),
@@ -134,6 +153,19 @@ models:
 def test_wrong_values_are_named(line, said):
     with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
         parse(MINIMAL + line)
+
+
+def test_what_has_an_effect_in_some_of_an_axis_is_not_refused():
+    text = (
+        "losses: [{kind: ldam, reweight_from: [0.8, 1], beta: 0.9}]\nskews: [{kind: match, counts: zheng68k, total: 9}]"
+    )
+    assert len(parse(MINIMAL + text).losses) == 2
+    parse(MINIMAL.replace("majority", "geneformer") + "genes: {fit: natural}")
+
+
+def test_defects_are_all_or_some():
+    (said,) = problems(MINIMAL + "protocol: paper\ndefects: [scgpt_unshuffled]")
+    assert said.endswith("defects: `protocol: paper` has all of them; leave one of the two out")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +200,35 @@ def test_every_option_that_calls_itself_a_defect_is_one_of_protocols():
 def test_a_recipe_written_as_a_part_of_a_model_is_told_where_its_settings_stand():
     (said,) = problems(MINIMAL.replace("scgpt: {epochs: 3}", "scgpt: {recipe: {epochs: 3}}"))
     assert said.endswith("stand beside the model's options: write `scgpt: {epochs: 3}`") and "did you mean" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("models: {svm: {}}", "linear_svm"),
+        ("models: {a: {model: SVC}}", "linear_svm"),
+        ("models: [lr]", "logistic_regression"),
+        ("models: [xgbost]", "gradient_boosting"),
+        ("models: [nearest-neighbors]", "knn"),
+        ("models: {scgpt: {lr: 0.1}}", "learning_rate"),
+        ("models: {knn: {k: 5}}", "neighbours"),
+        ("models: {logistic_regression: {C: 1}}", "strengths"),
+        ("models: [majority]\nstrategies: [upsample]", "oversample"),
+        ("models: [majority]\nstrategies: [downsample]", "undersample"),
+        ("models: [majority]\nlosses: [ce]", "cross_entropy"),
+        ("models: [majority]\nposthoc: [saerens]", "prior_shift"),
+    ],
+)
+def test_what_the_field_calls_it_leads_to_the_name_here(line, meant):
+    (said,) = problems(f"name: small\ndatasets: [pbmc68k_reduced]\n{line}\n")
+    assert f"; did you mean {meant}? " in said
+
+
+def test_every_word_of_the_field_means_something_here():
+    kinds = [registry for _, registry, _, _ in plugins.registries()]
+    settings = {key for name in models.names() for key in models.get(name).options.model_fields}
+    there = {*models.names(), *POSTHOC, *Recipe.model_fields, *settings}.union(*kinds)
+    assert set(ALSO) <= there and not there & {word for words in ALSO.values() for word in words} - {"scvi"}
 
 
 def test_of_many_settings_only_the_nearest_are_listed():

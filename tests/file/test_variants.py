@@ -98,6 +98,26 @@ def test_a_wrong_value_in_a_list_is_one_mistake():
             "m.tune.width: with `weights:` the files say it",
         ),
         ("knn, on: {model: scgpt, weights: W, size: tiny}", "m.on.size: with `weights:` the files say it"),
+        ("scbert, gene_set: dataset", "m.gene_set: without `weights:` every gene of the dataset is known; leave gene"),
+        ("geneformer, min_coverage: 0.5", "m.min_coverage: without `weights:` every gene of the dataset is known"),
+        (
+            "scbert, cache_gigabytes: 2",
+            "m.cache_gigabytes: it keeps what never changes, with `fix_projections: true` and",
+        ),
+        (
+            "scbert, cache_gigabytes: 2, fix_projections: true",
+            "m.cache_gigabytes: it keeps what frozen blocks make, with `train: head` or `published` alone; leave cache",
+        ),
+        ("scgpt, weights: W, train: head, dropout: 0.1", "m.dropout: what is frozen has none, nor has the classifier"),
+        (
+            "scgpt, width: 8, hidden: 8, num_layers: 1, num_heads: 2, size: tiny",
+            "m.size: width, hidden, num_layers, nu",
+        ),
+        ("gradient_boosting, rounds: 9, patience: 9", "m.patience: in 9 rounds it can end nothing before the last"),
+        ("scanvi, epochs: 9, labelled_epochs: 3, patience: 9", "m.patience: fewer epochs are trained than it waits"),
+        ("mlp, schedule: constant, gamma: 0.5", "m.gamma: `schedule: constant` doesn't go by it; leave gamma out"),
+        ("scgpt, tune: {schedule: [constant, step], gamma: [0.8, 0.9]}", "m.tune.gamma: `schedule: constant` doesn't"),
+        ("knn, on: {model: scgpt, weights: W, dropout: 0}", "m.on.dropout: what stands under `on:` rests as a whole"),
         ("knn, on: {model: scgpt, weights: W, epochs: 2}", "m.on.epochs: nothing is trained there: leave epochs out"),
         (
             "knn, on: {model: scgpt, wieghts: W}",
@@ -109,6 +129,32 @@ def test_what_would_change_nothing_is_refused(model, said):
     """Else two labels, or two settings to choose among, would be one model, trained twice."""
     found = problems(f"{HEAD}models: {{m: {{model: {model}}}}}\n", check_files=False)
     assert sum(f"models.{said}" in one for one in found) == 1, found
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "scgpt, tune: {schedule: [constant, step]}, gamma: 0.8",
+        "scbert, weights: W, fix_projections: true, cache_gigabytes: 2, gene_set: dataset",
+        "geneformer, weights: W, train: head, dropout: 0.4",
+    ],
+)
+def test_what_changes_one_of_its_settings_is_not_refused(model):
+    parse(f"{HEAD}models: {{m: {{model: {model}}}}}\n", check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("geneformer: {tune: {epochs: [2, 3]}}", "geneformer(epochs=3) means the same as geneformer(epochs=2), as def"),
+        ("a: {model: geneformer, epochs: 2}, geneformer: {}", "geneformer: means the same as a, as defects of the pub"),
+    ],
+)
+def test_what_defects_make_one_and_the_same_is_refused(models, said):
+    """geneformer_undertrained trains for one epoch whatever the file says."""
+    defects = ("protocol: paper", "defects: [geneformer_undertrained]")
+    assert all(f"{said}" in problems(f"{HEAD}models: {{{models}}}\n{one}\n")[0] for one in defects)
+    assert len({trial.key for trial in sweep(models).trials()}) == 2
 
 
 @pytest.mark.parametrize(

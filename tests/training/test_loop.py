@@ -73,6 +73,30 @@ def test_step_schedule_shrinks_by_gamma_each_epoch():
     assert [learning_rate(recipe, e, 99, 7) for e in range(3)] == pytest.approx([1e-4, 0.9e-4, 0.81e-4])
 
 
+def rates(recipe: Recipe) -> list[float]:
+    """The learning rates of all its steps, ten a round."""
+    return [learning_rate(recipe, step // 10, step, 10) for step in range(10 * recipe.epochs)]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "linear", "cosine_restarts"])
+@pytest.mark.parametrize("epochs", [1, 2, 15, 16])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_settings_of_a_schedule_are_idle_where_no_rate_depends_on_them(schedule, epochs, share):
+    recipe = Recipe(schedule=schedule, epochs=epochs, gamma=0.9, warmup=0.3, warmup_share=share)
+    others = {"gamma": 0.5, "warmup": 0.2, "warmup_share": 0.4 if share == 0.5 else 0.05}
+    changes = {
+        name for name, value in others.items() if rates(recipe.model_copy(update={name: value})) != rates(recipe)
+    }
+    assert set(others) - set(recipe.idle()) == changes
+
+
+@pytest.mark.parametrize(("more", "rounds"), [({}, 6), ({"steps": 4}, 4), ({"crt_epochs": 9}, 9)])
+def test_patience_is_idle_where_it_ends_nothing_early(more, rounds):
+    """The first round is the best so far: the k-th after it without a better one ends a stage after k + 1 rounds."""
+    found = [number for number in range(1, 12) if "patience" not in Recipe(epochs=6, patience=number, **more).idle()]
+    assert found == [number for number in range(1, 12) if number + 1 < rounds]
+
+
 def test_linear_schedule_is_that_of_transformers():
     from transformers import get_linear_schedule_with_warmup
 

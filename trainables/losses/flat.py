@@ -1,8 +1,9 @@
 """Losses that know how unequal the classes are, not how they are related. Shapes: n or B cells, C classes."""
 
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -129,6 +130,14 @@ class Ldam(Loss):
         _require("ldam: max_margin", self.max_margin, self.max_margin > 0, "more than 0; 0.5 is usual")
         _require("ldam: scale", self.scale, self.scale > 0, "more than 0; 1 for plain outputs, 30 for cosines")
         _check_beta("ldam", self.beta)
+
+    def until(self, progress: float) -> "Ldam":
+        return self if progress >= self.reweight_from else replace(self, reweight_from=1.0)
+
+    @staticmethod
+    def idle(params: Mapping[str, Any]) -> dict[str, str]:
+        late = "types are never weighted where `reweight_from` is 1 or more"
+        return {"beta": late} if params["reweight_from"] >= 1 else {}
 
     @property
     def prior(self) -> np.ndarray:

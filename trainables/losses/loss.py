@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -47,6 +47,15 @@ class Loss(ABC):
     def weights(self) -> np.ndarray | None:
         """The weight of a cell by class, float64 [C]; None: all alike."""
         return None
+
+    def until(self, progress: float) -> "Loss":
+        """Return the loss whose `prior` is what a network has learnt that was trained to this progress, no further."""
+        return self
+
+    @staticmethod
+    def idle(params: Mapping[str, Any]) -> dict[str, str]:
+        """Return the parameters that change nothing beside the others, each with why; `params` has all of them."""
+        return {}
 
     def logits(self, outputs: np.ndarray) -> np.ndarray:
         """Return what softmax makes probabilities of, float [n, C], from the outputs of the network."""

@@ -31,6 +31,10 @@ class BoostingOptions(Options):
     leaves: int = Field(15, ge=2, description="of a tree, at most")
     leaf_cells: int = Field(5, ge=1, description="training cells in a leaf, at least: rare types need few")
 
+    def idle(self, pretrained: bool) -> dict[str, str]:
+        late = {"patience": f"in {self.rounds} rounds it can end nothing before the last"}
+        return super().idle(pretrained) | (late if self.patience >= self.rounds else {})
+
 
 @dataclass(frozen=True)
 class Trees:

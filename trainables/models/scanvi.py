@@ -47,6 +47,11 @@ class ScanviOptions(Options):
         description="epochs without a better bound, with labels a better loss, on validation cells that end it",
     )
 
+    def idle(self, pretrained: bool) -> dict[str, str]:
+        known = self.epochs is not None and self.labelled_epochs is not None
+        late = known and self.patience >= max(self.epochs, self.labelled_epochs)
+        return super().idle(pretrained) | ({"patience": "fewer epochs are trained than it waits"} if late else {})
+
 
 class Encoder:
     """ids = gene column, values = raw counts."""

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import nn
 
-from trainables.spec import Recipe
+from trainables.recipe import CYCLE_ROUNDS, Recipe
 
 MIN_COSINE = 1e-6  # the lowest learning rate of cosine_restarts (scBERT)
-CYCLE_ROUNDS = 15  # first cycle of cosine_restarts; each next one has twice the cosine part (scBERT)
 
 
 def learning_rate(recipe: Recipe, number: int, step: int, steps_per_round: float) -> float:

@@ -40,7 +40,7 @@ class Trained:
     best: dict[str, torch.Tensor]  # trained parameters and buffers of the best round
     best_round: int
     base: str  # hash of the frozen parameters
-    loss: Loss  # of the last stage: what the logits have learnt
+    loss: Loss  # of the last stage, until its best round: what the logits have learnt
     recipe: Recipe
     tags: dict[str, str]  # how it was computed: precision, device
 
@@ -199,7 +199,7 @@ class _Run:
             best=self.best_tensors,
             best_round=best_round,
             base=self.base,
-            loss=trainer.loss,
+            loss=trainer.loss.until(self._progress_of_best()),
             recipe=trainer.recipe,
             tags=tags(trainer.recipe, trainer.device),
         )
@@ -218,6 +218,10 @@ class _Run:
             "checkpoint_share": sum(one.get("checkpoint_seconds", 0.0) for one in history) / max(seconds, 1e-9),
             "micro_batch": self.trainer.micro_batch,
         }
+
+    def _progress_of_best(self) -> float:
+        """Return how far the stage was in the best round, as the loss was told."""
+        return (self.at.round - self.at.since_best - 1) / self.stage.recipe.epochs
 
     def _averaged(self, rows: np.ndarray) -> np.ndarray:
         """Return the logits of the cells `rows`, their probabilities averaged over the draws of their encoding."""

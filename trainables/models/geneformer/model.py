@@ -12,7 +12,7 @@ from data_pipeline.shards.encoded import as_ranks
 from trainables.models.geneformer.encoder import GeneformerEncoder
 from trainables.models.geneformer.medians import fit_encoder
 from trainables.models.geneformer.vocabulary import VOCABULARY_FILES, from_dataset, from_folder, per_token, read_config
-from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
+from trainables.spec import Adaptable, Encoded, LeastCoverage, ModelSpec, NetworkOptions, Recipe
 
 HOME = "huggingface.co/ctheodoris/Geneformer"
 STATE = "model.safetensors|pytorch_model.bin"
@@ -48,7 +48,7 @@ class GeneformerOptions(NetworkOptions):
     )
     max_length: int | None = Field(None, ge=3, description="tokens per cell; default 2,048 (V1) or 4,096 (V2)")
     dropout: float | None = Field(None, ge=0, lt=1, description="of hidden states and attention; default the config's")
-    min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes in the vocabulary")
+    min_coverage: LeastCoverage = 0.1
     column_tokens: bool = Field(False, description="defect: a gene's token is its column number, ranks by raw values")
 
 

@@ -10,7 +10,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from data_pipeline.shards.encoded import as_places
 from trainables.models.scbert.encoder import ScbertEncoder
-from trainables.spec import Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
+from trainables.spec import PRETRAINED, Adaptable, Encoded, LeastCoverage, ModelSpec, NetworkOptions, Recipe
 
 HOME = "linked from the README of github.com/TencentAILabHealthcare/scBERT"
 CHECKPOINT, TABLE, GENES = "panglao_pretrain.pth", "gene2vec_16906.npy", "genes.txt|panglao_10000.h5ad"
@@ -28,7 +28,9 @@ class ScbertOptions(NetworkOptions):
     """Options of scBERT besides the weights."""
 
     gene_set: Literal["list", "dataset"] = Field(
-        "list", description="with weights: all 16,906 genes of scBERT, or only those of them that the dataset has"
+        "list",
+        description="with weights: all 16,906 genes of scBERT, or only those of them that the dataset has",
+        json_schema_extra=PRETRAINED,
     )
     stabiliser: Literal["cell", "batch", "head"] = Field(
         "cell", description="over what the keys' maximum is taken; `batch` is a defect: logits depend on the neighbours"
@@ -41,9 +43,19 @@ class ScbertOptions(NetworkOptions):
         ge=0,
         description="memory for what the frozen blocks make of a cell, with fix_projections: less work per epoch",
     )
-    min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes that scBERT must know")
+    min_coverage: LeastCoverage = 0.1
     misaligned_gene2vec: bool = Field(False, description="defect: gene2vec rows by position, not by gene")
     double_log: bool = Field(False, description="defect: normalise and log already log-normalised values")
+
+    def idle(self, pretrained: bool) -> dict[str, str]:
+        said = super().idle(pretrained)
+        if self.cache_gigabytes > 0 and not (self.fix_projections and self.stabiliser != "batch"):
+            said["cache_gigabytes"] = (
+                "it keeps what never changes, with `fix_projections: true` and `stabiliser: cell` alone"
+            )
+        elif self.cache_gigabytes > 0 and self.train not in ("head", "published"):
+            said["cache_gigabytes"] = "it keeps what frozen blocks make, with `train: head` or `published` alone"
+        return said
 
 
 def recipe(weights: Path | None, size: str) -> Recipe:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from data_pipeline.errors import RequestError
 from data_pipeline.genes import coverage, looks_ensembl, numbered, strip_version
 from trainables.models.scgpt.encoder import ScgptEncoder
-from trainables.spec import SCRATCH, Adaptable, Encoded, ModelSpec, NetworkOptions, Recipe
+from trainables.spec import SCRATCH, Adaptable, Encoded, LeastCoverage, ModelSpec, NetworkOptions, Recipe
 
 CLS = "<cls>"
 SPECIAL = ("<pad>", CLS, "<eoc>")
@@ -27,6 +27,7 @@ SIZES = {
 ARGS = {"width": "embsize", "hidden": "d_hid", "num_layers": "nlayers", "num_heads": "nheads"}  # ours -> args.json's
 DROPPED = ("decoder.", "mvc_decoder.", "flag_encoder.")  # pre-training heads: they change no logit
 HEAD = "cls_decoder."
+Own = Annotated[int | None, Field(ge=1, json_schema_extra=SCRATCH)]
 
 
 class ScgptOptions(NetworkOptions):
@@ -36,7 +37,7 @@ class ScgptOptions(NetworkOptions):
     max_length: int = Field(
         3001, ge=2, description="tokens per cell at most, <cls> included; the rest is drawn at random"
     )
-    min_coverage: float = Field(0.1, ge=0, le=1, description="least share of the dataset's genes that scGPT must know")
+    min_coverage: LeastCoverage = 0.1
     draws: int = Field(
         1, ge=1, description="the test's probabilities are averaged over so many draws of the bins of equal counts"
     )
@@ -44,14 +45,17 @@ class ScgptOptions(NetworkOptions):
     dropout: float | None = Field(None, ge=0, lt=1)
     pre_norm: bool = Field(False, description="upstream's own pre-norm variant")
     n_layers_cls: int | None = Field(None, ge=1, description="layers of the classifier")
-    width: int | None = Field(
-        None, ge=1, description="instead of the size's; without weights only", json_schema_extra=SCRATCH
-    )
-    hidden: int | None = Field(
-        None, ge=1, description="width of the feed-forward part, likewise", json_schema_extra=SCRATCH
-    )
-    num_layers: int | None = Field(None, ge=1, description="likewise", json_schema_extra=SCRATCH)
-    num_heads: int | None = Field(None, ge=1, description="likewise", json_schema_extra=SCRATCH)
+    width: Own = Field(None, description="instead of the size's; without weights only")
+    hidden: Own = Field(None, description="width of the feed-forward part, likewise")
+    num_layers: Own = Field(None, description="likewise")
+    num_heads: Own = Field(None, description="likewise")
+
+    def idle(self, pretrained: bool) -> dict[str, str]:
+        said, none = super().idle(pretrained), {"dropout": "what is frozen has none, nor has the classifier"}
+        said |= none if self.train == "head" else {}
+        if self.size != "official" and None not in (self.width, self.hidden, self.num_layers, self.num_heads):
+            said["size"] = f"{', '.join(ARGS)} say it"
+        return said
 
 
 def recipe(weights: Path | None, size: str) -> Recipe:
