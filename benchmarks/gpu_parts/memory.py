@@ -9,6 +9,8 @@ from gpu_parts.faults import OUT_OF_MEMORY, Tight
 from gpu_parts.props import cells
 from gpu_parts.scene import GIB, Record, Scene, Skip, Wrong, begin_memory, forget, memory, rounded
 
+APART = 0.08  # of the largest logit, as 16-bit logits may be from exact ones
+
 
 def run(scene: Scene) -> Iterator[Record]:
     yield from scene.check("a share is kept", lambda: share_is_kept(scene))
@@ -122,7 +124,11 @@ def predict_retreats(scene: Scene) -> Record:
     finally:
         limited(1e6)
     apart = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    return rounded({"took_gib": took, "room_gib": held + (took - held) * 0.5, "apart": apart})
+    record = {"took_gib": took, "room_gib": held + (took - held) * 0.5, "apart": apart}
+    record["micro_batch"] = trainer.micro_batch
+    if not (apart < APART and trainer.micro_batch < 128):
+        raise Wrong("it didn't come down, or the pieces are predicted otherwise", rounded(record))
+    return rounded(record)
 
 
 def optimiser_retreats(scene: Scene) -> Record:

@@ -53,13 +53,12 @@ def rounds(scene: Scene, config: dict[str, Any], numbers: tuple[int, ...], envir
 
     kind = " with MPS" if environment else ""
     pool: list[Any] = []
-    started = scene.check(f"processes{kind}", lambda: start(scene, config, max(numbers), environment, pool), 15)
-    for record in started:
-        yield record
-        if not record["ok"]:
-            return
-    for number in numbers if pool else ():
-        yield from scene.check(f"{number} at once{kind}", lambda n=number: packed(scene, config, pool[:n], kind), 6)
+    first, starting = f"processes{kind}", lambda: start(scene, config, max(numbers), environment, pool)
+    yield from scene.check(first, starting, scene.pick(30, 5), again=True)
+    for number in numbers:
+        needs = scene.pick(25 if number == 1 else 12, 2)
+        work = lambda n=number: packed(scene, config, pool[:n], kind)  # noqa: E731
+        yield from scene.check(f"{number} at once{kind}", work, needs, after=first)
     for actor in pool:
         ray.kill(actor)
 

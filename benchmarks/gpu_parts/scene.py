@@ -19,7 +19,11 @@ TAIL = 1800  # characters of a traceback that are kept
 
 
 class Skip(Exception):
-    """This can't be done here; the message says why."""
+    """This can't be done here; the message says why. `found` is recorded all the same."""
+
+    def __init__(self, why: str, found: Record | None = None) -> None:
+        super().__init__(why)
+        self.found = found or {}
 
 
 class Wrong(Exception):
@@ -38,9 +42,10 @@ class Scene:
     folder: Path
     deadline: float
     scgpt_source: Path | None = None
-    done: frozenset[str] = frozenset()
+    done: dict[str, bool | None] = field(default_factory=dict)  # what an earlier process has behind it: its `ok`
     now: Path | None = None  # the name of the check that runs is written there
     numbers: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, bool | None] = field(default_factory=dict)  # likewise, of this process
 
     @property
     def device(self) -> torch.device:
@@ -54,30 +59,50 @@ class Scene:
         """Return `small` in a rehearsal."""
         return small if self.rehearse else full
 
-    def check(self, name: str, work: Callable[[], Record | None], seconds: float = 0.0) -> Iterator[Record]:
+    def check(
+        self,
+        name: str,
+        work: Callable[[], Record | None],
+        seconds: float = 0.0,
+        after: str | None = None,
+        again: bool = False,
+    ) -> Iterator[Record]:
         """Yield the record of `work`: ok with what it returns, failed with its traceback, or skipped.
 
-        Yields nothing for a check that an earlier process of this part has behind it. seconds: what it needs at least.
+        Yields nothing for a check that an earlier process of this part has behind it; with `again` the work is done all
+        the same, as others need what it makes. seconds: what it needs at least. after: a check that must have passed.
         """
-        if name in self.done:
+        if name in self.done and not again:
             return
         if self.now is not None:
             self.now.write_text(name)
-        begin = time.monotonic()
-        record: Record = {"check": name}
-        if self.left() < seconds:
-            yield record | {"ok": None, "skipped": f"{self.left():.0f} s are left, it needs {seconds:.0f}"}
-            return
+        why = self._hindrance(seconds, after)
+        record = {"check": name} | (self._tried(work) if why is None else {"ok": None, "skipped": why})
+        self.ended[name] = record["ok"]
+        if name not in self.done:
+            yield record
+
+    def passed(self, name: str) -> bool:
+        """Tell whether the check is over, and was ok."""
+        return (self.done | self.ended).get(name) is True
+
+    def _hindrance(self, seconds: float, after: str | None) -> str | None:
+        if after is not None and not self.passed(after):
+            return f"it goes by what `{after}` leaves, which didn't pass"
+        return f"{self.left():.0f} s are left, it needs {seconds:.0f}" if self.left() < seconds else None
+
+    def _tried(self, work: Callable[[], Record | None]) -> Record:
+        begin, record = time.monotonic(), Record()
         try:
             record |= {"ok": True} | (work() or {})
         except Skip as reason:
-            record |= {"ok": None, "skipped": str(reason)}
+            record |= reason.found | {"ok": None, "skipped": str(reason)}
         except Exception as error:  # a check may die of anything; the others still count
             record |= getattr(error, "found", {}) | {"ok": False, "error": first_words(error)}
             record |= {} if isinstance(error, Wrong) else {"traceback": traceback.format_exc()[-TAIL:]}
         if time.monotonic() - begin > 0.5 or not record["ok"]:  # looking through all objects takes 0.1 s itself
             forget()
-        yield record | {"seconds": round(time.monotonic() - begin, 2)}
+        return record | {"seconds": round(time.monotonic() - begin, 2)}
 
 
 def first_words(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpu_parts.props import atlas
 from gpu_parts.resume import command, tail
-from gpu_parts.scene import Record, Scene, Wrong, rounded, seconds_of
+from gpu_parts.scene import Record, Scene, Skip, Wrong, rounded, seconds_of
 
 HEADS = """
 name: heads
@@ -43,8 +43,10 @@ models:
   neighbours: {{model: knn, on: {{model: scgpt, weights: {weights}}}}}
 """
 ZHENG = (68579, 20387, 1500)  # cells, genes, reads a cell: some 525 genes of each are seen
+FEWEST, A_SECOND = 6000, 250  # cells of the atlas: at least, and of each second that is left
 FAR = 1e-3  # of their root mean square: how far vectors of a GPU may lie from a CPU's
-NEEDS = 25.0  # seconds that a sweep takes at least
+ALL, HEADS_ALONE, NETWORK = (110, 25), (70, 25), (25, 1)  # seconds that each wants, in earnest and in a rehearsal
+RESERVE = 10.0  # seconds to end a sweep and tell of it
 TOLD = ("trial_seconds", "cells_per_second", "peak_memory_gb", "test_macro_f1")
 
 
@@ -52,30 +54,38 @@ def run(scene: Scene) -> Iterator[Record]:
     folder = scene.folder / "variants"
     folder.mkdir(exist_ok=True)
     made: dict[str, Any] = {}
-    yield from scene.check("files", lambda: files(scene, folder, made))
-    if "weights" not in made:
-        return
-    yield from scene.check("all, adapters, head, probe", lambda: variants(scene, folder, made), NEEDS)
-    yield from scene.check("heads on an atlas", lambda: heads(scene, folder, made), NEEDS)
-    yield from scene.check("vectors on GPU and CPU", lambda: vectors(scene, folder, made))
-    yield from scene.check("vectors by precision", lambda: precisions(scene, folder, made))
+    yield from scene.check("files", lambda: files(scene, folder, made), again=True)
+    wants, at_rest = (scene.pick(*seconds) for seconds in (HEADS_ALONE, NETWORK))
+    small = lambda: variants(scene, folder, made, max(scene.pick(*ALL), scene.left() - wants - at_rest))  # noqa: E731
+    yield from scene.check("all, adapters, head, probe", small, scene.pick(*ALL) + wants, after="files")
+    yield from scene.check("heads on an atlas", lambda: heads(scene, folder, made), wants, after="files")
+    yield from scene.check("vectors on GPU and CPU", lambda: vectors(scene, folder, made), at_rest, after="files")
+    yield from scene.check("vectors by precision", lambda: precisions(scene, folder, made), at_rest, after="files")
 
 
 def files(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+    """Write the files, of as many cells as there is time for; what an earlier process has written stays."""
+    note = folder / "made.json"
+    if note.exists():
+        made |= {name: Path(path) for name, path in json.loads(note.read_text()).items()}
+        return {}
     few, many = folder / "few.h5ad", folder / "atlas.h5ad"
     genes = atlas.write(few, scene.pick(2000, 120), scene.pick(ZHENG[1], 60), scene.pick(1500, 40), seed=1)
-    begin = time.monotonic()
-    atlas.write(many, *scene.pick(ZHENG, (600, 60, 40)))
+    most, begin = max(FEWEST, int(A_SECOND * scene.left())), time.monotonic()
+    cells, *sizes = scene.pick((min(ZHENG[0], most), *ZHENG[1:]), (600, 60, 40))
+    atlas.write(many, cells, *sizes)
     written = time.monotonic() - begin
-    sizes = scene.pick({}, {"embsize": 8, "nheads": 2, "d_hid": 12, "nlayers": 2})
-    made |= {"few": few, "atlas": many, "weights": atlas.write_scgpt(folder, genes, **sizes)}
-    return {"atlas_mb": many.stat().st_size >> 20, "written_seconds": round(written, 1)}
+    network = scene.pick({}, {"embsize": 8, "nheads": 2, "d_hid": 12, "nlayers": 2})
+    made |= {"few": few, "atlas": many, "weights": atlas.write_scgpt(folder, genes, **network)}
+    note.write_text(json.dumps({name: str(path) for name, path in made.items()}))
+    return {"atlas_cells": cells, "atlas_mb": many.stat().st_size >> 20, "written_seconds": round(written, 1)}
 
 
-def variants(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
+def variants(scene: Scene, folder: Path, made: dict[str, Any], most: float) -> Record:
+    """The five ways beside each other, in `most` seconds."""
     sizes = {"genes": scene.pick(1200, 40), "total": scene.pick(1000, 60), "steps": scene.pick(60, 2)}
     text = VARIANTS.format(cells=made["few"], weights=made["weights"], **sizes)
-    record, found = swept(scene, folder / "variants", text)
+    record, found = swept(folder / "variants", text, most)
     devices = {name: one["device"] for name, one in found.items()}
     if any((devices[name] == "cpu") != scene.rehearse for name in ("all", "lora")):
         raise Wrong(f"trained on {devices}", record)
@@ -84,8 +94,10 @@ def variants(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
 
 def heads(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
     text = HEADS.format(cells=made["atlas"], weights=made["weights"], total=scene.pick(4000, 300))
-    record, _ = swept(scene, folder / "heads", text)
+    record, _ = swept(folder / "heads", text, scene.left() - RESERVE)
     shards = rested(folder / "heads")
+    if shards is None:
+        raise Wrong("no vectors lie in the storage", record)
     manifest = json.loads((shards / "manifest.json").read_text())
     record |= {"cells": manifest["num_cells"], "origin": manifest["origin"]["devices"]}
     record["vectors_mb"] = sum(part["bytes"] for part in manifest["parts"]) >> 20
@@ -98,17 +110,17 @@ def heads(scene: Scene, folder: Path, made: dict[str, Any]) -> Record:
     return rounded(record)
 
 
-def swept(scene: Scene, storage: Path, text: str) -> tuple[Record, dict[str, dict[str, Any]]]:
-    """Run a sweep to its end; return what is told of it, and each label's tags and metrics."""
+def swept(storage: Path, text: str, most: float) -> tuple[Record, dict[str, dict[str, Any]]]:
+    """Run a sweep to its end, in `most` seconds; return what is told of it, and each label's device and metrics."""
     storage.mkdir(exist_ok=True)
     sweep, log, begin = storage / "sweep.yaml", storage / "log", time.monotonic()
     sweep.write_text(text)
     driver = command(storage, sweep, log)
     try:
-        code = driver.wait(max(5.0, scene.left() - 10))
+        code = driver.wait(max(5.0, most))
     except subprocess.TimeoutExpired as error:
         driver.kill()
-        raise Wrong("it didn't end in time", told(storage, log, begin)) from error
+        raise Wrong(f"it didn't end in {most:.0f} s", told(storage, log, begin)) from error
     finally:
         driver.kill()
         driver.wait(30)
@@ -140,6 +152,8 @@ def by_label(storage: Path) -> dict[str, dict[str, Any]]:
     from sweeps.tracking.kept.runs import runs_of
 
     found: dict[str, dict[str, Any]] = {}
+    if not (storage / "mlflow.db").exists():
+        return found
     with suppress(NoSuchSweep):  # killed before it was registered
         for run in runs_of(f"sqlite:///{storage}/mlflow.db", storage.name):
             if run.status == "FINISHED":
@@ -148,12 +162,12 @@ def by_label(storage: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rested(storage: Path) -> Path:
-    """Return the folder of the vectors that the sweep had made."""
+def rested(storage: Path) -> Path | None:
+    """Return the folder of the vectors that the sweep had made, None if they aren't whole."""
     for manifest in storage.glob("shards/*/*/manifest.json"):
         if json.loads(manifest.read_text())["identity"].get("encoder") == "resting":
             return manifest.parent
-    raise Wrong("no vectors lie in the storage", {})
+    return None
 
 
 def at_rest(storage: Path, weights: Path, device: str) -> tuple[Any, Any]:
@@ -165,6 +179,8 @@ def at_rest(storage: Path, weights: Path, device: str) -> tuple[Any, Any]:
     from trainables.fitting.contents import contents_of, network_of
     from trainables.spec import code_of
 
+    if rested(storage) is None:
+        raise Skip("`heads on an atlas` has left no vectors")
     told = json.loads((rested(storage) / "manifest.json").read_text())["identity"]
     manifests = {path: json.loads(path.read_text()) for path in storage.glob("shards/*/*/manifest.json")}
     shards = Shards(next(path.parent for path, one in manifests.items() if one["identity"] == told["base"]))

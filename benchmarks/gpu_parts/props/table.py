@@ -17,9 +17,9 @@ def _row(*cells: object) -> str:
 
 
 def parts(records: list[Record]) -> list[str]:
-    columns = ("part", "status", "checks", "failed", "seconds", "limit")
+    columns = ("part", "status", "checks", "failed", "skipped", "seconds", "limit")
     rows = [_row(*(record[name] for name in columns)) for record in records if "status" in record]
-    return [_row(*columns), "|---|---|---|---|---|---|", *rows]
+    return [_row(*columns), "|---" * len(columns) + "|", *rows]
 
 
 def targets(records: list[Record]) -> list[str]:
