@@ -16,7 +16,7 @@ class Recipe(BaseModel):
     skew and strategy have made of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     budget: Literal["steps", "epochs"] = "steps"
     epochs: int = Field(10, ge=1, description="rounds, after each of which the validation cells are evaluated")
     steps: int | None = Field(None, ge=1, description="optimiser steps in all; default: those of `epochs` passes")

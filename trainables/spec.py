@@ -54,7 +54,7 @@ def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Options(BaseModel):
     """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     size: Literal["tiny", "small", "official"] = Field("small", json_schema_extra=SCRATCH)
 
     def idle(self, pretrained: bool) -> dict[str, str]:
@@ -69,7 +69,7 @@ class Options(BaseModel):
 class Lora(BaseModel):
     """Low-rank adapters beside frozen layers, see networks.lora."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     rank: int = Field(8, ge=1)
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)

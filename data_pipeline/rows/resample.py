@@ -168,6 +168,7 @@ def _verified(strategy: Strategy) -> Strategy:
 class_balanced_batches.per_epoch = scbalance.per_epoch = True
 scbalance.balanced = True
 tomek.needs = "counts"
+tomek.verify = lambda params: _positive("tomek", "components", params["components"])
 
 OWN: dict[str, Strategy] = {
     "none": none,

@@ -6,9 +6,9 @@ raised to `cells`, the others get none, so originals + new = max(n_c, cells). At
 `on_gpu = True`: much faster on a GPU; `lacking`: says what isn't installed here, None where all is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,10 @@ scvi.lacking = partial(lacking, "strategy scvi")
 smote.of_small_classes = mixup.of_small_classes = True
 
 SYNTHESIZERS: dict[str, Callable[..., Made]] = {"smote": smote, "mixup": mixup, "scvi": scvi}
+
+
+def _verify(params: Mapping[str, Any]) -> None:
+    _check(**{name: params[name] for name in ("cells", "neighbours", "alpha") if name in params})
 
 
 def _check(cells: int, neighbours: int = 1, alpha: float = 1.0) -> None:
@@ -217,3 +221,6 @@ def _decoded(model: object, sources: np.ndarray, unscaled: bool) -> sparse.csr_m
         return sparse.csr_matrix(model.get_normalized_expression(indices=sources, return_numpy=True))
     drawn = model.posterior_predictive_sample(indices=sources, n_samples=1)
     return sparse.csr_matrix(drawn.to_scipy_sparse())
+
+
+smote.verify = mixup.verify = scvi.verify = _verify

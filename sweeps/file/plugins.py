@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from data_pipeline import names
+from data_pipeline.errors import RequestError
 from data_pipeline.hashes import identity_hash
 from data_pipeline.names import did_you_mean, few_near, nearest
 from data_pipeline.outside import types_of
@@ -24,7 +25,7 @@ WORDS = (
     ("a object", "a mapping"),
     ("Tuple should have at least 1 item after validation, not 0", "is empty; give at least one value"),
 )
-STRICT = ConfigDict(strict=True)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 LONGEST = 80  # characters of a label
 MOST = 12  # names in a sentence
 OUTSIDE = ("model", "strategy", "loss", "adjustment")  # of which one may have one's own
@@ -120,7 +121,18 @@ def read_entries(
     entries = [_entry(item["kind"], params, known, always) for params in _product(values)]
     unread = getattr(plugin, "idle", lambda params: {})
     found = idle([unread(entry.params) for entry in entries], {name for name in values if len(values[name]) > 1})
-    return entries, [((key,), f"{why}; leave {key} out") for key, why in found.items() if key in item]
+    problems = [((key,), f"{why}; leave {key} out") for key, why in found.items() if key in item]
+    return entries, problems + [((), said) for said in dict.fromkeys(_refused(plugin, entries))]
+
+
+def _refused(plugin: Callable[..., Any], entries: list[Entry]) -> Iterator[str]:
+    """Yield what a plug-in itself has against its parameters, if it can tell without cells."""
+    verify = getattr(plugin, "verify", lambda params: None)
+    for entry in entries:
+        try:
+            verify(entry.params)
+        except RequestError as error:
+            yield from error.problems
 
 
 def _strangers(item: dict[str, Any], known: dict[str, Parameter]) -> Iterator[Problem]:

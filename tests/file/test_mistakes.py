@@ -144,6 +144,16 @@ models:
             r"defects\[0\]: scbert_double_log is of scbert, and none is in this sweep; lea",
         ),
         ("defects: [scvi_unscaled]", r"defects\[0\]: scvi_unscaled is of the strategy scvi, and none is in this sweep"),
+        ("skews: [{kind: exponential, ratio: .inf}]", r"skews\[0\].ratio: Infinity must be a finite number"),
+        (
+            "losses: [{kind: focal, gamma: -1.0}]",
+            r"losses\[0\]: focal: gamma is -1.0, it must be 0 or more; 2 is usual",
+        ),
+        (
+            "strategies: [none, {kind: smote, cells: -4}]",
+            r"strategies\[1\]: cells -4 is below 1; it is the size that s",
+        ),
+        ("strategies: [{kind: tomek, components: [9, 0]}]", r"strategies\[0\]: tomek: components 0 is below 1"),
         ("posthoc: [temprature]", r"posthoc\[0\]: unknown adjustment 'temprature'; did you mean temperature\?"),
         ("strategies: [{kind: none, cells: 3}]", r"unknown parameter of none 'cells'; it takes none"),
         ("max_failures: -1", r"max_failures: -1 must be greater than or equal to 0"),
@@ -153,6 +163,12 @@ models:
 def test_wrong_values_are_named(line, said):
     with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
         parse(MINIMAL + line)
+
+
+@pytest.mark.parametrize("setting", ["scgpt: {weight_decay: .inf}", "linear_svm: {strengths: [.inf]}"])
+def test_settings_are_finite(setting):
+    (said,) = problems(MINIMAL.replace("scgpt: {epochs: 3}", setting))
+    assert said.endswith("Infinity must be a finite number")
 
 
 def test_what_has_an_effect_in_some_of_an_axis_is_not_refused():

@@ -48,6 +48,11 @@ class Loss(ABC):
         """The weight of a cell by class, float64 [C]; None: all alike."""
         return None
 
+    @classmethod
+    def verify(cls, params: Mapping[str, Any]) -> None:
+        """RequestError if the parameters are none that the loss can have."""
+        cls((1, 1), **params)
+
     def until(self, progress: float) -> "Loss":
         """Return the loss whose `prior` is what a network has learnt that was trained to this progress, no further."""
         return self
