@@ -3,6 +3,7 @@
 import inspect
 import json
 import keyword
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,11 @@ WORDS = (
     ("a valid ", "a "),
     ("a array", "a list"),
     ("a integer", "an integer"),
-    ("a object", "a mapping"),
-    ("Tuple should have at least 1 item after validation, not 0", "is empty; give at least one value"),
+    ("an object", "a mapping"),
+    ("a string", "a text"),
 )
+EMPTY = re.compile(r"\w+ should have at least 1 item after validation, not 0")
+TYPES = {"str": "text", "int": "whole number", "float": "number", "|": "or", "NoneType": "null"}
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 LONGEST = 80  # characters of a label
 MOST = 12  # names in a sentence
@@ -103,7 +106,7 @@ def read_entries(
     """
     item = {"kind": given} if isinstance(given, str) else given
     if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
-        return [], [((), f"{given!r} is neither a name nor a mapping with `kind:`; known: {', '.join(registry)}")]
+        return [], [((), f"{given!r} is neither a name nor a mapping with `kind:`; {_meant(item, registry)}")]
     if item["kind"] not in registry:
         where = () if isinstance(given, str) else ("kind",)
         return [], [(where, unknown(noun, item["kind"], registry))]
@@ -133,6 +136,12 @@ def _refused(plugin: Callable[..., Any], entries: list[Entry]) -> Iterator[str]:
             verify(entry.params)
         except RequestError as error:
             yield from error.problems
+
+
+def _meant(item: Any, registry: Mapping[str, Any]) -> str:
+    """Return the way out of an entry without `kind:`."""
+    first = next(iter(item), None) if isinstance(item, dict) else None
+    return f"write {{kind: {first}, ...}}" if first in registry else f"known: {', '.join(registry)}"
 
 
 def _strangers(item: dict[str, Any], known: dict[str, Parameter]) -> Iterator[Problem]:
@@ -183,6 +192,7 @@ def check(annotation: Any, value: Any) -> tuple[Any, str | None]:
 
 def sentence(message: str) -> str:
     """Return pydantic's message in the words of a sweep file."""
+    message = EMPTY.sub("is empty; give at least one value", message)
     for theirs, ours in WORDS:
         message = message.replace(theirs, ours)
     return message[0].lower() + message[1:]
@@ -240,4 +250,5 @@ def _short(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    return getattr(annotation, "__name__", str(annotation)).replace("typing.", "")
+    named = getattr(annotation, "__name__", "") if isinstance(annotation, type) else str(annotation)
+    return " ".join(TYPES.get(word, word) for word in named.replace("typing.", "").split())

@@ -159,6 +159,8 @@ def _rest(value: dict, file: File) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _genes(given: Any) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(given, str | dict):
+        return Genes().model_dump(include={"select", "fit"}), []  # its shape has been refused already
     genes, problems = shaped(Genes, {"select": given} if isinstance(given, str) else given, ("genes",))
     if isinstance(given, dict) and "n" in given and genes is not None and genes.select == "all":
         problems.append((("genes", "n"), "goes with `select: hvg`; without it all genes are taken"))

@@ -29,7 +29,12 @@ def shaped(model: type[Strict], value: Any, where: tuple = ()) -> tuple[Any, lis
             if problems and problems[-1][0] == (*where, *place) and one["type"] != "missing":  # a union's next branch
                 said = f"{problems.pop()[1]}, or {said.split(' ', 1)[1]}"
             problems.append(((*where, *place), said))
-        return None, problems
+        return None, [one for one in problems if one[0] == where or not _is_within(one[0], problems)]
+
+
+def _is_within(place: tuple, problems: list[Problem]) -> bool:
+    """Tell whether something in what stands at a place is wrong: of a union's branches that one was meant."""
+    return any(other[: len(place)] == place and len(other) > len(place) for other, _ in problems)
 
 
 def _problem(error: dict[str, Any], model: type[Strict], value: Any) -> Problem:

@@ -118,7 +118,7 @@ models:
     [
         ("splits: {test: 1.5}", r"splits.test: 1.5 must be less than 1"),
         ("splits: {test: 0}", r"splits.test: 0 must be greater than 0"),
-        ("splits: {seeds: []}", r"splits.seeds: \[\] list should have at least 1 item"),
+        ("splits: {seeds: []}", r"splits.seeds: \[\] is empty; give at least one value"),
         ("splits: {seeds: [0.5]}", r"splits.seeds\[0\]: 0.5 must be an integer"),
         ("seeds: [true]", r"seeds\[0\]: true must be an integer"),
         ('seeds: ["1"]', r"seeds\[0\]: \"1\" must be an integer"),
@@ -129,6 +129,9 @@ models:
             r"genes.fit: no more than medians of genes, of geneformer without weights, are fitted",
         ),
         ("genes: most", r"genes.select: \"most\" must be 'all' or 'hvg'"),
+        ("strategies: [{smote: {cells: 9}}]", r"strategies\[0\]: .* write {kind: smote, ...}"),
+        ("skews: [{kind: rarefy, cells: 9}]", r"skews\[0\]: rarefy needs class: text or whole number"),
+        ("resources: {scgpt: 3}", r"resources.scgpt: 3 must be a mapping"),
         ("skews: [{ratio: 3}]", r"skews\[0\]: .* is neither a name nor a mapping with `kind:`; known: natural"),
         ("skews: [natural, natural]", r"skews\[1\]: natural is given twice"),
         ("tracking: {checkpoints: uplaod}", r"tracking.checkpoints: \"uplaod\" must be 'upload', 'link' or 'none'"),
@@ -163,6 +166,19 @@ models:
 def test_wrong_values_are_named(line, said):
     with pytest.raises(RequestError, match=r"sweep.yaml:5: .*" + said):
         parse(MINIMAL + line)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("{scgpt: 3}", "models.scgpt: 3 must be a mapping"),
+        ("{}", "models: {} is empty; give at least one value"),
+        ("scgpt", 'models: "scgpt" must be a mapping, or must be a list'),
+        ("[majority]\ngenes: 2000", "genes: 2000 must be a text, or must be a mapping"),
+    ],
+)
+def test_a_wrong_shape_is_said_once(models, said):
+    assert [one.split(": ", 1)[1] for one in problems(f"name: a\ndatasets: [ms]\nmodels: {models}\n")] == [said]
 
 
 @pytest.mark.parametrize("setting", ["scgpt: {weight_decay: .inf}", "linear_svm: {strengths: [.inf]}"])
