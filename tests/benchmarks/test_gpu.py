@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,29 @@ def test_one_part(tmp_path):
 def test_a_part_out_of_time_is_a_failed_part(tmp_path):
     code, records = rehearse(tmp_path, "--parts", "environment", "--minutes", "0.001")
     assert code == 1 and records[-1]["status"].startswith("out of time")
+
+
+def test_what_goes_by_a_check_that_did_not_pass_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_parts.scene import Scene, Wrong
+
+    def wrong() -> None:
+        raise Wrong("so it is", {"found": 3})
+
+    scene, made = Scene(True, tmp_path, time.monotonic() + 30, done={"before": True, "failed": False}), []
+    steps = [
+        scene.check("before", lambda: made.append(1), again=True),  # done again, for those after it, and not told again
+        scene.check("a", lambda: {"made": made}, after="before"),
+        scene.check("b", wrong, after="a"),
+        scene.check("c", lambda: None, after="b"),
+        scene.check("d", lambda: None, after="failed"),
+        scene.check("e", lambda: None, seconds=60),
+        scene.check("failed", wrong),
+    ]
+    found = {record["check"]: record for step in steps for record in step}
+    assert {name: record["ok"] for name, record in found.items()} == dict(a=True, b=False, c=None, d=None, e=None)
+    assert found["a"]["made"] == [1] and found["b"]["found"] == 3
+    assert "`b`" in found["c"]["skipped"] and "it needs 60" in found["e"]["skipped"]
 
 
 @pytest.mark.slow
