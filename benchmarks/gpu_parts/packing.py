@@ -28,8 +28,10 @@ def run(scene: Scene) -> Iterator[Record]:
     from sweeps.cluster.nodes import running_ray
 
     assert environment.DEFAULTS  # imported first: Ray reads them
-    with running_ray(None, scene.pick(16, 2)) as nodes:
-        scene.numbers["gpus"] = sum(node.get("GPU", 0) for node in nodes)
+    with running_ray(None, scene.pick(16, 2)):
+        import ray
+
+        scene.numbers["gpus"] = ray.cluster_resources().get("GPU", 0)
         config = prepared(scene)
         yield from rounds(scene, config, scene.pick((1, 8, 4, 2), (1, 2)), {})
         yield from with_service(scene, config)

@@ -36,9 +36,12 @@ def scbert(scene: Scene, **options: Any) -> cells.Case:
 
     def build() -> torch.nn.Module:
         from trainables.spec import get
+        from trainables.training.trained import choose
 
-        wanted = {"fix_projections": True, "train": trained, "size": size} | options
-        return get("scbert").build(cells.NUM_CLASSES, num_tokens=length, **wanted)
+        spec, wanted = get("scbert"), {"fix_projections": True, "size": size} | options
+        network = spec.build(cells.NUM_CLASSES, num_tokens=length, **wanted)
+        choose(network, spec, trained, pretrained=True)
+        return network
 
     return replace(case, build=build)
 
