@@ -239,17 +239,17 @@ def _resources(given: Any, shares: dict[str, Share], models: dict[str, dict[str,
         (("resources", name), unknown("model in this sweep", name, known)) for name in names if name not in models
     ]
     for name, share in shares.items():
-        wrong = _several_gpus(share.gpu, models[name]) if name in models else None
+        wrong = _wrong_gpus(share.gpu, models[name]) if name in models else None
         problems += [(("resources", name, "gpu"), wrong)] if wrong else []
     return problems
 
 
-def _several_gpus(gpu: float | str | None, model: dict[str, Any]) -> str | None:
-    """Return what is wrong with a trial of this model on more than one GPU, None if nothing is."""
-    if not isinstance(gpu, float) or gpu <= 1:
+def _wrong_gpus(gpu: float | str | None, model: dict[str, Any]) -> str | None:
+    """Return what is wrong with a trial of this model on so much of GPUs, None if nothing is."""
+    if not isinstance(gpu, float) or gpu == 0:
         return None
-    if gpu != int(gpu):
-        return f"{gpu:g} GPUs can't be shared by trials: give a share of one, as 0.5, or whole ones, as {int(gpu + 1)}"
-    if model.get("kind", "network") != "network" or model.get("on") is not None:
+    if model["kind"] != "network" or (gpu > 1 and model["on"] is not None):
         return f"a trial on {gpu:g} GPUs is one that trains a network; this one takes a CPU"
+    if gpu > 1 and gpu != int(gpu):
+        return f"{gpu:g} GPUs can't be shared by trials: give a share of one, as 0.5, or whole ones, as {int(gpu + 1)}"
     return None

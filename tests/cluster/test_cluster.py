@@ -90,6 +90,7 @@ def test_several_gpus_are_whole_ones_for_one_network_each_with_cpus_of_its_own()
             "1.5 GPUs can't be shared by trials: give a share of one, as 0.5, or whole ones, as 2",
         ),
         ("{logistic_regression: {gpu: 2}}", "a trial on 2 GPUs is one that trains a network"),
+        ("{logistic_regression: {gpu: 0.5}}", "a trial on 0.5 GPUs is one that trains a network; this one takes a CPU"),
         ("{geneformer: {gpu: -1}}", "greater than or equal to 0"),
     ],
 )
