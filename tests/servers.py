@@ -93,20 +93,20 @@ class MlflowServer:
 
 
 @contextmanager
-def s3_endpoint(log: Path) -> Iterator[str]:
-    """moto's S3; yields its URL."""
+def s3_endpoint(log: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """moto's S3; yields its URL. host: this machine's address for others, if they are to reach it."""
     pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]' boto3")
-    port = free_port()
+    port, bound = free_port(), host if host == "127.0.0.1" else "0.0.0.0"
     with log.open("a") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-m", "moto.server", "-H", bound, "-p", str(port)],
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
         wait_for_port(port, process)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{host}:{port}"
     finally:
         stop(process)
 

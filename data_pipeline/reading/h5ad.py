@@ -20,6 +20,7 @@ from data_pipeline.reading import labels, remembered, validation
 from data_pipeline.reading.cells import Cells
 from data_pipeline.reading.file import hdf5, places
 from data_pipeline.reading.source import Source, Values
+from data_pipeline.shared import objects
 
 __all__ = ["Cells", "Source", "Values", "open_cells", "read_labels", "write_annotated", "write_h5ad"]
 
@@ -30,6 +31,16 @@ def open_cells(source: Source, cache: Path | None = None) -> Cells:
     cache: folder that remembers validated files by path, size, time of change and options, so that a second open is
     instant, and that holds the copy by rows of a large CSC matrix (without it: a folder in the system's temporary one).
     """
+    try:
+        return _open(source, cache)
+    except OSError as error:
+        uri = next(filter(places.is_uri, source.all_paths), None)
+        if uri is None or "AWS" not in str(error):
+            raise
+        raise RequestError(f"{uri}: {objects.why(error, uri, 'read')}") from error
+
+
+def _open(source: Source, cache: Path | None) -> Cells:
     if cache is None:
         return validation.validate(source, Path(tempfile.gettempdir()) / f"cellskew-{os.getuid()}")
     cache = Path(cache).absolute()

@@ -27,6 +27,7 @@ SMALL = 1 << 26  # bytes of a file that is read at once, and so is what its hash
 CHUNK = 1 << 22
 PAUSES = (1, 3, 10)  # seconds before the next attempt at what a store or a network refused
 AWAY = 600.0  # seconds for which a trial waits for a store that doesn't answer
+RIGHTS = {"read": "reading and listing", "write": "reading, writing, listing and deleting"}
 PASSING = ("NETWORK_CONNECTION", "curlCode", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "REQUEST_TIMEOUT")
 Entry = dict[str, Any]  # of a file: its bytes and sha256
 Listing = dict[str, Entry]  # of a file or folder: entries by name in it
@@ -79,17 +80,18 @@ def try_out(uri: str) -> None:
         names(uri, "marks")
         delete(uri, [name])
     except OSError as error:
-        raise RequestError(f"--shared {uri}: {_why(error, urlsplit(uri).netloc)}") from error
+        raise RequestError(f"--shared {uri}: {why(error, uri, 'write')}") from error
 
 
-def _why(error: OSError, bucket: str) -> str:
-    said = str(error)
+def why(error: OSError, uri: str, verb: str) -> str:
+    """Return why a store gives or takes nothing, with what can be done about it. verb: what was tried there."""
+    said, bucket = str(error), urlsplit(uri).netloc
     if "NO_SUCH_BUCKET" in said or re.search(r"[Bb]ucket '[^']*' not found", said):
         return f"there is no bucket {bucket}; create it, or name one that exists"
     if any(word in said for word in ("ACCESS_DENIED", "status 403", "INVALID_ACCESS_KEY", "SIGNATURE", "ExpiredToken")):
         return (
-            "these credentials may not write there, or there are none: set AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY, or have bucket {bucket} opened to them for reading, writing, listing and deleting"
+            f"these credentials may not {verb} there, or there are none: set AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or have bucket {bucket} opened to them for {RIGHTS[verb]}"
         )
     if is_away(error):
         return "the store doesn't answer; is AWS_ENDPOINT_URL right, and can this machine reach it?"
@@ -163,12 +165,24 @@ def put_file(uri: str, pool: str, path: Path) -> Entry:
 
 
 def get_file(uri: str, pool: str, entry: Entry, to: Path) -> None:
-    """Have a file of a pool at `to`, by rename; StoreError if it isn't what its entry says."""
-    with replacing(to, durable=False) as part:
+    """Have a file of a pool at `to`, by rename; StoreError if it isn't what its entry says.
+
+    It is on disk then: what says that a folder is whole must not outlast, in a loss of power, what is in it.
+    """
+    with replacing(to) as part:
         with opened(uri).open_input_stream(f"{pool}/{entry['sha256']}") as file, part.open("wb") as out:
             came = _copied(file, out)
         if came != entry:
             raise StoreError(f"{uri}/{pool}/{entry['sha256']}: {came['bytes']} bytes came, not those that were stored")
+
+
+def get_bytes(uri: str, pool: str, entry: Entry) -> bytes:
+    """Return a file of a pool, one that memory has room for; StoreError if it isn't what its entry says."""
+    name = f"{pool}/{entry['sha256']}"
+    data = read(uri, name)
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise StoreError(f"{uri}/{name}: {len(data)} bytes came, not those that were stored")
+    return data
 
 
 def of_file(path: Path) -> Entry:

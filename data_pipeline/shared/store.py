@@ -205,7 +205,7 @@ def fetch(uri: str, pool: str, listing: Listing, place: Path) -> None:
         if not (target.is_file() and objects.of_file(target) == entry):
             objects.patiently(lambda e=entry, t=target: objects.get_file(uri, pool, e, t))
     if not {"", SEALS[0]} & set(listing):
-        publish(place / SEALS[1], b"", durable=False)
+        publish(place / SEALS[1], b"")
 
 
 def forget(place: Path) -> None:

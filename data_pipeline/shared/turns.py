@@ -44,7 +44,7 @@ class Turn:
         left = objects.patiently(lambda: self._listed(before) if self._is_here(before) else self._newest())
         self.mine = f"{int(before.split('-')[0]) + 1:06d}-{uuid.uuid4().hex[:12]}.json"
         objects.patiently(lambda: objects.put_list(self.uri, self._path(self.mine), left or {}))
-        publish(self.place / TURN, self.mine.encode(), durable=False)
+        publish(self.place / TURN, self.mine.encode())
 
     def check(self) -> None:
         if self._turns()[:1] != [self.mine]:
@@ -115,6 +115,17 @@ def put_once(shared: Shared, folder: Path) -> None:
         mine.save()
 
 
+def left(shared: Shared, folder: Path, name: str) -> bytes | None:
+    """Return a file of a folder as it was left last in the store; None where that has none, or this machine left it."""
+    turn = Turn(shared, folder)
+    for one in turn._turns():
+        if turn._is_here(one):
+            return None
+        if (listing := turn._listed(one)) is not None:
+            return objects.get_bytes(shared.uri, turn.pool, listing[name]) if name in listing else None
+    return None
+
+
 def fetched(shared: Shared | None, folder: Path) -> Path:
     """Have a folder here as it was left last, where the store has it; takes no turn. Returns it."""
     if shared is not None:
@@ -171,10 +182,22 @@ def turn(
         with cache.using(shared, [folder]):
             objects.waiting(mine.take, say)
             watch.start()
-            yield both, mine.save
+            with _kept_if_it_fails(mine):
+                yield both, mine.save
     finally:
         over.set()
         cache.make_room(shared)
+
+
+@contextmanager
+def _kept_if_it_fails(mine: Turn) -> Iterator[None]:
+    """Put what a trial that fails leaves, its log above all, into the store: its machine may soon be gone."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError, Overtaken):
+            mine.save()
+        raise
 
 
 def _watch(shared: Shared, marks: tuple[Path, ...], over: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """`cellskew trial`: one trial, from MLflow and from its folder: what it is, how it went, what was said."""
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import pandas as pd
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import shown
+from data_pipeline.shared.store import Shared
+from data_pipeline.shared.turns import left
 from sweeps import tables
 from sweeps.answers.runs.stored import Stored
 from sweeps.tracking.artifacts import LOGS
 from sweeps.tracking.kept.database import StoredRun
 from sweeps.tracking.kept.runs import SUPERSEDED, history_of, lacking_in, trials_like
-from sweeps.tracking.uris import stores
+from sweeps.tracking.uris import store_of, stores
 
 SHOWN = ("test_macro_f1", "test_balanced_accuracy", "test_recall_tail", "test_accuracy")
 OF_EPOCHS = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1")
@@ -62,13 +65,25 @@ def find(asked: str, storage: Path, given_uri: str | None) -> Found:
 
 
 def log_of(found: Found, lines: int) -> list[str]:
-    """Return the last lines of what was said in the trial's worker: from its folder, else from its run."""
-    path = found.folder / LOGS[0]
-    if path.exists():
+    """Return the last lines of what was said in the trial's worker: from where its folder was left last, else from its
+    run."""
+    path, data = found.folder / LOGS[0], _log_elsewhere(found)
+    if data is None and path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
             return [line.rstrip("\n") for line in deque(file, lines)]
-    data = Stored(found.store).file(found.run.run_id, found.run.artifact_uri, LOGS[0])
+    if data is None:
+        data = Stored(found.store).file(found.run.run_id, found.run.artifact_uri, LOGS[0])
     return [] if data is None else data.decode("utf-8", "replace").splitlines()[-lines:]
+
+
+def _log_elsewhere(found: Found) -> bytes | None:
+    """Return the log that a machine which shares no folder with this one left in the store; None if there is none."""
+    storage = found.folder.parents[1]
+    uri = store_of(storage, found.sweep)
+    if uri is not None:
+        with contextlib.suppress(OSError):  # what is here tells something, too
+            return left(Shared(uri, storage), found.folder, LOGS[0])
+    return None
 
 
 def described(found: Found, lines: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from shlex import join
@@ -100,7 +100,7 @@ def _start(jobs: "Jobs", name: str, sweep: Path, storage: Path, options: dict[st
 
     if options["budget"] is not None:
         Allowance.of(options["budget"])
-    _check(sweep, storage, options["tracking-uri"], code)
+    _check(sweep, storage, options, code)
     whole = nullcontext((code, folders())) if code is not None else sent_alone(sweep, folders())
     with whole as (folder, plugins):
         command = entrypoint(sweep, storage, options, code, [_inside(one, folder) for one in plugins])
@@ -123,9 +123,12 @@ def entrypoint(
     return f"exec {join(words)}"
 
 
-def _check(sweep: Path, storage: Path, tracking_uri: str | None, code: Path | None) -> None:
+def _check(sweep: Path, storage: Path, options: dict[str, Any], code: Path | None) -> None:
     """RequestError for what can't be as it is on the cluster, all at once."""
-    problems = [] if code is not None else list(_relative(sweep))
+    from data_pipeline.shared import objects
+    from sweeps.tracking import uris
+
+    problems, tracking_uri = [] if code is not None else list(_relative(sweep)), options["tracking-uri"]
     if not storage.is_absolute():
         problems.append(f"--storage {storage}: give the folder as it is on the cluster, from the root")
     if tracking_uri is not None and urlsplit(tracking_uri).username is not None:
@@ -133,10 +136,20 @@ def _check(sweep: Path, storage: Path, tracking_uri: str | None, code: Path | No
             "--tracking-uri with a user or password: Ray shows the commands of its jobs to everybody. Leave them out, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node before `ray start`"
         )
+    problems += _wrong(uris.checked, tracking_uri) + _wrong(objects.checked, options["shared"])
     needed = [] if code is None else [sweep, *folders()]
     problems += [f"--code {code}: {one} isn't in it; put it there" for one in needed if not _is_inside(one, code)]
     if problems:
         raise RequestError(*problems)
+
+
+def _wrong(check: Callable[[str], Any], given: str | None) -> list[str]:
+    """Return what is wrong with a URI, wherever it is used."""
+    try:
+        None if given is None else check(given)
+    except RequestError as error:
+        return list(error.problems)
+    return []
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -14,7 +14,7 @@ from sweeps.drive.request import Request
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
 from sweeps.tracking.kept.runs import RunState
-from sweeps.tracking.uris import bare, default_uri
+from sweeps.tracking.uris import bare, default_uri, store_of
 
 
 def data_of(name: str, cells: Any) -> dict[str, str]:
@@ -53,8 +53,7 @@ def starts_anew(run: RunState, folder: Path, from_scratch: bool, shared: Shared 
 
 def shared(request: Request, sweep: str) -> str | None:
     """Return the URI of the store in which a sweep's nodes find one another's files: the one given, else as before."""
-    kept = request.storage / "sweeps" / f"{sweep}.shared"
-    return kept.read_text(encoding="utf-8") if request.shared is None and kept.exists() else request.shared
+    return store_of(request.storage, sweep) if request.shared is None else request.shared
 
 
 def keep_file(spec: SweepSpec, storage: Path, tracking_uri: str, store: str | None = None) -> None:

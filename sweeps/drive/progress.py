@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs: a live picture on a terminal, a plain line every ten seconds elsewhere."""
 
+import fcntl
 import os
 import re
 import sys
@@ -243,26 +244,32 @@ def _clock(seconds: float) -> str:
 @contextmanager
 def apart(log: Path) -> Iterator[None]:
     """Leave standard error to Python while it lasts; what native code writes there (Ray's core, of its actors) goes
-    into a log, as it would into the live picture."""
-    before, screen, native = sys.stderr, None, os.dup(2)
+    into a log, as it would into the live picture.
+
+    A log that another process writes to goes on: a driver that is about to be refused takes nothing from it.
+    """
+    before, screen, native, is_ours = sys.stderr, None, os.dup(2), False
     try:
         with suppress(OSError):  # no file, or none can be written: whoever needs one says so
             screen = os.fdopen(os.dup(before.fileno()), "w", 1, before.encoding, before.errors)
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as file:
+            with log.open("ab") as file:
                 before.flush()
                 os.dup2(file.fileno(), 2)
             sys.stderr = screen
+            fcntl.flock(2, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = True
+            os.ftruncate(2, 0)
         yield
     finally:
         sys.stderr = before
+        with suppress(OSError):
+            if is_ours and not os.fstat(2).st_size:
+                log.unlink()
         os.dup2(native, 2)
         os.close(native)
         if screen is not None:
             screen.close()
-        with suppress(OSError):
-            if not log.stat().st_size:
-                log.unlink()
 
 
 def console() -> Console:

@@ -87,6 +87,8 @@ def read_dataset(item: Any, folder: Path) -> tuple[Any, str, list[Problem]]:
         entry["labels"] = {"map": _absolute(entry["labels"]["map"], folder)}
     if "tree" in entry:
         entry["tree"] = _absolute(entry["tree"], folder)
+    tables = {("labels", "map"): entry.get("labels", {}).get("map", ""), ("tree",): entry.get("tree", "")}
+    problems += [(where, elsewhere(path)) for where, path in tables.items() if places.is_uri(path)]
     problems += _dataset_problems(entry)
     first = entry["path"] if isinstance(entry.get("path"), str) else next(iter(entry.get("path", [])), "")
     name = entry.get("name", Path(first).stem)
@@ -99,6 +101,14 @@ def _absolute(given: str | list[str], folder: Path) -> str | list[str]:
     if isinstance(given, str):
         return given if places.is_uri(given) else str(folder / Path(given).expanduser())
     return [_absolute(one, folder) for one in given]
+
+
+def elsewhere(uri: str) -> str:
+    """Return why a file or folder that isn't a dataset's `path` can't be given by its place in a bucket."""
+    return (
+        f"{uri} is in a bucket, from where only a dataset's `path` and `test_path` are read: copy it to the machine "
+        "that drives the sweep, and give its place there; with --shared the others have it from that machine"
+    )
 
 
 def _dataset_problems(entry: dict[str, Any]) -> list[Problem]:

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import RequestError
 from data_pipeline.names import nearest
+from data_pipeline.reading.file.places import is_uri
 from sweeps.file import plugins, variants
 from sweeps.file.plugins import Problem, sentence, shown, unknown
+from sweeps.file.reading_data import elsewhere
 from sweeps.file.strict import NAME
 from sweeps.file.trials import called
 from trainables import protocol
@@ -133,6 +135,8 @@ def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[d
         return None, [(("on", *where), what) for where, what in problems]
     if "model" not in given:
         kind, value = next(iter(given.items()))
+        if kind == "embeddings" and is_uri(value):
+            return None, [(("on", kind), elsewhere(value))]
         path = str(folder / Path(value).expanduser()) if kind == "embeddings" else value
         if kind == "embeddings" and check_files and not Path(path).is_file():
             return None, [(("on", kind), f"the file {path} is not there; give an h5ad file with one vector per cell")]
@@ -202,6 +206,8 @@ def _weights(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tu
         return None, [(("weights",), f"{shown(given)} is not the path of a folder")]
     if not spec.files:
         return None, [(("weights",), f"{spec.name} has no pretrained weights; leave `weights:` out")]
+    if is_uri(given):
+        return None, [(("weights",), elsewhere(given))]
     path = folder / Path(given).expanduser()
     if check_files and not path.is_dir():
         what = "is a file, not a folder" if path.is_file() else "is not there"

@@ -39,7 +39,7 @@ def upload(directory: Path, to: Upload, arrived: set[Path] | None = None) -> Non
 
 
 def upload_log(directory: Path, to: Upload) -> None:
-    """Copy the log of a trial that failed to its run's artifacts."""
+    """Copy the log of a trial that failed to its run's artifacts, as far as there is one."""
     _put(directory, _logs(directory), to)
 
 

@@ -52,6 +52,12 @@ def remembered(storage: Path, sweep: str) -> str | None:
     return default_uri(storage) if (storage / "mlflow.db").exists() else None
 
 
+def store_of(storage: Path, sweep: str) -> str | None:
+    """Return the URI of the store in which a sweep's nodes find one another's files; None if they share a folder."""
+    kept = storage / "sweeps" / f"{sweep}.shared"
+    return kept.read_text(encoding="utf-8") if kept.exists() else None
+
+
 def choose(storage: Path, given: str | None, sweep: str, move: bool) -> tuple[str, str]:
     """Return the tracking store that a run of a sweep writes to, and why that one, in words.
 

@@ -1,6 +1,7 @@
 """`cellskew trial`: a trial is found by the begin of its key, shown whole, and trained again without a trace."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
+from data_pipeline.shared.store import Shared
+from data_pipeline.shared.turns import Turn
 from sweeps import cli
 from sweeps.answers import onetrial
 from sweeps.commands import trial as command
@@ -67,6 +70,20 @@ def test_a_failed_trial_is_shown_whole(registered, tmp_path):
     told = json.loads(ask(tmp_path, registered[0].name, "--json"))
     assert told["key"] == key and told["history"]["train_loss"] == {"1": 1.0, "2": 0.5}
     assert (told["status"], told["reason"]) == ("FAILED", "ValueError: no such gene")
+
+
+def test_the_log_of_a_trial_on_a_machine_that_shares_no_folder_is_the_one_that_it_left_last(registered, tmp_path):
+    key, uri = registered[0].key, f"file://{tmp_path}/bucket"
+    mine = Turn(Shared(uri, tmp_path, tmp_path / "node"), tmp_path / "trials" / key)
+    mine.take()
+    (mine.place / "log.txt").write_text("said on the node\n")
+    mine.save()
+    shutil.rmtree(tmp_path / "node")
+    assert "said on the node" not in ask(tmp_path, key)
+    (tmp_path / "sweeps" / "small.shared").write_text(uri)
+    assert "said on the node" in ask(tmp_path, key)
+    shutil.rmtree(tmp_path / "bucket")
+    assert "line 49" in ask(tmp_path, key), "what is here, if the store is away"
 
 
 def test_a_trial_is_found_by_any_name_and_by_no_other_that_looks_alike(registered, tmp_path):

@@ -7,6 +7,7 @@ from test_summary import grid
 
 from data_pipeline.errors import RequestError
 from sweeps.answers import bundle
+from sweeps.answers.runs.results import check_alone
 from sweeps.answers.runs.several import Part, join
 from sweeps.answers.runs.stored import Stored
 from sweeps.commands import asking
@@ -39,6 +40,10 @@ def test_other_trials_under_the_same_labels_are_told_apart():
     other = part("two")
     runs, _, _ = join([part("one"), Part("two", other.runs.assign(key="other " + other.runs["key"]), other.stored)])
     assert set(runs["settings"]) == {"sweep=one", "sweep=two"}
+    with pytest.raises(RequestError, match="Choose with --where .*, or ask about one sweep at a time$"):
+        check_alone(runs)
+    with pytest.raises(RequestError, match="Choose with --where .*, or leave out --all$"):
+        check_alone(runs.assign(wanted=runs["sweep"] == "one"))
 
 
 @pytest.mark.parametrize(

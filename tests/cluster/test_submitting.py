@@ -216,6 +216,11 @@ def test_what_cannot_be_on_the_cluster_is_refused_all_at_once(cluster, sweep, tm
     assert "--storage runs: give the folder as it is on the cluster, from the root" in said[1]
     assert "Ray shows the commands of its jobs to everybody" in said[2] and "hunter2" not in str(said)
     assert not cluster.jobs
+    with pytest.raises(RequestError) as refused:
+        submit(sweep, "--shared", "gs://bucket/x", "--tracking-uri", "mlflow:5000", "--code", str(tmp_path))
+    tracking, shared = refused.value.problems
+    assert "did you mean http://mlflow:5000?" in tracking and "--shared gs://bucket/x: give s3://BUCKET" in shared
+    assert not cluster.jobs, "and not on the cluster first"
 
 
 @pytest.mark.parametrize(

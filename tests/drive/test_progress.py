@@ -194,6 +194,13 @@ def test_what_native_code_writes_is_kept_off_the_screen(tmp_path, capfd):
     with progress.apart(log):
         pass
     assert not log.exists(), "nothing was written"
+    for wrote in (b"", b"from the driver\n"):
+        with progress.apart(log):
+            os.write(2, wrote)
+            with progress.apart(log):
+                pass
+            os.write(2, b"goes on\n")
+        assert log.read_bytes() == wrote + b"goes on\n", "a run that is refused meanwhile takes nothing away"
     (tmp_path / "file").touch()
     with progress.apart(tmp_path / "file" / "x.log"):
         print("no log can be made", file=sys.stderr)

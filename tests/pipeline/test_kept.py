@@ -1,5 +1,7 @@
 """What a node keeps of the store: nothing that is made or used now is removed, no note of it is replaced."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from data_pipeline.shards.job import Writer
 from data_pipeline.shared import cache, objects
 from data_pipeline.shared.hand import at_hand
 from data_pipeline.shared.store import LIMIT, OWN, limit_gb, tried
-from data_pipeline.shared.turns import turn
+from data_pipeline.shared.turns import Turn, turn
 
 without_pauses, shared, node = test_shared.without_pauses, test_shared.shared, test_shared.node  # fixtures
 
@@ -95,3 +97,22 @@ def test_a_limit_that_is_no_number_is_refused_where_the_node_is_tried_and_fails_
     cache.make_room(node)
     monkeypatch.setenv(LIMIT, "2.5")
     assert limit_gb() == 2.5
+
+
+def test_what_is_said_to_be_whole_is_on_disk_before_it_is_said(shared, node, monkeypatch):
+    """A loss of power would leave the mark, and files that end early: a trial would go on with these."""
+    trial, made = shared.root / "trials" / "k", shared.root / "weights" / "w"
+    first = Turn(shared, trial)
+    first.take(), put(trial, history="1"), first.save()
+    shared.push(put(made, model_pt="1").parent / "w")
+    on_disk, fsync = [], os.fsync
+
+    def to_disk(handle):
+        written = Path(f"/proc/self/fd/{handle}").readlink().name
+        on_disk.append(re.sub(r"^\.(.+)\.[0-9a-f]{12}\.part$", r"\1", written))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", to_disk)
+    Turn(node, trial).take(), node.pull(made)
+    files = [name for name in on_disk if name not in ("k", "w")]
+    assert files == ["history", ".turn", "model.pt", ".whole"]

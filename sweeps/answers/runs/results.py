@@ -165,8 +165,16 @@ def check_alone(runs: pd.DataFrame) -> None:
         raise RequestError(f"{len(twice)} finished runs share all labels: {', '.join(twice['run_id'].head(4))}, ...")
     raise RequestError(
         f"{len(twice)} finished runs share all labels but not their settings, so they can't stand for one another: "
-        f"{'; '.join(found)}. Choose with --where 'settings == \"{found[-1]}\"', or leave out --all"
+        f"{'; '.join(found)}. Choose with --where 'settings == \"{found[-1]}\"'{_other_way(twice)}"
     )
+
+
+def _other_way(twice: pd.DataFrame) -> str:
+    """Return what else parts such runs, as the end of a sentence: "" if nothing does."""
+    if "wanted" in twice and not twice["wanted"].all():
+        return ", or leave out --all"
+    is_of_several = "sweep" in twice and twice["sweep"].nunique() > 1
+    return ", or ask about one sweep at a time" if is_of_several else ""
 
 
 def _no_sweep(sweep: str, names: list[str], uri: str) -> RequestError:

@@ -1,5 +1,6 @@
 """Reconcile: wanted trials - finished runs -> Ray Tune. With order.py alone it knows ray.tune."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,7 +79,8 @@ class Listener(NotKept, tune.Callback):
         news = news_of(result)
         goes_back = news.get("cause") == "node" and self.line.refused(key_of(trial), news["failed"])
         if news.get("cause") == "node" and self.line.barred:
-            publish(self.barred, json.dumps(list(self.line.barred.values())).encode(), durable=False)
+            with contextlib.suppress(OSError):  # a full disk: `status` doesn't say it
+                publish(self.barred, json.dumps(list(self.line.barred.values())).encode(), durable=False)
         if not goes_back:
             self.news.told(job_of(trial), news)
 

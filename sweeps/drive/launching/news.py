@@ -121,7 +121,7 @@ class News:
 
     def uploaded(self, job: Job) -> None:
         """Note that the files of a finished trial have arrived where they belong."""
-        lacking = {name: why for name, why in self.tally.lacking.pop(job.key).items() if name != UPLOAD}
+        lacking = {name: why for name, why in self.tally.lacking.pop(job.key, {}).items() if name != UPLOAD}
         self.tally.lacking |= {job.key: lacking} if lacking else {}
         self.tracker.lacks(job.run_id, lacking)
 
@@ -201,6 +201,7 @@ class News:
         tags = {"cellskew.reason": why, "cellskew.cause": cause, "cellskew.traceback": tail} | _where_tags(where)
         self.tracker.finish(job.run_id, "FAILED", tags)
         self.tally.failed[job.key] = why
+        self.uploads.put_log(job)
         self.watch("failed", job.key, {"reason": why})
         if self.max_failed is not None and len(self.tally.failed) >= self.max_failed:
             self.stop.ask(f"stopped: {_too_many(list(self.tally.failed.values()), self.max_failed)}")

@@ -1,4 +1,5 @@
-"""Files of finished trials to a server's store: by the driver, so that neither a slot nor a credential is needed."""
+"""Files of trials to a server's store, and logs of failed ones: by the driver, so that neither a slot nor a credential
+is needed."""
 
 import queue
 import threading
@@ -6,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.shared.turns import fetched
+from data_pipeline.atomic import publish
+from data_pipeline.shared.turns import fetched, left
 from sweeps.drive.launching.job import Job
-from sweeps.drive.launching.worker import UPLOAD, WAITS, describe, try_upload
-from sweeps.tracking.artifacts import Upload, probe
+from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, describe, try_upload
+from sweeps.tracking.artifacts import LOGS, Upload, probe, upload_log
 from sweeps.tracking.uris import without_secrets
 
 PAUSES = (1, 2, 5, 10)  # seconds before the next attempt while the store is away; the last again and again
@@ -21,8 +23,8 @@ Done = Callable[[Job], None]
 class Uploads:
     """Uploads trials' files on a thread of its own, in the order of their ends, from the first one on.
 
-    done(job): called there of each whose files have arrived; say: told when the store goes away and comes back. What
-    has not arrived when `close` is called stays with what its trial lacks, see mending.
+    done(job): called there of each finished one whose files have arrived; say: told when the store goes away and comes
+    back. What has not arrived when `close` is called stays with what its trial lacks, see mending.
     """
 
     done: Done
@@ -47,15 +49,23 @@ class Uploads:
 
     def put(self, job: Job, lacking: dict[str, str]) -> None:
         """Have a finished trial's files uploaded, if that is what it waits for."""
-        if lacking.get(UPLOAD) != WAITS:
-            return
-        self.waiting.put(job)
+        if lacking.get(UPLOAD) == WAITS:
+            self._ask(Errand(job, _files_uploaded, self.done))
+
+    def put_log(self, job: Job) -> None:
+        """Have the log of a trial that failed uploaded, also if its worker, or its node, is gone."""
+        if job.upload is not None:
+            self._ask(Errand(job, _log_uploaded))
+
+    def _ask(self, errand: "Errand") -> None:
+        self.waiting.put(errand)
         if self.thread is None:
             self.thread = threading.Thread(target=self._work, name="cellskew-uploads", daemon=True)
             self.thread.start()
 
     def close(self, seconds: float) -> None:
-        """End when all have arrived, or after so many seconds and the attempt that is being made then."""
+        """End when all have arrived, or after so many seconds, the attempt that is being made then, and one at each
+        log while they arrive: no later run brings these."""
         self.waiting.put(None)
         if self.thread is not None:
             self.thread.join(seconds)
@@ -63,26 +73,54 @@ class Uploads:
             self.thread.join()
 
     def _work(self) -> None:
-        while (job := self.waiting.get()) is not None and not self.over.is_set():
-            if self._arrives(job):
-                self.done(job)
+        while (errand := self.waiting.get()) is not None:
+            if self.over.is_set() and errand.done is not None:
+                continue
+            if not self._arrives(errand):
+                break
+            if errand.done is not None:
+                errand.done(errand.job)
 
-    def _uploaded(self, job: Job, arrived: set[Path]) -> dict[str, str]:
-        """Upload a trial's files once, fetched from the machine that trained it; returns {} or why that can't be."""
-        try:
-            fetched(job.store, job.directory)
-        except OSError as error:
-            return {UPLOAD: describe(error)}
-        return try_upload(job.directory, job.upload, arrived)
-
-    def _arrives(self, job: Job) -> bool:
+    def _arrives(self, errand: "Errand") -> bool:
         attempt, arrived = 0, set[Path]()
-        while why := self._uploaded(job, arrived):
+        while why := errand.uploaded(errand.job, arrived):
             if attempt == 0:
-                self.say(f"files of finished trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
+                self.say(f"files of trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
             if self.over.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
                 return False
             attempt += 1
         if attempt:
             self.say("files are uploaded again")
         return True
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Files of a trial that are to go: uploaded(job, arrived) sends them and returns {} or why that can't be now;
+    done: who is told once they have arrived."""
+
+    job: Job
+    uploaded: Callable[[Job, set[Path]], dict[str, str]]
+    done: Done | None = None
+
+
+def _files_uploaded(job: Job, arrived: set[Path]) -> dict[str, str]:
+    """Upload a finished trial's files once, fetched from the machine that trained it."""
+    try:
+        fetched(job.store, job.directory)
+    except Exception as error:  # whatever it is, the thread goes on
+        return {UPLOAD: describe(error)[:500]}
+    return try_upload(job.directory, job.upload, arrived)
+
+
+def _log_uploaded(job: Job, arrived: set[Path]) -> dict[str, str]:
+    """Upload the log of a trial once, fetched likewise, with what it was told: it may be run alone here."""
+    try:
+        for name in (*LOGS, TOLD) if job.store is not None else ():
+            if (data := left(job.store, job.directory, name)) is not None:
+                job.directory.mkdir(parents=True, exist_ok=True)
+                publish(job.directory / name, data, durable=False)
+        upload_log(job.directory, job.upload)
+    except Exception as error:  # every store has its own exceptions
+        return {UPLOAD: describe(error)[:500]}
+    return {}

@@ -22,7 +22,7 @@ from sweeps.cluster.origin import machine, of_trial
 from sweeps.drive.launching.fence import own
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.log import epoch_line, logged, logger
-from sweeps.tracking.artifacts import Upload, is_seen, upload, upload_log
+from sweeps.tracking.artifacts import Upload, is_seen, upload
 from sweeps.tracking.places import local_path
 from sweeps.tracking.uris import without_secrets
 from trainables.config import LEAVE
@@ -55,20 +55,15 @@ TOLD = ".told.json"  # in a trial's folder: what run_trial was told last
 def work(job: Job, send: Callable[[dict[str, Any]], None], trainable: Trainable) -> None:
     """Run the trial of `job` and send its news, all plain: {"metrics", "saved"} per epoch, {"trouble"}, {"final"} or
     {"failed"}. With "final": "lacking", files that couldn't be made or uploaded, and why, see mending."""
-    directory = job.directory
     try:
         with contextlib.ExitStack() as held:
             config = _at_hand(job, held, _troubles(send))
-            directory = Path(config["directory"])
             final, where, lacking = _work(job, config, send, trainable)
         tags = final.get("tags", {})  # how it was computed
         numbers = {name: value for name, value in final.items() if name != "tags"}
         send({"final": numbers, "where": where | tags, "lacking": lacking})
     except Exception as error:  # whatever a trial dies of must not take the sweep with it: failures are values
         send({"failed": describe(error), "cause": cause(error), "traceback": _tail(), "where": machine()})
-        if job.upload is not None and not _unseen(job.upload):
-            with contextlib.suppress(Exception):  # it is in the folder all the same
-                upload_log(directory, job.upload)
 
 
 def _at_hand(job: Job, held: contextlib.ExitStack, say: Callable[[str], None]) -> dict[str, Any]:

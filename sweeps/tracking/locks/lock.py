@@ -19,6 +19,7 @@ from data_pipeline.errors import RequestError
 
 BEAT = 5.0  # seconds between heartbeats
 TIMEOUT = 30.0  # a heartbeat that stands still for so long is that of a dead driver
+ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 @contextmanager
@@ -100,7 +101,10 @@ class SweepLock:
         publish(self.path, json.dumps(self.me).encode(), durable=False)
 
     def _is_ours(self) -> bool:
+        """Tell whether the lock is ours; OSError where that can't be seen: a folder that is away is no other driver."""
         holder = read_lock(self.path)
+        if holder is None:
+            self.path.parent.stat()
         return holder is not None and holder["id"] == self.me["id"]
 
     def _keep(self) -> None:
@@ -161,21 +165,24 @@ def _seen(path: Path) -> tuple[dict[str, Any], int] | None:
     holder = read_lock(path)
     try:
         return None if holder is None else (holder, path.stat().st_mtime_ns)
-    except OSError:
+    except ABSENT:
         return None
 
 
 def read_lock(path: Path) -> dict[str, Any] | None:
-    """Return who holds a sweep, see `here`; None: nobody."""
+    """Return who holds a sweep, see `here`; None: nobody. OSError where that can't be seen now."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (*ABSENT, ValueError):
         return None
 
 
 def is_live(path: Path) -> bool | None:
     """Tell whether a driver works on the sweep; None: on another machine, can't be told from here at once."""
-    holder = read_lock(path)
+    try:
+        holder = read_lock(path)
+    except OSError:
+        return None
     if holder is None:
         return False
     return lives(holder) if is_same_place(holder, here()) else None

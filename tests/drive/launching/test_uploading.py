@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,9 +14,12 @@ import pytest
 from ray import cloudpickle
 
 from data_pipeline import sameness
+from data_pipeline.shared.store import OWN, Shared
+from data_pipeline.shared.turns import Turn, left
 from sweeps.cluster import nodes
 from sweeps.drive.launching import uploading, worker
 from sweeps.drive.launching.job import Job
+from sweeps.drive.launching.rerun import told_of
 from sweeps.drive.launching.uploading import Uploads
 from sweeps.tracking.artifacts import Upload, make_place, probe, upload
 
@@ -90,6 +94,40 @@ def test_what_waits_at_the_end_is_left_to_be_mended(tmp_path, monkeypatch):
     begin = time.monotonic()
     uploads.close(0.1)
     assert not arrived and time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_log_of_a_trial_that_failed_arrives_though_its_node_is_gone(tmp_path, monkeypatch, shared):
+    def fail(config, report, checkpoint):
+        print("no such gene: XYZ")
+        raise ValueError("all is lost")
+
+    to = make_place(Upload(str(tmp_path / "runs" / "1" / "r" / "artifacts"), None, with_checkpoint=False))
+    store = f"file://{tmp_path}/bucket" if shared else None
+    given, sent = replace(job(tmp_path / "driver" / "trials" / "k"), upload=to, shared=store), []
+    monkeypatch.setenv(OWN, str(tmp_path / "node"))
+    worker.work(given, sent.append, fail)
+    assert sent[-1]["failed"] == "ValueError: all is lost" and given.directory.exists() != shared
+    shutil.rmtree(tmp_path / "node", ignore_errors=True)
+    uploads = Uploads(lambda job: None, lambda said: None)
+    for _ in range(2):
+        uploads.put_log(given)
+    uploads.close(0.0)
+    for folder in (given.directory, tmp_path / "runs/1/r/artifacts"):
+        said = (folder / "log.txt").read_text()
+        assert "no such gene: XYZ" in said and "ValueError: all is lost" in said
+    assert told_of(given.directory)["key"] == "k", "so that it can be run alone on the driver's machine"
+
+
+def test_a_log_that_this_machine_left_is_not_replaced_by_an_older_one(tmp_path):
+    folder, shared = tmp_path / "driver" / "trials" / "k", Shared(f"file://{tmp_path}/bucket", tmp_path / "driver")
+    mine = Turn(shared, folder)
+    mine.take()
+    (folder / "log.txt").write_text("first")
+    mine.save()
+    assert left(shared, folder, "log.txt") is None
+    elsewhere = replace(shared, own=tmp_path / "node")
+    assert left(elsewhere, folder, "log.txt") == b"first" and left(elsewhere, folder, "log.1.txt") is None
 
 
 def test_a_worker_begins_with_the_drivers_credentials_and_settings(monkeypatch, tmp_path):

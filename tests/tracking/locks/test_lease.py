@@ -1,5 +1,6 @@
 """One driver per sweep and one worker per trial, wherever they sit and whatever their file systems say."""
 
+import errno
 import os
 import threading
 import time
@@ -187,6 +188,46 @@ def test_a_look_is_one_at_a_file_system_that_takes_signs_of_life(tmp_path):
     guard = path.with_suffix(".guard")
     with lock.SweepLock(path, on_wait=lambda said: os.utime(guard, (0, 0)), timeout=0.1):
         assert guard.stat().st_mtime > 0
+
+
+def unreadable(monkeypatch, path: Path) -> None:
+    """Have a file server refuse to read a file."""
+    read_text = Path.read_text
+
+    def refuse(self, *how, **named):
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_text(self, *how, **named)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+
+
+def test_a_folder_that_is_away_for_a_moment_is_no_other_driver(tmp_path, monkeypatch):
+    path, lost = tmp_path / "sweeps" / "small.lock", threading.Event()
+    with lock.SweepLock(path, on_loss=lost.set, beat=0.01):
+        path.parent.rename(tmp_path / "away")
+        time.sleep(0.1)
+        (tmp_path / "away").rename(path.parent)
+        with monkeypatch.context() as stalled:
+            unreadable(stalled, path)
+            time.sleep(0.1)
+        assert not lost.is_set()
+        before = path.stat().st_mtime_ns
+        time.sleep(0.1)
+        assert path.stat().st_mtime_ns > before, "its signs of life go on"
+        path.unlink()  # by one that took over, and is done
+        assert lost.wait(5)
+
+
+def test_a_lock_that_can_t_be_read_is_nobodys_death(tmp_path, monkeypatch):
+    path = tmp_path / "small.lock"
+    elsewhere(lock.SweepLock(path))._write()
+    unreadable(monkeypatch, path)
+    with pytest.raises(OSError, match="Input/output error"):
+        lock.SweepLock(path, timeout=0.1).__enter__()
+    assert lock.is_live(path) is None
+    monkeypatch.undo()
+    assert lock.read_lock(path)["host"] == "elsewhere"
 
 
 # trials
