@@ -213,11 +213,11 @@ def _until(given: Any, until: Until | None) -> Iterator[Problem]:
 
 def _unfitted(given: Any, found: dict[str, Any]) -> Iterator[Problem]:
     """Yield that `fit` of genes is said where nothing is fitted: neither which genes there are, nor their medians."""
-    from trainables.spec import get, names
+    from trainables.spec import get, names, outside
 
-    fitting = [name for name in names() if get(name).fit_encoder is not None]
-    fits = any(one["model"] in fitting and one["weights"] is None for one in found["models"])
+    fits = any(get(one["model"]).fit_encoder is not None and one["weights"] is None for one in found["models"])
     if isinstance(given, dict) and "fit" in given and found["genes"]["select"] == "all" and not fits:
+        fitting = [name for name in names() if name not in outside() and get(name).fit_encoder is not None]
         whose = f"medians of genes, of {', '.join(fitting)} without weights, are fitted with all of them"
         yield ("genes", "fit"), f"no more than {whose}, and it isn't in this sweep; leave fit out"
 
