@@ -187,15 +187,15 @@ def check(annotation: Any, value: Any) -> tuple[Any, str | None]:
     try:
         return adapter.validate_json(json.dumps(value)), None
     except ValidationError as error:
-        return None, f"{shown(value)} {sentence(error.errors()[0]['msg'])}"
+        return None, against(error.errors()[0] | {"input": value})
 
 
-def sentence(message: str) -> str:
-    """Return pydantic's message in the words of a sweep file."""
-    message = EMPTY.sub("is empty; give at least one value", message)
+def against(error: Mapping[str, Any]) -> str:
+    """Return what pydantic has against a value, the value first, in the words of a sweep file."""
+    message = EMPTY.sub("is empty; give at least one value", error["msg"])
     for theirs, ours in WORDS:
         message = message.replace(theirs, ours)
-    return message[0].lower() + message[1:]
+    return f"{shown(error['input'])} {message[0].lower()}{message[1:]}"
 
 
 def shown(value: Any) -> str:

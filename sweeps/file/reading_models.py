@@ -11,7 +11,7 @@ from data_pipeline.errors import RequestError
 from data_pipeline.names import nearest
 from data_pipeline.reading.file.places import is_uri
 from sweeps.file import plugins, variants
-from sweeps.file.plugins import Problem, sentence, shown, unknown
+from sweeps.file.plugins import Problem, against, shown, unknown
 from sweeps.file.reading_data import elsewhere
 from sweeps.file.strict import NAME
 from sweeps.file.trials import called
@@ -195,7 +195,7 @@ def _checked(model: type[BaseModel], given: dict[str, Any]) -> tuple[BaseModel |
         wrong = error.errors()
         inside = {one["loc"][0] for one in wrong if len(one["loc"]) > 1}  # lists with a wrong value count as too short
         wrong = [one for one in wrong if one["type"] != "too_short" or one["loc"][0] not in inside]
-        return None, [(one["loc"][:1], f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong]
+        return None, [(one["loc"][:1], against(one)) for one in wrong]
 
 
 def _weights(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[str | None, list[Problem]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sweeps.file.plugins import Problem, sentence, shown, unknown
+from sweeps.file.plugins import Problem, against, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a sweep or a dataset
 
@@ -43,7 +43,7 @@ def _problem(error: dict[str, Any], model: type[Strict], value: Any) -> Problem:
         return place, unknown("key", place[-1], _inner(model, place[:-1]).model_fields)
     if error["type"] == "missing":
         return place, f"{error['loc'][-1]}: is missing"
-    return place, f"{shown(error['input'])} {sentence(error['msg'])}"
+    return place, against(error)
 
 
 def _place(loc: tuple, value: Any) -> tuple:

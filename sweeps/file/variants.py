@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from sweeps.file.plugins import Problem, sentence, shown, unknown
+from sweeps.file.plugins import Problem, against, shown, unknown
 from trainables.spec import Lora, ModelSpec, Recipe, Train, get, names, settings, what_is_trained
 
 WORDS = get_args(Train)
@@ -150,7 +150,7 @@ def _of_adapters(spec: ModelSpec, said: dict[str, Any]) -> Iterator[Problem]:
         targets = Lora.model_validate_json(json.dumps(asked), strict=True).targets
     except ValidationError as error:
         wrong = [one for one in error.errors() if one["type"] != "extra_forbidden"]
-        yield from ((("lora", *one["loc"]), f"{shown(one['input'])} {sentence(one['msg'])}") for one in wrong)
+        yield from ((("lora", *one["loc"]), against(one)) for one in wrong)
         return
     for name in targets or ():
         if name not in spec.adaptable.layers:
