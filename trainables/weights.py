@@ -4,7 +4,6 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +65,6 @@ def _refusal(message: str) -> str:
     if asked is None:
         return "it is no checkpoint that torch wrote; download it again"
     return f"it holds more than weights: it asks for {asked[1]} to be run"
-
-
-def strip(state: dict[str, Tensor], prefixes: Iterable[str] = ("module.",)) -> dict[str, Tensor]:
-    """Return the state with each of `prefixes` taken off every name that has it (DataParallel writes `module.`)."""
-    for prefix in prefixes:
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...], where: str = "") -> list[str]:

@@ -91,10 +91,6 @@ def test_weights_that_are_not_numbers_are_refused():
         weights.fill(network, network.state_dict() | {"bias": torch.tensor([0.0, float("nan"), 1.0])}, (), "here: ")
 
 
-def test_names_lose_their_prefixes():
-    assert list(weights.strip({"module.a.module.b": 1, "c": 2})) == ["a.module.b", "c"]
-
-
 def test_filling_reports_what_stays_random_and_refuses_all_else():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     before = network[1].weight.clone()
