@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,8 +52,12 @@ def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Options(BaseModel):
-    """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart."""
+    """What a sweep file may say about a model besides its recipe; each model extends it. `weights` is apart.
 
+    sizes: by size, the options that it stands for from scratch; a sweep file that says them as well says nothing more.
+    """
+
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     size: Literal["tiny", "small", "official"] = Field("small", json_schema_extra=SCRATCH)
 

@@ -110,6 +110,8 @@ def _read(
     problems += wrong
     chosen = {} if on is None else dict(spec.on)
     chosen |= {key: given[key] for key in given if key in spec.options.model_fields}
+    usual = spec.options.sizes.get(str(chosen.get("size", "small")), {}) if weights is None else {}
+    chosen = {key: value for key, value in chosen.items() if key not in usual or value != usual[key]}
     options, wrong = _checked(spec.options, chosen | trained)
     problems += wrong
     overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None

@@ -261,6 +261,9 @@ def test_a_share_that_is_measured_is_promised_to_those_alone_that_are_measured()
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ("scgpt: {}", "scgpt: {width: 64, num_layers: 2}"),
+        ("geneformer: {}", "geneformer: {max_length: 128}"),
+        ("scgpt: {size: tiny, width: 64}", "scgpt: {size: tiny, width: 64, hidden: 32}"),
         ("mlp: {size: tiny}", "mlp: {size: small, hidden: [16]}"),
         ("mlp: {hidden: [64], size: tiny}", "mlp: {hidden: [64]}"),
         ("knn: {neighbours: [20, 5, 5]}", "knn: {neighbours: [5, 20]}"),

@@ -43,6 +43,7 @@ IGNORED = ("cls.predictions.", "bert.embeddings.position_ids")
 class GeneformerOptions(NetworkOptions):
     """Options of Geneformer besides the weights."""
 
+    sizes = {size: {"max_length": length} for size, length in SMALL_LENGTH.items()}
     model_version: Literal["auto", "V1", "V2"] = Field(
         "auto", description="V2 puts <cls> before and <eos> after the genes; auto: as the dictionaries say, else V2"
     )

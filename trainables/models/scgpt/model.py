@@ -14,10 +14,8 @@ from trainables.spec import SCRATCH, Adaptable, Encoded, LeastCoverage, ModelSpe
 
 CLS = "<cls>"
 SPECIAL = ("<pad>", CLS, "<eoc>")
-SOURCE = (
-    "download the whole-human folder from https://drive.google.com/drive/folders/1oWh_-ZRdhtoGQ2Fw24HP41FgLoomVo-y "
-    "(others: model zoo of github.com/bowang-lab/scGPT)"
-)
+ZOO = "https://drive.google.com/drive/folders/1oWh_-ZRdhtoGQ2Fw24HP41FgLoomVo-y"
+SOURCE = f"download the whole-human folder from {ZOO} (others: model zoo of github.com/bowang-lab/scGPT)"
 FILES = dict.fromkeys(("args.json", "best_model.pt", "vocab.json"), SOURCE)
 SIZES = {
     "tiny": {"width": 32, "hidden": 32, "num_layers": 2, "num_heads": 4},
@@ -33,6 +31,7 @@ Own = Annotated[int | None, Field(ge=1, json_schema_extra=SCRATCH)]
 class ScgptOptions(NetworkOptions):
     """None: as the weights' args.json says, else upstream's value."""
 
+    sizes = SIZES
     n_bins: int = Field(51, ge=2, description="expression bins, the one for zero included")
     max_length: int = Field(
         3001, ge=2, description="tokens per cell at most, <cls> included; the rest is drawn at random"
