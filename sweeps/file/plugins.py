@@ -171,8 +171,8 @@ def unknown(noun: str, given: object, known: Iterable[str], listed: str = "") ->
 def idle(unread: list[dict[str, str]], varied: Collection[str]) -> dict[str, str]:
     """Return the settings that change nothing, each with why, of several combinations that a sweep file asks for.
 
-    Of those that are `varied`, what changes nothing in any of them, as two combinations would be one and the same; of
-    the others, what does in none. unread: of each combination.
+    unread: of each combination. A setting that is `varied` is among them if it changes nothing in one, as that would be
+    the same as another; what is the same in all combinations, if it changes nothing in any.
     """
     whys = {key: why for one in unread for key, why in one.items()}
     return {key: why for key, why in whys.items() if key in varied or all(key in one for one in unread)}

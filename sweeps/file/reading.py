@@ -93,7 +93,7 @@ def read_sweep(value: Any, folder: Path, check_files: bool) -> tuple[dict[str, A
     models, wrong = read_models(value.get("models"), folder, check_files, defects)
     found["models"] = models
     problems += wrong + exclusions.read_rules(value.get("exclude"), found)
-    problems += [*_unfitted(value.get("genes"), found), *_untouched(file, found)]
+    problems += [] if wrong else [*_unfitted(value.get("genes"), found), *_untouched(file, found)]
     found["questions"], wrong = read_questions(value.get("questions"))
     problems += wrong
     problems += _resources(value.get("resources"), file.resources, {model["label"]: model for model in models})
