@@ -10,7 +10,7 @@ than another's, so one that was given up, and lives on, changes nothing; it lear
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,15 +101,19 @@ class Turn:
         return f"{self.name}/turns/{name}"
 
 
-def has_begun(shared: Shared, folder: Path) -> bool:
-    """Tell whether the store has anything of a folder."""
+def has_begun(shared: Shared, folder: Path, but: Sequence[str] = ()) -> bool:
+    """Tell whether the store has anything of a folder, hidden files and those called as in `but` apart."""
     turn = Turn(shared, folder)
-    return objects.patiently(lambda: any(turn._listed(name) for name in turn._turns()))
+
+    def found(one: str) -> bool:
+        return any(name[0] != "." and name not in but for name in turn._listed(one) or ())
+
+    return objects.patiently(lambda: any(map(found, turn._turns())))
 
 
-def put_once(shared: Shared, folder: Path) -> None:
-    """Put a folder that only this machine has saved rounds or a result of into the store."""
-    if (any(folder.glob("epoch-*")) or (folder / LAST).exists()) and not has_begun(shared, folder):
+def put_once(shared: Shared, folder: Path, but: Sequence[str] = ()) -> None:
+    """Put a folder that only this machine has saved rounds or a result of into the store; but: see has_begun."""
+    if (any(folder.glob("epoch-*")) or (folder / LAST).exists()) and not has_begun(shared, folder, but):
         mine = Turn(shared, folder)
         mine.take()
         mine.save()

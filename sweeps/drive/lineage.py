@@ -13,6 +13,7 @@ from data_pipeline.shared.turns import has_begun, put_once
 from sweeps.drive.request import Request
 from sweeps.file.config import SweepSpec
 from sweeps.file.trials import Trial
+from sweeps.tracking.artifacts import LOGS
 from sweeps.tracking.kept.runs import RunState
 from sweeps.tracking.uris import bare, default_uri, store_of
 
@@ -33,7 +34,7 @@ def anew(
     """
     if shared is not None and not from_scratch:
         for trial in todo:
-            put_once(shared, trials / trial.key)
+            put_once(shared, trials / trial.key, LOGS)
     return [trial for trial in todo if starts_anew(known[trial.key], trials / trial.key, from_scratch, shared)]
 
 
@@ -46,7 +47,7 @@ def starts_anew(run: RunState, folder: Path, from_scratch: bool, shared: Shared 
     if from_scratch and (run.has_metrics or run.status != "SCHEDULED"):
         return True
     if shared is not None:
-        return run.has_metrics and not has_begun(shared, folder)
+        return run.has_metrics and not has_begun(shared, folder, LOGS)  # a log that a failure left is no round
     is_here = any(path.name[0] != "." for path in (folder.iterdir() if folder.is_dir() else ()))
     return run.has_metrics and not is_here
 

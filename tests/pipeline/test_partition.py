@@ -37,6 +37,7 @@ class Machine:
 
     def __init__(self, network: str, number: int) -> None:
         self.name, self.link, self.address = f"{network}-{number}", f"{network}v{number}", f"10.77.0.{number + 1}"
+        self.node: subprocess.Popen | None = None
         inside = f"{network}i{number}"
         _ip("netns", "add", self.name)
         _ip("link", "add", self.link, "type", "veth", "peer", "name", inside)
@@ -53,7 +54,7 @@ class Machine:
         node += [f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
         words = ["ip", "netns", "exec", self.name, sys.executable, "-m", *node]
         with log.open("w") as out:
-            subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=os.environ | env, start_new_session=True)
+            self.node = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=os.environ | env)
 
     def pids(self) -> set[int]:
         """Return the processes in it."""
@@ -68,6 +69,8 @@ class Machine:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.node is not None:
+            self.node.wait(30)
         _ip("netns", "del", self.name, check=False)
         _ip("link", "del", self.link, check=False)
 
@@ -161,7 +164,7 @@ def test_a_minute_without_the_network_loses_and_doubles_nothing(tmp_path, machin
     wait_for_nodes(cluster, 1 + len(machines))
     cutting = threading.Thread(target=be_cut_off, args=(machines[0], own[0], happened), daemon=True)
     cutting.start()
-    sweep, screen, begin = fake_trials.spec(seeds="[0, 1]"), fake_trials.Silent(), time.monotonic()
+    sweep, screen, begin = fake_trials.spec(), fake_trials.Silent(), time.monotonic()
     asked = Request(storage=storage, address=cluster.address, shared=store)
     outcome = converge(sweep, asked, screen, fake_trials.parts())
     print(f"{time.monotonic() - begin:.0f} s;", *screen.said, *screen.events, sep="\n")

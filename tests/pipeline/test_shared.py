@@ -178,6 +178,9 @@ def test_what_a_run_without_the_store_has_trained_goes_on_with_it_and_nothing_is
     run = {key: RunState("r", key, "", "KILLED", "", True, key != "new", {}) for key in ("saved", "begun", "new")}
     here = shared.root / "trials"
     put(here / "saved" / "epoch-0001", weights="one"), put(here / "begun", log_txt="no round was saved")
+    failed = Turn(node, here / "begun")
+    failed.take(), put(failed.place, log_txt="no round was saved", told_json="{}")
+    (failed.place / "told.json").rename(failed.place / ".told.json"), failed.save()
     assert [one.key for one in lineage.anew(trials, run, here, False, shared)] == ["begun"]
     worker = Turn(node, here / "saved")
     worker.take()
