@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster.joining import token_here
@@ -18,6 +18,8 @@ from sweeps.cluster.joining import token_here
 STOPPING = "3600"  # seconds that a stopped driver has for its trials to save their epoch, before Ray kills it
 LEFT_OUT = (".git", ".venv", "__pycache__", "*.egg-info", "/cellskew-runs", "/mlruns", "/data", "/weights", "*.h5ad")
 PAUSE = 2.0  # seconds between looks at a job's output
+AWAY = 600.0  # seconds for which a dashboard that doesn't answer is asked again
+T = TypeVar("T")
 
 
 class Jobs:
@@ -42,7 +44,9 @@ class Jobs:
 
         try:
             yield
-        except (ConnectionError, RuntimeError, AuthenticationError) as error:
+        except (OSError, RuntimeError, AuthenticationError) as error:  # Ray lets through what `requests` raises
+            if getattr(error, "filename", None) is not None:  # of what is to be sent
+                raise
             said = " ".join(str(error).split()).rstrip(".")[:300]
             if isinstance(error, AuthenticationError):
                 said = f"wants its token, and {token_here()}: copy ~/.ray/auth_token from its head node, or set "
@@ -85,17 +89,36 @@ class Jobs:
             self.client.stop_job(job)
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
-        """Show what a job prints until it has ended; returns its exit code, 1 if it was stopped, 3 if Ray lost it."""
+        """Show what a job prints until it has ended; returns its exit code, 1 if it was stopped, 3 if Ray lost it.
+
+        A dashboard that doesn't answer, the network of a laptop that slept, is asked again for AWAY seconds; then
+        RequestError.
+        """
         shown = 0
         while True:
-            with self._in_words():
-                has_ended = self.client.get_job_status(job).is_terminal()
-                text = self.client.get_job_logs(job)
+            has_ended, text = self._awaited(lambda: self._look(job), show)
             show(text[shown:])
             shown = len(text)
             if has_ended:
-                return self._code(job, show)
+                return self._awaited(lambda: self._code(job, show), show)
             time.sleep(PAUSE)
+
+    def _look(self, job: str) -> tuple[bool, str]:
+        with self._in_words():
+            return self.client.get_job_status(job).is_terminal(), self.client.get_job_logs(job)
+
+    def _awaited(self, look: Callable[[], T], show: Callable[[str], None]) -> T:
+        until, told = time.monotonic() + AWAY, False
+        while True:
+            try:
+                return look()
+            except RequestError as error:
+                if time.monotonic() > until:
+                    raise
+                if not told:
+                    show(f"{error}. It is asked again\n")
+                    told = True
+                time.sleep(PAUSE)
 
     def _code(self, job: str, show: Callable[[str], None]) -> int:
         with self._in_words():

@@ -173,7 +173,9 @@ def _relative(sweep: Path) -> list[str]:
         for key in ("path", "test_path", "tree")
     ]
     given += [(entry.get("labels") or {}).get("map") for entry in document["datasets"] if isinstance(entry, dict)]
-    given += [settings.get("weights") for settings in models.values() if isinstance(settings, dict)]
+    settings = [one for one in models.values() if isinstance(one, dict)]
+    settings += [one["on"] for one in settings if isinstance(one.get("on"), dict)]
+    given += [one.get(key) for one in settings for key in ("weights", "embeddings")]
     paths = [path for one in given if one is not None for path in (one if isinstance(one, list) else [one])]
     return [
         f"{sweep}: {path} isn't on the cluster, where this file alone is sent: give the path there, from the root"
@@ -185,8 +187,9 @@ def _relative(sweep: Path) -> list[str]:
 def _follow(jobs: "Jobs", job: str, again: str) -> None:
     try:
         code = jobs.follow(job, lambda text: print(text, end="", flush=True))
-    except KeyboardInterrupt:
-        print(f"\n{job} goes on without us; follow it again: {again}\n  end it: {again} --stop", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, RequestError) as end:
+        said = "" if isinstance(end, KeyboardInterrupt) else f"cellskew: {end}"
+        print(f"{said}\n{job} goes on without us; follow it again: {again}\n  end it: {again} --stop", file=sys.stderr)
+        raise typer.Exit(3 if said else 130) from None
     if code:
         raise typer.Exit(code)

@@ -11,6 +11,7 @@ import pytest
 from ray._private.runtime_env.packaging import _get_excludes
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
+from requests.exceptions import RequestException
 from typer.testing import CliRunner
 
 from data_pipeline.errors import RequestError
@@ -124,6 +125,30 @@ def test_a_second_submit_finds_the_first_and_a_later_one_has_another_name(cluste
     assert jobs.Jobs("http://head:8265").running("mine") is None, "another sweep's name begins alike"
 
 
+@pytest.mark.parametrize("times", [2, 1000])
+def test_a_dashboard_that_is_away_for_a_while_ends_no_following_and_is_never_the_sweeps_end(
+    cluster, sweep, monkeypatch, times
+):
+    logs, away, clock = cluster.get_job_logs, [*range(times)], [0.0]
+
+    def get_job_logs(job: str) -> str:
+        if away and clock[0]:
+            away.pop()
+            raise RequestException("Connection refused")  # as it comes through Ray: no ConnectionError of Python's
+        return logs(job)
+
+    monkeypatch.setattr(cluster, "get_job_logs", get_job_logs)
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 20.0))
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    cluster.lines = ["one\n", "two\n", "three\n"]
+    ended = submit(sweep)
+    assert ended.output.count("no Ray dashboard answers at http://head:8265") == 1 + (times > 2)
+    if times == 2:
+        assert ended.exit_code == 0 and ended.output.endswith("three\n")
+    else:
+        assert ended.exit_code == 3 and "cellskew-mine goes on without us; follow it again: " in ended.stderr
+
+
 def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_come_back(cluster, sweep):
     cluster.interrupt = True
     left = submit(sweep)
@@ -208,13 +233,15 @@ def test_workers_find_models_of_ones_own_from_any_working_folder(tmp_path, monke
 
 
 def test_what_cannot_be_on_the_cluster_is_refused_all_at_once(cluster, sweep, tmp_path):
-    sweep.write_text(SWEEP % "data/x.h5ad")
+    text = SWEEP % "data/x.h5ad"
+    sweep.write_text(text.replace("{majority: {}}", "{majority: {}, m: {model: mlp, on: {embeddings: e.h5ad}}}"))
     with pytest.raises(RequestError) as refused:
         submit(sweep, "--tracking-uri", "http://ann:hunter2@mlflow", where=[*WHERE[:2], "--storage", "runs"])
     said = list(refused.value.problems)
-    assert len(said) == 3 and "data/x.h5ad isn't on the cluster, where this file alone is sent" in said[0]
-    assert "--storage runs: give the folder as it is on the cluster, from the root" in said[1]
-    assert "Ray shows the commands of its jobs to everybody" in said[2] and "hunter2" not in str(said)
+    assert len(said) == 4 and "data/x.h5ad isn't on the cluster, where this file alone is sent" in said[0]
+    assert "e.h5ad isn't on the cluster" in said[1]
+    assert "--storage runs: give the folder as it is on the cluster, from the root" in said[2]
+    assert "Ray shows the commands of its jobs to everybody" in said[3] and "hunter2" not in str(said)
     assert not cluster.jobs
     with pytest.raises(RequestError) as refused:
         submit(sweep, "--shared", "gs://bucket/x", "--tracking-uri", "mlflow:5000", "--code", str(tmp_path))
