@@ -1,8 +1,9 @@
 """The door to Ray Data: blocks of raw counts by tasks, parts of encoded cells by actors, wherever Ray has room."""
 
+import itertools
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import comparison
+from data_pipeline.shards import placing
 
 ACTORS_PER_GPU = 2
 
@@ -58,12 +60,12 @@ def for_each_part(
     work: Callable[[int, int], None],
     count: Callable[[int, int], None],
     at_once: int | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Call work(index, start) for every task, in actors that keep what `work` has loaded; Ray must be running.
 
-    An actor has a share of a GPU where the cluster has some, else a CPU, of `at_once` at most. A lost actor's part is
-    worked on again by another; the first error of `work` is raised here as it was there. count(done, of all) is called
-    after each part.
+    An actor has a CPU, of `at_once` at most, or a share of one of `gpus` (the node of each), if any. A lost one's part
+    is worked on again by another; the first error of `work` is raised here. count(done, of all) follows each part.
     """
     if not tasks:
         return
@@ -85,18 +87,19 @@ def for_each_part(
             return pa.table({"error": pa.array(errors, pa.binary())})
 
     blocks = ray.data.from_arrow([pa.table({"index": [index], "start": [start]}) for index, start in tasks])
-    done = blocks.map_batches(Holding, batch_size=1, batch_format="pyarrow", **_pool(len(tasks), at_once))
+    done = blocks.map_batches(Holding, batch_size=1, batch_format="pyarrow", **_pool(len(tasks), at_once, gpus))
     _wait(done, len(tasks), count)
 
 
-def _pool(num_tasks: int, at_once: int | None) -> dict[str, Any]:
+def _pool(num_tasks: int, at_once: int | None, gpus: Sequence[str]) -> dict[str, Any]:
     """Return how many actors there may be, and what each has: half a GPU, so that one reads while another computes."""
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0))
-    most = ACTORS_PER_GPU * gpus if gpus else at_once or int(has.get("CPU", 1))
-    each = {"num_gpus": 1 / ACTORS_PER_GPU} if gpus else {}
+    most = ACTORS_PER_GPU * len(gpus) or at_once or int(ray.cluster_resources().get("CPU", 1))
     size = max(1, min(most, num_tasks))
-    return {"compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size), "num_cpus": 1, **each}
+    pool = {"compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size), "num_cpus": 1}
+    if not gpus:
+        return pool
+    nodes = itertools.cycle(gpus)
+    return pool | {"num_gpus": 1 / ACTORS_PER_GPU, "ray_remote_args_fn": lambda: placing.on(next(nodes))}
 
 
 def _hush() -> None:

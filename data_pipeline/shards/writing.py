@@ -12,7 +12,7 @@ encoding at once write the same files, and every file appears by rename.
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,17 @@ def _write_cells(job: Job) -> None:
 
 
 def write_shards(
-    jobs: list[Job], count: Callable[[str, int, int], None] | None = None, at_once: int | None = None
+    jobs: list[Job],
+    count: Callable[[str, int, int], None] | None = None,
+    at_once: int | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Encode every job that isn't complete, in one Ray Data job that reads each block of counts once.
 
     Vectors by networks follow, once the encodings are there that they are made of. count(what, done, of all) is told of
-    each block. at_once: blocks, None: as many as there are CPUs. Ray must be running. A job that was cut short goes on
-    where it stopped; parts that are there are not made again.
+    each block. at_once: blocks, None: as many as there are CPUs. gpus: those that vectors are made on, if any, as the
+    node of each. Ray must be running. A job that was cut short goes on where it stopped; parts that are there are not
+    made again.
     """
     jobs = list({str(job.folder): job for job in jobs}.values())
     vectors = _opened([job for job in jobs if job.source is not None])
@@ -102,7 +106,7 @@ def write_shards(
         _gather(job)
         _finish(job)
     if vectors:
-        _rest(vectors, lambda done, of: count and count("preparing: features, parts of cells", done, of), at_once)
+        _rest(vectors, lambda done, of: count and count("preparing: features, parts of cells", done, of), at_once, gpus)
 
 
 def _opened(jobs: list[Job]) -> list[Job]:
@@ -198,12 +202,12 @@ class AtRest:
         return self._open[1]
 
 
-def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | None) -> None:
+def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | None, gpus: Sequence[str]) -> None:
     """Make the vectors of all jobs, and publish the manifest of each."""
     from data_pipeline.shards.datasource import for_each_part
 
     tasks = [(index, start) for index, job in enumerate(jobs) for start in _missing_blocks([job])]
-    for_each_part(tasks, AtRest(jobs), count, at_once)
+    for_each_part(tasks, AtRest(jobs), count, at_once, gpus)
     for job in jobs:
         _gather(job)
         _finish(job)

@@ -18,15 +18,18 @@ RENEW = 20.0  # seconds between its renewals
 MOST = 1_000  # bundles asked for at once
 
 
-def capacities() -> dict[str, Shape]:
-    """Return all that each node has, by id; those that are dead or being drained are left out."""
+def capacities(kind: str = "") -> dict[str, Shape]:
+    """Return all that each node has, by id; those that are dead or being drained are left out.
+
+    kind: a resource that the node must have, "": any.
+    """
     from ray._private.state import state
 
     leaving = state.get_draining_nodes()  # there is no public way
     return {
         node["NodeID"]: Shape(node["Resources"].get("GPU", 0.0), node["Resources"].get("CPU", 0.0))
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in leaving
+        if node["Alive"] and node["NodeID"] not in leaving and (not kind or kind in node["Resources"])
     }
 
 

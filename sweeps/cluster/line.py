@@ -82,13 +82,16 @@ class Line:
         return None
 
     def _spare(self) -> float:
-        """Take in the trials that have become ready; return the CPUs that the preparation of others leaves."""
+        """Take in the trials that have become ready; return the CPUs that the preparation of others leaves.
+
+        The GPUs that it is lent are kept from trials.
+        """
         if self.coming is None:
             return math.inf
-        arrived = self.coming.arrived()
-        self._queue(arrived)
-        self.coming.work.wanted = self.wanted()
-        return sum(node.free_cpu for node in self.places.nodes.values()) - self.coming.work.taken
+        work = self.coming.work
+        self._queue(self.coming.arrived())
+        work.wanted, work.held = self.wanted(), self.places.keep(work.lent)
+        return sum(node.free_cpu for node in self.places.nodes.values()) - work.taken
 
     def started(self, key: str) -> None:
         """Note that a trial has its worker; one that waited behind another may have got one of its own before."""
@@ -259,6 +262,7 @@ class Line:
         brief = {node for (node, other), is_short in self.short.items() if is_short and other == shape} - without
         if not brief:
             return None
+        brief = {node for node in brief if not (shape.gpu and self.places.is_kept(node))}
         alike = [one for one in self.handed.values() if Shape.of(one.job.resources) == shape]
         running = Counter(one.node for one in alike if one.part is not None)
         behind = Counter(one.node for one in alike if one.part is None)

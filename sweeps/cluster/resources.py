@@ -50,7 +50,7 @@ def own_cpus() -> int:
 def of_trial(trial: Trial, nodes: list[dict[str, float]], measured: float = 1.0) -> dict[str, float]:
     """Return {"cpu": ..., "gpu": ...}: as the sweep file says, else a CPU per thread, and for a network `gpu: auto`.
 
-    `gpu: auto` is the share that was `measured` (see packing.shares), and none where no node has a GPU. Every share is
+    `gpu: auto` is the share that was `measured` (by packing.py), and none where no node has a GPU. Every share is
     an n-th of a GPU (`nth`), or whole ones; each of several has CPUs of its own, if the sweep file says nothing.
     """
     asked = trial.resources

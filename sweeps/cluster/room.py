@@ -18,6 +18,7 @@ class Node:
     free_cpu: float = 0.0
     fed: float = 0.0  # CPUs of trials with a GPU
     gpus: list[float] = field(default_factory=list)
+    kept: int = 0  # GPUs, those with the most room, that no trial is put on: something is made on them
 
     def __post_init__(self) -> None:
         self.free_cpu, self.gpus = self.cpu, [1.0] * int(self.gpu)
@@ -28,8 +29,9 @@ class Node:
         gpu: a share of one, or a number of whole ones.
         """
         number = workers(gpu)
-        enough = [place for place, free in enumerate(self.gpus) if free >= gpu / number - CRUMB]
-        chosen = sorted(enough, key=lambda place: self.gpus[place])[:number]
+        fullest = sorted(range(len(self.gpus)), key=lambda place: self.gpus[place])
+        given = fullest[: max(0, len(fullest) - self.kept)]
+        chosen = [place for place in given if self.gpus[place] >= gpu / number - CRUMB][:number]
         return tuple(chosen) if len(chosen) == number else ()
 
     def has_room(self, shape: Shape, kept: float = 0.0) -> bool:
@@ -80,7 +82,7 @@ class Waiting(Protocol):
 
 
 class Coming(Protocol):
-    """Trials that aren't ready yet, see drive.coming; work: the CPUs that are taken for them, and what trials want."""
+    """Trials that aren't ready yet, see drive.coming; work: what is taken to make their inputs, see Workshop."""
 
     work: Any
 
@@ -115,6 +117,16 @@ class Places:
         for part in held:
             if part.node in self.nodes:
                 self.nodes[part.node].give(part.shape, part.gpus, times=-1)
+
+    def keep(self, lent: Mapping[str, int]) -> dict[str, float]:
+        """Put no trial on so many GPUs of each node; returns how much of its GPUs trials hold, by node."""
+        for name, node in self.nodes.items():
+            node.kept = lent.get(name, 0)
+        return {name: len(node.gpus) - sum(node.gpus) for name, node in self.nodes.items()}
+
+    def is_kept(self, node: str) -> bool:
+        """Tell whether something is to be made on a GPU of the node."""
+        return node in self.nodes and self.nodes[node].kept > 0
 
     def find(self, shape: Shape, dense: float = 0.0, without: Iterable[str] = ()) -> str | None:
         """Return the node that such a trial fills best, None if it fits on none now.

@@ -246,7 +246,7 @@ class _Drive:
 
     def _coming(self, todo: list[Trial], known: dict, nodes: list[dict], cells: dict, data: dict) -> Coming[Job]:
         """Return the trials' jobs as they will be prepared; how far one group is is told, its end by those ready."""
-        from sweeps.cluster import packing
+        from sweeps.drive.preparing.packing import Gauge
         from sweeps.drive.preparing.prepare import groups
 
         def job(trial: Trial, paths: dict[str, Any], measured: float = 1.0) -> Job:
@@ -255,13 +255,14 @@ class _Drive:
 
         def prepared(trials: list[Trial]) -> list[Job]:
             made = self.parts.prepare([trial.config() for trial in trials], cells, self.storage, within, work)
-            measured = packing.of_trials(trials, made, self.storage, nodes, self.parts.measure, self.screen.say)
+            measured = gauge.of_trials(trials, made)
             return [job(trial, paths, measured.get(trial.key, 1.0)) for trial, paths in zip(trials, made, strict=True)]
 
         def within(what: str, done: int, of: int) -> None:
             self.screen.count(what, done, of) if done < of else self.screen.passed(what)
 
         work = Workshop()
+        gauge = Gauge(self.storage, nodes, self.parts.measure, self.screen.say, work)
         self.parts.check([trial.config() for trial in todo], cells, self.storage, self.screen.count)
         return Coming(groups(todo, nodes), prepared, lambda trial: job(trial, {}), work, self.screen.count)
 

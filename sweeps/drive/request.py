@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.shares; check: refuses
+    """What the trials are made of; tests and benchmarks put their own here. measure: see packing.py; check: refuses
     what can be refused before anything is prepared."""
 
     open_datasets: Callable[[SweepSpec, Path], dict[str, Any]]

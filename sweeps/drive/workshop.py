@@ -1,4 +1,4 @@
-"""What preparations that run beside each other, and beside trials, share: CPUs, and who makes which file."""
+"""What preparations that run beside each other, and beside trials, share: CPUs, GPUs, and who makes which file."""
 
 import threading
 from collections import Counter
@@ -17,15 +17,20 @@ class Closed(Exception):
 
 
 class Workshop:
-    """Lends CPUs to whoever makes files, and lets nobody make a file that another is making.
+    """Lends CPUs and whole GPUs to whoever makes files, and lets nobody make a file that another is making.
 
-    Lent is what trials neither hold nor could have, and at least half of the cluster's CPUs. Threads may share one.
+    Lent is what trials neither hold nor could have, and at least half of the cluster's CPUs and GPUs, one of each at
+    any rate. Threads may share a CPU. gpus: of a kind (a resource of the nodes, "": any), node -> number.
     """
 
-    def __init__(self, cpus: Callable[[], float] | None = None) -> None:
-        self.cpus = cpus or _of_the_cluster
+    def __init__(
+        self, cpus: Callable[[], float] | None = None, gpus: Callable[[str], dict[str, int]] | None = None
+    ) -> None:
+        self.cpus, self.gpus = cpus or _of_the_cluster, gpus or _of_the_nodes
         self.wanted: Counter[Shape] = Counter()  # trials that run or are ready, see Line.wanted
+        self.held: dict[str, float] = {}  # GPUs that trials hold, by node
         self.taken, self.is_closed = 0, False
+        self.lent: Counter[str] = Counter()  # whole GPUs, by node; replaced, never changed: others read it
         self._making: set[Path] = set()
         self._changed = threading.Condition()
 
@@ -48,6 +53,25 @@ class Workshop:
                 self._making -= wanted
                 self._changed.notify_all()
 
+    @contextmanager
+    def on_gpus(self, most: int, kind: str = "") -> Iterator[list[str]]:
+        """Have whole GPUs while it lasts; gives the node of each, 1 to `most`, none if there are none of the kind.
+
+        Trials may still be on them: no other comes, and Ray starts who waits for a whole one when those have ended.
+        """
+        nodes: list[str] = []
+        with self._changed:
+            while most and (there := self.gpus(kind)) and not (nodes := self._free_gpus(there, most)):
+                self.check()
+                self._changed.wait(LOOK_EVERY)
+            self.lent = self.lent + Counter(nodes)
+        try:
+            yield nodes
+        finally:
+            with self._changed:
+                self.lent = self.lent - Counter(nodes)
+                self._changed.notify_all()
+
     def check(self) -> None:
         """Closed if the end was asked for."""
         if self.is_closed:
@@ -59,11 +83,28 @@ class Workshop:
         trials = sum(shape.cpu * number for shape, number in self.wanted.items() if shape.cpu <= cpus - half)
         return max(half, cpus - trials) - self.taken
 
+    def _free_gpus(self, there: dict[str, int], most: int) -> list[str]:
+        """Return the nodes of those that can be lent now, the ones that trials leave soonest first."""
+        total, trials = sum(there.values()), sum(shape.gpu * number for shape, number in self.wanted.items())
+        room = int(max(1, total // 2, total - trials)) - sum(self.lent[node] for node in there)
+        places = [
+            (max(0.0, self.held.get(node, 0.0) + number - there[node]), number, node)
+            for node in there
+            for number in range(self.lent[node] + 1, there[node] + 1)
+        ]
+        return [node for _, _, node in sorted(places)[: max(0, min(room, most))]]
+
 
 def _of_the_cluster() -> float:
     import ray
 
     return ray.cluster_resources().get("CPU", 0.0)
+
+
+def _of_the_nodes(kind: str) -> dict[str, int]:
+    from sweeps.cluster.demand import capacities
+
+    return {node: int(shape.gpu) for node, shape in capacities(kind).items() if shape.gpu >= 1}
 
 
 def raise_all(errors: list[Exception]) -> None:

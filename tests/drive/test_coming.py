@@ -49,20 +49,11 @@ def grouped(gpus: float, *todo: SimpleNamespace) -> list[str]:
     return ["".join(one.key for one in group) for group in prepare.groups(list(todo), [{"CPU": 4.0, "GPU": gpus}])]
 
 
-def test_what_is_made_on_a_gpu_is_made_before_any_trial_holds_one():
-    a, b = asking("a", 0.0), asking("b", 0.0)
-    assert grouped(1.0, a, b) == ["a", "b"] == grouped(0.0, asking("a", 0.0, rests="5f"), asking("b", 0.0, rests="5f"))
-    heads = [asking(key, 0.0, rests="5f") for key in "ab"]
-    assert grouped(1.0, *heads) == ["ab"]
-    assert grouped(1.0, *(asking(key, network=False, on={"model": "scgpt"}) for key in "ab")) == ["ab"]
-
-
-def test_trials_without_a_gpu_start_while_those_on_gpus_are_prepared_and_measured():
-    baselines = [asking(key, network=False) for key in "ab"]
-    networks = [asking("c", 0.5), asking("d", "auto"), asking("e", 0.0)]
-    assert grouped(1.0, *baselines, *networks) == ["cd", "a", "b", "e"], "who is given a share would take the GPU"
-    assert grouped(1.0, *baselines, networks[0]) == ["a", "b", "c"], "nothing is measured"
-    assert grouped(0.0, *baselines, *networks) == ["a", "b", "c", "d", "e"]
+def test_what_is_measured_keeps_nothing_else_of_its_split_waiting_and_no_split_waits_for_another():
+    networks = [asking(key, "auto") for key in "ab"]
+    others = [asking("a", 0.5), asking("b", 0.0, rests="5f"), asking("a", network=False)]
+    assert grouped(1.0, *networks, *others) == ["a", "b", "aa", "b"]
+    assert grouped(0.0, *networks, *others) == ["aaa", "bb"], "nothing is measured"
 
 
 def wait_for(what) -> None:
@@ -158,6 +149,42 @@ def test_a_file_is_made_by_one_at_a_time_with_the_cpus_that_trials_leave():
     work.is_closed = True
     with pytest.raises(Closed):
         work.check()
+
+
+def lending(**gpus: int) -> Workshop:
+    return Workshop(lambda: 8.0, lambda kind: {node: number for node, number in gpus.items() if kind in node})
+
+
+def test_whole_gpus_are_lent_of_those_that_trials_leave_first():
+    work = lending(a=2, b=2)
+    with work.on_gpus(9) as nodes:
+        assert sorted(nodes) == ["a", "a", "b", "b"], "no trial wants any"
+    work.wanted, work.held = Counter({Shape(0.5, 1.0): 100}), {"a": 1.5, "b": 1.0}
+    with work.on_gpus(9) as nodes, work.on_gpus(0) as none:
+        assert (nodes, none, work.lent) == (["b", "a"], [], {"a": 1, "b": 1}), "half of them, the free one first"
+        work.is_closed = True
+        with pytest.raises(Closed), work.on_gpus(1):
+            pytest.fail("the other half is the trials'")
+    assert not work.lent
+    with lending(a=1).on_gpus(3, "b") as nodes:
+        assert nodes == [], "there is none of this kind"
+
+
+def test_trials_leave_the_gpus_on_which_something_is_made_and_go_on_beside_it():
+    jobs = [trial(key) for key in "abcdef"]
+    for job in jobs:
+        job.resources = {"cpu": 1.0, "gpu": 0.5}
+    made = coming([jobs])
+    made.begin()
+    line = Line(made.jobs, lambda: {"n": Shape(2.0, 8.0)}, print, None, coming=made)
+    made.work.lent = Counter(n=1)
+    first, second = line.next(), line.next()
+    assert first.node == second.node == "n" and line.next() is None
+    assert made.work.held == {"n": 1.0}
+    line.over(first.job.key)
+    assert line.next().part is not None and line.next() is None, "nor does one wait behind a short one"
+    made.work.lent = Counter()
+    assert line.next().part.gpus == (1,) == line.next().part.gpus
 
 
 def test_trials_leave_the_cpus_on_which_others_are_prepared():

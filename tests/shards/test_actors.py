@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline.errors import RequestError
 from data_pipeline.shards.datasource import for_each_part
+from sweeps.cluster.demand import capacities
 
 pytestmark = pytest.mark.slow
 TASKS = [(0, start) for start in range(4)]
@@ -42,11 +43,14 @@ def test_an_actor_keeps_what_it_has_loaded_and_its_errors_come_as_they_were(ray_
     assert 1 <= len(list(tmp_path.glob("loaded-*"))) <= 2
 
 
-def test_actors_share_the_gpus_of_a_cluster_that_has_some(ray_with_gpus, tmp_path):
+def test_actors_share_the_gpus_that_they_are_lent(ray_with_gpus, tmp_path):
     def work(index: int, start: int) -> None:
         import ray
 
-        (tmp_path / f"{start}-{ray.get_runtime_context().get_assigned_resources()['GPU']}").touch()
+        (tmp_path / f"{start}-{ray.get_runtime_context().get_assigned_resources().get('GPU')}").touch()
 
-    for_each_part(TASKS, work, lambda *said: None)
+    (node,) = capacities()
+    for_each_part(TASKS, work, lambda *said: None, gpus=[node])
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{start}-0.5" for _, start in TASKS]
+    for_each_part(TASKS[:1], work, lambda *said: None)
+    assert (tmp_path / "0-None").exists()

@@ -83,13 +83,17 @@ class Preparation:
 
     def _encode(self, jobs: dict[Path, Job]) -> None:
         missing = {folder: job for folder, job in jobs.items() if not job.is_complete()}
-        if missing:
-            for job in missing.values():
-                bring(self.shared, job.cells.counts)
-            blocks = sum(-(-job.cells.num_cells // BLOCK) for job in missing.values())
-            files = {*missing, *(job.source.folder for job in missing.values() if job.source is not None)}
-            with self.work.making(files, blocks) as at_once:
-                write_shards(list(missing.values()), self._counted, at_once)
+        if not missing:
+            return
+        for job in missing.values():
+            bring(self.shared, job.cells.counts)
+        blocks = sum(-(-job.cells.num_cells // BLOCK) for job in missing.values())
+        encodings = {job.folder: job for job in (one.source or one for one in missing.values())}
+        vectors = [job for job in missing.values() if job.source is not None]
+        with self.work.making({*missing, *encodings}, blocks) as at_once:
+            write_shards(list(encodings.values()), self._counted, at_once)
+            with self.work.on_gpus(blocks if vectors else 0) as gpus:
+                write_shards(vectors, self._counted, at_once, gpus)
 
     def _counted(self, what: str, done: int, total: int) -> None:
         self.work.check()
@@ -233,25 +237,13 @@ def _group_of(config: Config) -> str:
 def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]]:
     """Return the trials in groups that are made ready together, those whose strategies make cells last.
 
-    Where something is made, or measured, on a whole GPU, it and all trials that take a GPU are one group, the first:
-    once such trials run, no GPU is free. The others start beside that.
+    Trials whose share of a GPU is to be measured are groups of their own: the others don't wait for that.
     """
-    configs = {trial.key: trial.config() for trial in todo}
-    by_gpu = {key for key, config in configs.items() if _is_made_on_gpu(config)}
-    is_awaited = resources.has_gpus(nodes) and (by_gpu or any(map(resources.is_auto, todo)))
-    found: dict[str, list[Trial]] = {"": []}
+    configs, found = {trial.key: trial.config() for trial in todo}, {}
     for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
-        is_held = is_awaited and (trial.key in by_gpu or resources.of_trial(trial, nodes)["gpu"])
-        found.setdefault("" if is_held else _group_of(configs[trial.key]), []).append(trial)
-    return [group for group in found.values() if group]
-
-
-def _is_made_on_gpu(config: Config) -> bool:
-    """Tell whether something is made for a trial that a GPU makes faster: cells, or what networks at rest see."""
-    from data_pipeline.rows.synthesize import SYNTHESIZERS
-
-    synthesizer = SYNTHESIZERS.get(config["strategy"]["kind"])
-    return bool(getattr(synthesizer, "on_gpu", False) or "model" in (config.get("on") or {}) or config.get("rests"))
+        is_measured = resources.has_gpus(nodes) and resources.is_auto(trial)
+        found.setdefault((is_measured, _group_of(configs[trial.key])), []).append(trial)
+    return list(found.values())
 
 
 def _as_published(config: Config) -> bool:

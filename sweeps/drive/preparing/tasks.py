@@ -12,11 +12,13 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import checked
+from data_pipeline.shards import placing
 from data_pipeline.shared.hand import make
 from data_pipeline.shared.store import Shared
 from sweeps.drive.workshop import LOOK_EVERY, Workshop, raise_all
 
 SEEN_WITHIN = 60.0  # seconds
+CPU = {"num_cpus": 1}  # what a task asks of Ray
 Count = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 
@@ -40,12 +42,18 @@ def make_files(
     """
     if all(_is_there(path, shared) for path in tasks):
         return
-    work = work or Workshop()
+    work, errors = work or Workshop(), []
     with work.making(tasks, len(tasks)) as at_once:
         missing = {path: task for path, task in tasks.items() if not _is_there(path, shared)}
         if shared is not None:
             shared.push_missing(shared.made_in([task.args for task in missing.values()]))
-        _make(missing, count, at_once, work.check, shared)
+        by_gpu = {path: task for path, task in missing.items() if task.on_gpu}
+        with work.on_gpus(len(by_gpu)) as nodes:
+            places = [CPU | {"num_gpus": 1} | placing.on(node) for node in nodes]
+            errors += _make(by_gpu, count, places, work.check, shared) if nodes else []
+        rest = {path: task for path, task in missing.items() if not (nodes and task.on_gpu)}
+        errors += _make(rest, count, [CPU] * at_once, work.check, shared)
+    raise_all(errors)
     for path in missing:
         _await(path, shared)
 
@@ -55,23 +63,28 @@ def _is_there(path: Path, shared: Shared | None) -> bool:
 
 
 def _make(
-    missing: dict[Path, Task], count: Count, at_once: int, check: Callable[[], None], shared: Shared | None
-) -> None:
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    attempt, todo, running = checked(_attempt, lambda said: said), list(missing.items()), {}
+    missing: dict[Path, Task],
+    count: Count,
+    places: list[dict[str, Any]],
+    check: Callable[[], None],
+    shared: Shared | None,
+) -> list[Exception]:
+    """Make the files, as many at once as there are places (what a task asks of Ray); returns what went wrong."""
+    attempt, todo, free, running = checked(_attempt, lambda said: said), list(missing.items()), list(places), {}
     of, done, errors = Counter(task.kind for task in missing.values()), Counter(), []
     while todo or running:
         check()
-        while todo and len(running) < at_once:
-            path, task = todo.pop(0)
-            worker = ray.remote(num_cpus=1, num_gpus=int(task.on_gpu and has_gpu), max_retries=3)(attempt)
-            running[worker.remote(shared, task.make, path, *task.args)] = task.kind
+        while todo and free:
+            (path, task), place = todo.pop(0), free.pop()
+            worker = ray.remote(max_retries=3, **place)(attempt)
+            running[worker.remote(shared, task.make, path, *task.args)] = task.kind, place
         for ready in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
-            error, kind = ray.get(ready), running.pop(ready)
+            error, (kind, place) = ray.get(ready), running.pop(ready)
             errors += [] if error is None else [_error(error)]
+            free.append(place)
             done[kind] += 1
             count(f"preparing: {kind}", done[kind], of[kind])
-    raise_all(errors)
+    return errors
 
 
 def _await(path: Path, shared: Shared | None) -> None:

@@ -1,17 +1,22 @@
 """`gpu: auto`: what a trial takes of a GPU is measured once per kind, so many share one. The GPUs are only Ray's."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
 import fake_trials
 import numpy as np
 import pytest
+import ray
 import torch
 from conftest import trial_config
 
-from sweeps.cluster import packing, resources
+from sweeps.cluster import resources
 from sweeps.drive import converge
 from sweeps.drive.launching import launch
+from sweeps.drive.preparing import packing
+from sweeps.drive.workshop import Workshop
 from trainables import cost
 from trainables.config import read
 from trainables.material import open_material
@@ -51,7 +56,8 @@ def config_of(folder: Path, model: str = "scgpt", **recipe) -> dict:
 
 def shares(configs: dict, storage: Path, measure, nodes=(GPU_NODE,)) -> tuple[dict, list[str]]:
     said: list[str] = []
-    return packing.shares(configs, storage, list(nodes), measure, said.append), said
+    work = Workshop(lambda: 4.0, None if ray.is_initialized() else lambda kind: {})
+    return packing.Gauge(storage, list(nodes), measure, said.append, work).shares(configs), said
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def asked(monkeypatch) -> list[str]:
             shards.append(config["shards"])
             return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
 
-    monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task())
+    monkeypatch.setattr(packing, "_task", lambda measure, gpu, node: Task())
     monkeypatch.setattr(packing.ray, "get", lambda answer, timeout: answer)
     return shards
 
@@ -139,23 +145,36 @@ def test_each_type_of_gpu_is_measured_and_the_largest_share_counts(tmp_path, not
         def remote(self, config):
             return {"peak": 12e9, "total": 80e9 if "A100" in self.gpu else 24e9, "gpu": self.gpu}
 
-    monkeypatch.setattr(packing, "_asked", lambda measure, gpu: Task(gpu))
+    monkeypatch.setattr(packing, "_task", lambda measure, gpu, node: Task(gpu))
     monkeypatch.setattr(packing.ray, "get", lambda answer, timeout: answer)
     nodes = [GPU_NODE | {f"accelerator_type:{kind}": 1.0} for kind in ("A100", "L4")] + [{"CPU": 8.0}]
     assert shares({"a": config_of(tmp_path)}, tmp_path, None, nodes)[0] == {"a": 1.0}
     assert len(list((tmp_path / "profiles").iterdir())) == 2
 
 
-def test_a_sweep_gives_its_trials_what_was_measured(ray_with_gpus, tmp_path, notes, monkeypatch):
-    """A real preparation and real trials; four at once on each of Ray's GPUs, which torch doesn't see."""
-    import dataclasses
-
+def test_a_sweep_gives_its_trials_what_was_measured_while_others_are_prepared(
+    ray_with_gpus, tmp_path, notes, monkeypatch
+):
+    """A real preparation; four at once on each of Ray's GPUs, which torch doesn't see."""
     given = fake_trials.spec(resources="{scgpt: {gpu: auto, cpu: 0.25}}", genes="{select: hvg, n: 50}")
-    parts = dataclasses.replace(converge.real_parts(), measure=meter(notes, 16e9), run_trial=fake_trials.fake_trial)
+    real, screen, of_split_0 = converge.real_parts(), fake_trials.Silent(), set()
+
+    def prepare(configs: list, *more) -> list:
+        networks = {config["key"]: config["split"]["seed"] for config in configs if config["model"] == "scgpt"}
+        of_split_0.update(key for key, seed in networks.items() if seed == 0)
+        if 1 in networks.values():
+            deadline = time.monotonic() + 60
+            while not any(("finished", key) in screen.events for key in of_split_0):
+                assert time.monotonic() < deadline, "a network of split 0 has what it needs, but waits"
+                time.sleep(0.01)
+        return real.prepare(configs, *more)
+
+    trials = {"measure": meter(notes, 16e9), "run_trial": fake_trials.fake_trial, "prepare": prepare}
+    parts = dataclasses.replace(real, **trials)
     seen, train = [], launch.train
     monkeypatch.setattr(launch, "train", lambda given, *more: seen.append(given) or train(given, *more))
     fake_trials.parts()  # workers get fake_trials by value
-    outcome = converge.converge(given, converge.Request(storage=tmp_path), fake_trials.Silent(), parts)
+    outcome = converge.converge(given, converge.Request(storage=tmp_path), screen, parts)
     assert outcome.is_complete, outcome.failed
     got = {(job.config["model"], job.resources["gpu"], job.config["gpu_share"]) for job in seen[0].jobs}
     assert got == {("scgpt", 0.25, 0.25), ("majority", 0.0, 0.0)}
