@@ -72,6 +72,11 @@ class Workshop:
                 self.lent = self.lent - Counter(nodes)
                 self._changed.notify_all()
 
+    def is_awaited(self, node: str) -> bool:
+        """Tell whether trials are on a GPU of the node that is lent already."""
+        there = self.gpus("").get(node, 0)
+        return self.held.get(node, 0.0) + self.lent[node] > there > 0
+
     def check(self) -> None:
         """Closed if the end was asked for."""
         if self.is_closed:

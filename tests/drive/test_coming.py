@@ -42,6 +42,7 @@ def asking(key: str, gpu: object = None, network: bool = True, **more: object) -
         is_network=network,
         described=described,
         rests=more.get("rests"),
+        label="m",
     )
 
 
@@ -54,6 +55,8 @@ def test_what_is_measured_keeps_nothing_else_of_its_split_waiting_and_no_split_w
     others = [asking("a", 0.5), asking("b", 0.0, rests="5f"), asking("a", network=False)]
     assert grouped(1.0, *networks, *others) == ["a", "b", "aa", "b"]
     assert grouped(0.0, *networks, *others) == ["aaa", "bb"], "nothing is measured"
+    elsewhere = asking("c", "auto", dataset="other")
+    assert grouped(1.0, *others, *networks, elsewhere)[:3] == ["a", "c", "aa"], "each kind is measured early"
 
 
 def wait_for(what) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from data_pipeline.sameness import checked
 from data_pipeline.shards import placing
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
-from sweeps.drive.workshop import Workshop
+from sweeps.drive.workshop import LOOK_EVERY, Workshop
 from sweeps.file.trials import Trial
 
 VERSION = 3  # raise it when the same kind of trial comes to need another amount
@@ -87,29 +89,33 @@ class Gauge:
         """Measure each, as many at once as there are GPUs to have; trials keep off those meanwhile."""
         known = {}
         with self.work.on_gpus(len(asked), gpu) as nodes:
-            nodes = nodes or [""]
-            answers = [
-                _task(self.measure, gpu, nodes[number % len(nodes)]).remote(config)
-                for number, config in enumerate(asked.values())
-            ]
-            for number, (need, answer) in enumerate(zip(asked, answers, strict=True)):
+            places = list(itertools.islice(itertools.cycle(nodes or [""]), len(asked)))
+            tasks = [_task(self.measure, gpu, node).remote(of) for node, of in zip(places, asked.values(), strict=True)]
+            for number, (need, task, node) in enumerate(zip(asked, tasks, places, strict=True)):
                 self.say(f"measuring GPU memory: {number + 1} of {len(asked)}, {need.model}")
                 try:
-                    known[need] = ray.get(answer, timeout=LONGEST)
+                    known[need] = _answer(task, node, self.work)
                 except ray.exceptions.RayError as error:
                     self.failed.add((gpu, need))
-                    self.say(f"  it can't be measured, so a trial gets a whole GPU: {_given_up(answer, error)}")
+                    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                    self.say(f"  it can't be measured, so a trial gets a whole GPU: {said[:300]}")
                     continue
                 _remember(self.storage, need, gpu, known[need])
                 self.say(f"  {_told(known[need])}")
         return known
 
 
-def _given_up(answer: Any, error: Exception) -> str:
-    """Return why there is no answer; what is late is ended."""
-    if isinstance(error, ray.exceptions.GetTimeoutError):  # one that ended must not be: Ray 2.60 dies of that
-        ray.cancel(answer, force=True)
-    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+def _answer(task: ray.ObjectRef, node: str, work: Workshop) -> Found:
+    """Return what was measured; GetTimeoutError if it takes too long, not counted while trials are on the GPU."""
+    until = time.monotonic() + LONGEST
+    while not ray.wait([task], timeout=LOOK_EVERY)[0]:
+        work.check()
+        if work.is_awaited(node):
+            until = time.monotonic() + LONGEST
+        elif time.monotonic() > until:
+            ray.cancel(task, force=True)
+            raise ray.exceptions.GetTimeoutError(f"no answer in {LONGEST:.0f} s")
+    return ray.get(task)
 
 
 @dataclass(frozen=True, order=True)

@@ -237,13 +237,17 @@ def _group_of(config: Config) -> str:
 def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]]:
     """Return the trials in groups that are made ready together, those whose strategies make cells last.
 
-    Trials whose share of a GPU is to be measured are groups of their own: the others don't wait for that.
+    Trials whose share of a GPU is to be measured are groups of their own: the others don't wait for that. The first of
+    these of each model and dataset come before all, as a measurement needs a whole GPU, which trials soon won't leave.
     """
-    configs, found = {trial.key: trial.config() for trial in todo}, {}
+    configs, found, first = {trial.key: trial.config() for trial in todo}, {}, {}
     for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
-        is_measured = resources.has_gpus(nodes) and resources.is_auto(trial)
-        found.setdefault((is_measured, _group_of(configs[trial.key])), []).append(trial)
-    return list(found.values())
+        is_measured, config = resources.has_gpus(nodes) and resources.is_auto(trial), configs[trial.key]
+        group = is_measured, _group_of(config)
+        found.setdefault(group, []).append(trial)
+        if is_measured:
+            first.setdefault((config["dataset"], trial.label), group)
+    return [found[group] for group in sorted(found, key=lambda group: group not in first.values())]
 
 
 def _as_published(config: Config) -> bool:

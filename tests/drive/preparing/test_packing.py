@@ -90,7 +90,7 @@ def asked(monkeypatch) -> list[str]:
             return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
 
     monkeypatch.setattr(packing, "_task", lambda measure, gpu, node: Task())
-    monkeypatch.setattr(packing.ray, "get", lambda answer, timeout: answer)
+    monkeypatch.setattr(packing, "_answer", lambda answer, *where: answer)
     return shards
 
 
@@ -146,7 +146,7 @@ def test_each_type_of_gpu_is_measured_and_the_largest_share_counts(tmp_path, not
             return {"peak": 12e9, "total": 80e9 if "A100" in self.gpu else 24e9, "gpu": self.gpu}
 
     monkeypatch.setattr(packing, "_task", lambda measure, gpu, node: Task(gpu))
-    monkeypatch.setattr(packing.ray, "get", lambda answer, timeout: answer)
+    monkeypatch.setattr(packing, "_answer", lambda answer, *where: answer)
     nodes = [GPU_NODE | {f"accelerator_type:{kind}": 1.0} for kind in ("A100", "L4")] + [{"CPU": 8.0}]
     assert shares({"a": config_of(tmp_path)}, tmp_path, None, nodes)[0] == {"a": 1.0}
     assert len(list((tmp_path / "profiles").iterdir())) == 2
