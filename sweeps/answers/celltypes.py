@@ -131,7 +131,7 @@ def tested(runs: pd.DataFrame, asked: Sequence[str]) -> Iterator[str]:
             yield f"test cells of {named} in a split: {few_to_most(cells)}"
 
 
-def few_to_most(values: pd.Series | np.ndarray) -> str:
+def few_to_most(values: Sequence[float] | pd.Series | np.ndarray) -> str:
     """Return the fewest and the most in whole numbers, 31 to 60; one number where they are the same, "" of nothing."""
     known = pd.Series(values, dtype=float).dropna()
     if known.empty:

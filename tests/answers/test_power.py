@@ -35,7 +35,8 @@ def test_nothing_is_promised_of_two_splits_one_choice_or_what_never_varies():
 def test_the_page_says_it_for_rare_types_alone(tmp_path):
     runs = with_types(grid(), tmp_path)
     (one,) = power.power(frames.types(runs, Designs(runs).stored), Designs(runs))
-    assert (one.kind, one.train, one.test, one.step, one.splits) == ("rare", 5, 4, 0.25, 3) and np.isnan(one.seen)
+    assert (one.kind, one.train, one.test, one.step) == ("rare", (5, 5), (4, 4), "25 points")
+    assert one.splits == 3 and np.isnan(one.seen)
     html = page(runs)
     part = html[html.index("What could be seen</h2>") : html.index("Cost</h2>")]
     assert "rare has 4 test cells in a split: one of them more or less is 25 points of its recall." in part
@@ -55,3 +56,6 @@ def test_a_choice_with_the_predictions_of_another_is_no_second_one():
     designs = SimpleNamespace(kind=lambda dataset: "splits")
     (one,), (other,) = power.power(plain, designs), power.power(both, designs)
     assert one == other and one.seen > 0
+    apart = plain.assign(train=np.tile([2, 60, 90, 80, 70], 2), test=np.tile([5, 2, 9, 8, 7], 2))
+    (one,) = power.power(apart, SimpleNamespace(kind=lambda dataset: "donors"))
+    assert one.row()[2:5] == ["2 to 90", "2 to 9", "11 to 50 points"], "rare with one donor left out"

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from sweeps.answers.celltypes import few_to_most
 from sweeps.answers.deciding.wording import many
 from sweeps.answers.designs import Designs
 from sweeps.answers.runs import choices
@@ -26,7 +27,7 @@ HEAD = ["dataset", "type", "training cells", "test cells", "one cell is", "could
 
 @dataclass(frozen=True)
 class Power:
-    """One rare type: cells, means of a split, `train` the fewest of any skew; splits, of the skew with the most.
+    """One rare type: cells of a split (fewest, most), `train` at the skew with the fewest; splits, of that with most.
 
     seen: the least difference in recall between two choices that a test would find in FOUND of such sweeps; NaN under
     three splits, and where splits aren't drawn anew or nothing varies.
@@ -34,20 +35,21 @@ class Power:
 
     dataset: str
     kind: str
-    train: float
-    test: float
+    train: tuple[float, float]
+    test: tuple[float, float]
     splits: int
     seen: float
 
     @property
-    def step(self) -> float:
+    def step(self) -> str:
         """What one test cell more or less is of recall in a split."""
-        return 1 / self.test
+        points = few_to_most([100 / cells for cells in self.test])
+        return f"{points} point{'' if points == '1' else 's'}"
 
     def row(self) -> list[str]:
         seen = "-" if np.isnan(self.seen) else many(round(100 * self.seen), "point") if self.seen < 1 else "nothing"
-        cells = [f"{self.train:.0f}", f"{self.test:.0f}", many(round(100 * self.step), "point")]
-        return [self.dataset, self.kind, *cells, seen, str(self.splits)]
+        cells = [few_to_most(self.train), few_to_most(self.test)]
+        return [self.dataset, self.kind, *cells, self.step, seen, str(self.splits)]
 
 
 def power(types: pd.DataFrame, designs: Designs, looks: int = 1) -> list[Power]:
@@ -62,7 +64,7 @@ def power(types: pd.DataFrame, designs: Designs, looks: int = 1) -> list[Power]:
     known = _distinct(known[known["model"].map(kinds) != CHANCE].assign(choice=choices.labels(known)))
     found = []
     for (dataset, kind), group in known.groupby(["dataset", "class"], sort=False):
-        if group.groupby("skew")["train"].mean().min() <= TAIL:
+        if group["train"].min() <= TAIL:
             found.append(_of_type(dataset, str(kind), group, designs, looks))
     return sorted(found, key=lambda one: (one.dataset, one.test, one.kind))
 
@@ -81,10 +83,15 @@ def _of_type(dataset: str, kind: str, group: pd.DataFrame, designs: Designs, loo
         for _, part in group.groupby("skew", sort=False)
     ]
     by_split = group.groupby("split")[["test", "natural"]].mean()
-    train, test = group.groupby("skew")["train"].mean().min(), by_split["test"].mean()
+    rarest = group[group["skew"] == group.loc[group["train"].idxmin(), "skew"]]
+    train, test = (_ends(cells) for cells in (rarest["train"], by_split["test"]))
     splits = max(table.shape[1] for table in tables)
     ratio = float((by_split["test"] / by_split["natural"]).mean()) if designs.kind(dataset) == "splits" else np.nan
-    return Power(dataset, kind, float(train), float(test), splits, seen(tables, ratio, looks))
+    return Power(dataset, kind, train, test, splits, seen(tables, ratio, looks))
+
+
+def _ends(cells: pd.Series) -> tuple[float, float]:
+    return float(cells.min()), float(cells.max())
 
 
 def seen(tables: list[np.ndarray], ratio: float, looks: int = 1) -> float:
@@ -110,10 +117,8 @@ def sentences(found: list[Power]) -> Iterator[str]:
     if not found:
         return
     least = min(found, key=lambda one: one.test)
-    yield (
-        f"{least.kind} has {many(round(least.test), 'test cell')} in a split: one of them more or "
-        f"less is {many(round(100 * least.step), 'point')} of its recall."
-    )
+    cells = f"{few_to_most(least.test)} test cell{'' if least.test[1] == 1 else 's'}"
+    yield f"{least.kind} has {cells} in a split: one of them more or less is {least.step} of its recall."
     yield (
         f"Could be seen from: the least difference in recall between two choices at one skew that a test would find in "
         f"{FOUND:.0%} of sweeps with these splits, as far as choices vary here from split to split (80 % power, 5 % "
