@@ -64,11 +64,13 @@ def draw(found: dict[int, tuple[float, float]], trials: int, out: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    axes.plot(list(found), [trials * SECONDS / slots for slots in found], "k--", label="ideal")
+    ideal = [trials * SECONDS / slots for slots in found]
+    axes.plot(list(found), ideal, "k--", label="ideal")
     for place, (name, mark) in enumerate((("start to end", "o-"), ("first to last trial", "s-"))):
         axes.plot(list(found), [seconds[place] for seconds in found.values()], mark, label=name)
     axes.set(xscale="log", yscale="log", xlabel="slots", ylabel="seconds", title=f"{trials} trials of {SECONDS:.0f} s")
     axes.set_xticks(list(found), [str(slots) for slots in found], minor=False)
+    axes.set_yticks(ideal, [f"{seconds:.0f}" for seconds in ideal])
     axes.minorticks_off()
     axes.legend(frameon=False)
     figure.savefig(out)
