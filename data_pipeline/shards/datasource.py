@@ -1,9 +1,8 @@
 """The door to Ray Data: blocks of raw counts by tasks, parts of encoded cells by actors, wherever Ray has room."""
 
-import itertools
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from scipy import sparse
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import comparison
-from data_pipeline.shards import placing
 
 ACTORS_PER_GPU = 2
 
@@ -60,11 +58,11 @@ def for_each_part(
     work: Callable[[int, int], None],
     count: Callable[[int, int], None],
     at_once: int | None = None,
-    gpus: Sequence[str] = (),
+    gpus: int = 0,
 ) -> None:
     """Call work(index, start) for every task, in actors that keep what `work` has loaded; Ray must be running.
 
-    An actor has a CPU, of `at_once` at most, or a share of one of `gpus` (the node of each), if any. A lost one's part
+    An actor has a CPU, of `at_once` at most, or half of one of so many GPUs, if any. A lost actor's part
     is worked on again by another; the first error of `work` is raised here. count(done, of all) follows each part.
     """
     if not tasks:
@@ -91,15 +89,12 @@ def for_each_part(
     _wait(done, len(tasks), count)
 
 
-def _pool(num_tasks: int, at_once: int | None, gpus: Sequence[str]) -> dict[str, Any]:
+def _pool(num_tasks: int, at_once: int | None, gpus: int) -> dict[str, Any]:
     """Return how many actors there may be, and what each has: half a GPU, so that one reads while another computes."""
-    most = ACTORS_PER_GPU * len(gpus) or at_once or int(ray.cluster_resources().get("CPU", 1))
+    most = ACTORS_PER_GPU * gpus or at_once or int(ray.cluster_resources().get("CPU", 1))
     size = max(1, min(most, num_tasks))
     pool = {"compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size), "num_cpus": 1}
-    if not gpus:
-        return pool
-    nodes = itertools.cycle(gpus)
-    return pool | {"num_gpus": 1 / ACTORS_PER_GPU, "ray_remote_args_fn": lambda: placing.on(next(nodes))}
+    return pool | {"num_gpus": 1 / ACTORS_PER_GPU} if gpus else pool
 
 
 def _hush() -> None:

@@ -12,7 +12,7 @@ encoding at once write the same files, and every file appears by rename.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,13 @@ def write_shards(
     jobs: list[Job],
     count: Callable[[str, int, int], None] | None = None,
     at_once: int | None = None,
-    gpus: Sequence[str] = (),
+    gpus: int = 0,
 ) -> None:
     """Encode every job that isn't complete, in one Ray Data job that reads each block of counts once.
 
-    Vectors by networks follow, once the encodings are there that they are made of. count(what, done, of all) is told of
-    each block. at_once: blocks, None: as many as there are CPUs. gpus: those that vectors are made on, if any, as the
-    node of each. Ray must be running. A job that was cut short goes on where it stopped; parts that are there are not
-    made again.
+    Vectors by networks follow, once the encodings are there that they are made of, on so many `gpus`, if any.
+    count(what, done, of all) is told of each block. at_once: blocks, None: as many as there are CPUs. Ray must be
+    running. A job that was cut short goes on where it stopped; parts that are there are not made again.
     """
     jobs = list({str(job.folder): job for job in jobs}.values())
     vectors = _opened([job for job in jobs if job.source is not None])
@@ -202,7 +201,7 @@ class AtRest:
         return self._open[1]
 
 
-def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | None, gpus: Sequence[str]) -> None:
+def _rest(jobs: list[Job], count: Callable[[int, int], None], at_once: int | None, gpus: int) -> None:
     """Make the vectors of all jobs, and publish the manifest of each."""
     from data_pipeline.shards.datasource import for_each_part
 

@@ -16,9 +16,9 @@ import ray
 from data_pipeline.atomic import publish
 from data_pipeline.hashes import identity_hash
 from data_pipeline.sameness import checked
-from data_pipeline.shards import placing
 from data_pipeline.shards.shards import Shards
 from sweeps.cluster import resources
+from sweeps.drive.preparing import placing
 from sweeps.drive.workshop import LOOK_EVERY, Workshop
 from sweeps.file.trials import Trial
 

@@ -92,8 +92,8 @@ class Preparation:
         vectors = [job for job in missing.values() if job.source is not None]
         with self.work.making({*missing, *encodings}, blocks) as at_once:
             write_shards(list(encodings.values()), self._counted, at_once)
-            with self.work.on_gpus(blocks if vectors else 0) as gpus:
-                write_shards(vectors, self._counted, at_once, gpus)
+            with self.work.on_gpus(blocks if vectors else 0) as nodes:
+                write_shards(vectors, self._counted, at_once, len(nodes))
 
     def _counted(self, what: str, done: int, total: int) -> None:
         self.work.check()

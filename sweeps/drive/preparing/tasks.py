@@ -12,9 +12,9 @@ from ray import cloudpickle
 
 from data_pipeline.errors import RequestError
 from data_pipeline.sameness import checked
-from data_pipeline.shards import placing
 from data_pipeline.shared.hand import make
 from data_pipeline.shared.store import Shared
+from sweeps.drive.preparing import placing
 from sweeps.drive.workshop import LOOK_EVERY, Workshop, raise_all
 
 SEEN_WITHIN = 60.0  # seconds

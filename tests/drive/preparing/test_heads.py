@@ -67,7 +67,7 @@ def without_ray(monkeypatch) -> None:
 def prepared(folder: Path, found: list[Trial], **changes: Any) -> list[dict[str, Any]]:
     cells = {"small": open_cells(source(folder / "cells.h5ad"))}
     configs = [trial.config() for trial in found]
-    made = prepare.prepare(configs, cells, folder, work=Workshop(lambda: 2.0))
+    made = prepare.prepare(configs, cells, folder, work=Workshop(lambda: 2.0, lambda kind: {}))
     where = lambda trial: {"directory": str(folder / "trials" / trial.key), "device": "cpu"}  # noqa: E731
     return [one | paths | where(trial) | changes for one, paths, trial in zip(configs, made, found, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Where Ray is to put a task or an actor."""
+"""Where Ray is to put a task."""
 
 from typing import Any
 
