@@ -1,7 +1,4 @@
-"""A node that nothing reaches for a minute, and that trains on meanwhile: one run per trial, each point once.
-
-Machines are namespaces joined by a bridge, each with a Ray node.
-"""
+"""Machines that are namespaces joined by a bridge: one that nothing reaches for a minute, one without others' files."""
 
 import contextlib
 import json
@@ -17,15 +14,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fake_trials
+import h5ad_files
 import pytest
+from scgpt_folder import write_folder
 from servers import s3_endpoint
 
 from data_pipeline.shared.store import OWN
 from sweeps.drive.converge import Request, converge
+from sweeps.file import config
 
 HERE = "10.77.0.1"  # this machine's address in their network
 EPOCHS, SECONDS, MINUTE, CPUS = 3, 8.0, 60.0, 2
 STORE = "s3://partition/cellskew"
+SWEEP = """
+name: apart
+datasets: [{path: cells.h5ad, label: celltype}]
+splits: {seeds: [0]}
+strategies: [none]
+models: {majority: {}, scgpt: {weights: scGPT, epochs: 1}}
+"""
 
 
 def _ip(*words: str, check: bool = True) -> str:
@@ -48,11 +55,12 @@ class Machine:
             _ip("-n", self.name, *words)
         _ip("-n", self.name, "link", "set", inside, "up")
 
-    def join(self, head: str, cpus: int, log: Path, **env: str) -> None:
-        """Start a Ray node that joins the cluster at `head`."""
+    def join(self, head: str, cpus: int, log: Path, hidden: Path | None = None, **env: str) -> None:
+        """Start a Ray node that joins the cluster at `head`. hidden: a folder that it doesn't have."""
         node = ["ray.scripts.scripts", "start", f"--address={head}", f"--node-ip-address={self.address}", "--block"]
         node += [f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
-        words = ["ip", "netns", "exec", self.name, sys.executable, "-m", *node]
+        alone = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+        words = ["ip", "netns", "exec", self.name, *(alone if hidden else []), sys.executable, "-m", *node]
         with log.open("w") as out:
             self.node = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=os.environ | env)
 
@@ -159,9 +167,9 @@ def test_a_minute_without_the_network_loses_and_doubles_nothing(tmp_path, machin
     store = request.getfixturevalue("bucket") if is_apart else None
     storage, happened = folder(tmp_path / "storage"), []
     own = [folder(tmp_path / one.name) if is_apart else storage for one in machines]
-    for one, mine in zip(machines, own, strict=True):
+    for number, (one, mine) in enumerate(zip(machines, own, strict=True), 2):
         one.join(cluster.address, CPUS, tmp_path / f"{one.name}.log", **({OWN: str(mine)} if is_apart else {}))
-    wait_for_nodes(cluster, 1 + len(machines))
+        wait_for_nodes(cluster, number)  # two that start at once would take the same names of sockets, in one /tmp
     cutting = threading.Thread(target=be_cut_off, args=(machines[0], own[0], happened), daemon=True)
     cutting.start()
     sweep, screen, begin = fake_trials.spec(), fake_trials.Silent(), time.monotonic()
@@ -171,6 +179,23 @@ def test_a_minute_without_the_network_loses_and_doubles_nothing(tmp_path, machin
     assert len(happened) == 2, "it was over before"
     assert outcome.is_complete and not outcome.failed, outcome
     fake_trials.check_whole(storage, sweep, EPOCHS)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_data_and_weights_of_the_drivers_machine_alone_reach_a_node_through_the_store(
+    tmp_path, machines, cluster, bucket
+):
+    data, node = tmp_path / "data", tmp_path / "node"
+    data.mkdir()
+    h5ad_files.write(data / "cells.h5ad")
+    write_folder(data, h5ad_files.GENES)
+    machines[0].join(cluster.address, CPUS, tmp_path / "node.log", data, **{OWN: str(node)})
+    wait_for_nodes(cluster, 2)
+    asked = Request(storage=tmp_path / "storage", address=cluster.address, shared=bucket)
+    outcome = converge(config.parse(SWEEP, data / "sweep.yaml"), asked, fake_trials.Silent())
+    assert outcome.is_complete and not outcome.failed, outcome
+    assert {path.name for path in node.glob("inputs/*/*")} == {"cells.h5ad", "scGPT"}
 
 
 def wait_for_nodes(cluster, number: int) -> None:
