@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from sweeps.cluster.room import Waiting
@@ -18,16 +18,16 @@ MOST, PATIENCE = 32, 10.0  # groups prepared at once; seconds that an end waits 
 class Coming(Generic[J]):
     """The trials of a launch, in groups that are prepared in their order, as many at once as there are CPUs.
 
-    prepared: makes what a group needs and returns its jobs, in threads of this process. A group that fails is tried
-    again model by model, so that only the trials fail that need what can't be made. All other methods are for one
-    thread. jobs: what has been handed over so far. failed: what `unprepared` says of trials, and why, for whoever
-    takes them out.
+    prepared: makes what a group needs and yields its jobs, those at a time that are ready, in threads of this process.
+    A group that fails is tried again, what is left of it, model by model, so that only the trials fail that need what
+    can't be made. All other methods are for one thread. jobs: what has been handed over so far. failed: what
+    `unprepared` says of trials, and why, for whoever takes them out.
     """
 
     def __init__(
         self,
         groups: list[list[Trial]],
-        prepared: Callable[[list[Trial]], list[J]],
+        prepared: Callable[[list[Trial]], Iterable[list[J]]],
         unprepared: Callable[[Trial], J],
         work: Workshop,
         count: Callable[[str, int, int], None],
@@ -68,15 +68,13 @@ class Coming(Generic[J]):
 
     def _take(self, seconds: float) -> None:
         try:
-            group, found = self._news.get(timeout=seconds) if seconds else self._news.get_nowait()
+            ready, failed, error = self._news.get(timeout=seconds) if seconds else self._news.get_nowait()
         except queue.Empty:
             return
-        self.left -= len(group)
-        if isinstance(found, Exception):
-            self.failed += [(self.unprepared(trial), found) for trial in group]
-        else:
-            self.jobs += found
-        if self.left or self.total > len(group):
+        self.left -= len(ready) + len(failed)
+        self.failed += [(self.unprepared(trial), error) for trial in failed]
+        self.jobs += ready
+        if self.left or self.total > len(ready):
             self.count("preparing: trials ready", len(self.jobs), len(self.jobs) + self.left)
 
     def _work(self) -> None:
@@ -85,12 +83,15 @@ class Coming(Generic[J]):
                 group = self._groups.popleft()
             except IndexError:
                 return
+            handed: set[str] = set()
             try:
-                self._news.put((group, self.prepared(group)))
+                for jobs in filter(None, self.prepared(group)):
+                    self._news.put((jobs, [], None))
+                    handed |= {job.key for job in jobs}
             except Closed:
                 return
             except Exception as error:
-                self._failed(group, error)
+                self._failed([trial for trial in group if trial.key not in handed], error)
 
     def _failed(self, group: list[Trial], error: Exception) -> None:
         models: dict[str, list[Trial]] = {}
@@ -99,4 +100,4 @@ class Coming(Generic[J]):
         if len(models) > 1:
             self._groups.extendleft(models.values())
         else:
-            self._news.put((group, error))
+            self._news.put(([], group, error))

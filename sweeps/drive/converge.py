@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -253,10 +254,12 @@ class _Drive:
             share = resources.of_trial(trial, nodes, measured)
             return self._job(trial, paths, known[trial.key], data[trial.dataset], share)
 
-        def prepared(trials: list[Trial]) -> list[Job]:
+        def prepared(trials: list[Trial]) -> Iterator[list[Job]]:
             made = self.parts.prepare([trial.config() for trial in trials], cells, self.storage, within, work)
-            measured = gauge.of_trials(trials, made)
-            return [job(trial, paths, measured.get(trial.key, 1.0)) for trial, paths in zip(trials, made, strict=True)]
+            pairs = list(zip(trials, made, strict=True))
+            yield [job(trial, paths) for trial, paths in pairs if not gauge.measures(trial)]
+            shares = gauge.of_trials([(trial, paths) for trial, paths in pairs if gauge.measures(trial)])
+            yield [job(trial, paths, shares[trial.key]) for trial, paths in pairs if trial.key in shares]
 
         def within(what: str, done: int, of: int) -> None:
             self.screen.count(what, done, of) if done < of else self.screen.passed(what)

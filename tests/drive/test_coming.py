@@ -25,7 +25,9 @@ def trial(key: str, model: str = "m") -> SimpleNamespace:
 
 
 def coming(groups: list, prepared=lambda group: group, cpus: float = 2.0) -> Coming:
-    made = Coming(groups, prepared, lambda one: one, Workshop(lambda: cpus), lambda *told: made.told.append(told))
+    work = Workshop(lambda: cpus)
+    parts = lambda group: [prepared(group)]  # noqa: E731
+    made = Coming(groups, parts, lambda one: one, work, lambda *told: made.told.append(told))
     made.told = []
     return made
 
@@ -43,6 +45,7 @@ def asking(key: str, gpu: object = None, network: bool = True, **more: object) -
         described=described,
         rests=more.get("rests"),
         label="m",
+        dataset=config["dataset"],
     )
 
 
@@ -50,13 +53,29 @@ def grouped(gpus: float, *todo: SimpleNamespace) -> list[str]:
     return ["".join(one.key for one in group) for group in prepare.groups(list(todo), [{"CPU": 4.0, "GPU": gpus}])]
 
 
-def test_what_is_measured_keeps_nothing_else_of_its_split_waiting_and_no_split_waits_for_another():
+def test_no_split_waits_for_what_another_has_made_or_measured():
     networks = [asking(key, "auto") for key in "ab"]
     others = [asking("a", 0.5), asking("b", 0.0, rests="5f"), asking("a", network=False)]
-    assert grouped(1.0, *networks, *others) == ["a", "b", "aa", "b"]
-    assert grouped(0.0, *networks, *others) == ["aaa", "bb"], "nothing is measured"
+    for gpus in (0.0, 1.0):
+        assert grouped(gpus, *networks, *others) == ["aaa", "bb"]
     elsewhere = asking("c", "auto", dataset="other")
-    assert grouped(1.0, *others, *networks, elsewhere)[:3] == ["a", "c", "aa"], "each kind is measured early"
+    assert grouped(1.0, *networks, *others, elsewhere) == ["aaa", "c", "bb"], "each kind is measured early"
+    assert grouped(0.0, *networks, *others, elsewhere) == ["aaa", "bb", "c"]
+
+
+def test_what_is_ready_of_a_group_is_handed_over_before_the_rest_which_alone_can_fail():
+    made, tried = coming([[trial("a"), trial("b", "network")]]), []
+
+    def prepared(group: list):
+        tried.append("".join(one.key for one in group))
+        yield [one for one in group if one.key == "a"]
+        raise RequestError("no GPU is that large")
+
+    made.prepared = prepared
+    made.begin()
+    wait_for(lambda: (made.arrived(), made.is_over())[1])
+    assert [job.key for job in made.jobs] == ["a"] and [job.key for job, _ in made.failed] == ["b"]
+    assert tried == ["ab"]
 
 
 def wait_for(what) -> None:

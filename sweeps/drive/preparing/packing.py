@@ -51,15 +51,18 @@ class Gauge:
         self.types = sorted({name for node in nodes if node.get("GPU") for name in _types(node)})
         self.failed: set[tuple[str, Need]] = set()  # what can't be measured, by type of GPU: not tried again
 
-    def of_trials(self, trials: list[Trial], made: list[dict[str, Any]]) -> dict[str, float]:
-        """Return the share of a GPU of each network's trial that is to be measured. made: what was prepared."""
+    def measures(self, trial: Trial) -> bool:
+        """Tell whether a trial's share is to be measured."""
+        return bool(self.types) and resources.is_auto(trial)
+
+    def of_trials(self, made: list[tuple[Trial, dict[str, Any]]]) -> dict[str, float]:
+        """Return the share of a GPU of each trial that is to be measured. made: what was prepared for it."""
         here = {"directory": str(self.storage / "profiles")}
-        pairs = zip(trials, made, strict=True)
-        return self.shares({one.key: one.config() | paths | here for one, paths in pairs if resources.is_auto(one)})
+        return self.shares({trial.key: trial.config() | paths | here for trial, paths in made})
 
     def shares(self, configs: dict[str, dict[str, Any]]) -> dict[str, float]:
         """Return the share of a GPU, a whole n-th of it, for each of `configs` (key -> what run_trial takes)."""
-        needs = {key: Need.of(config) for key, config in configs.items()} if self.types else {}
+        needs = {key: Need.of(config) for key, config in configs.items()}
         found: dict[str, float] = dict.fromkeys(needs, 0.0)
         for gpu in self.types:
             known = self._known(configs, needs, gpu)

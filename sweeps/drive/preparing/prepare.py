@@ -237,16 +237,15 @@ def _group_of(config: Config) -> str:
 def groups(todo: list[Trial], nodes: list[dict[str, float]]) -> list[list[Trial]]:
     """Return the trials in groups that are made ready together, those whose strategies make cells last.
 
-    Trials whose share of a GPU is to be measured are groups of their own: the others don't wait for that. The first of
-    these of each model and dataset come before all, as a measurement needs a whole GPU, which trials soon won't leave.
+    The first groups of each model and dataset whose share of a GPU is to be measured come before all, as that takes a
+    whole GPU, which trials soon won't leave.
     """
     configs, found, first = {trial.key: trial.config() for trial in todo}, {}, {}
     for trial in sorted(todo, key=lambda trial: makes_own(configs[trial.key])):
-        is_measured, config = resources.has_gpus(nodes) and resources.is_auto(trial), configs[trial.key]
-        group = is_measured, _group_of(config)
+        group = _group_of(configs[trial.key])
         found.setdefault(group, []).append(trial)
-        if is_measured:
-            first.setdefault((config["dataset"], trial.label), group)
+        if resources.has_gpus(nodes) and resources.is_auto(trial):
+            first.setdefault((trial.dataset, trial.label), group)
     return [found[group] for group in sorted(found, key=lambda group: group not in first.values())]
 
 
