@@ -39,7 +39,7 @@ def read_models(
             read, wrong = _settings_of(registry.get(name), settings, folder, check_files)
             found += [{"label": label, "model": name, "code": registry.code_of(name), **fields} for fields in read]
         problems += [(("models", label, *place), what) for place, what in wrong]
-    return found, problems + ([] if problems else list(_alike(found, list(defects))))
+    return found, problems + ([] if problems else [*_overruled(found, list(defects)), *_alike(found, list(defects))])
 
 
 def _settings_of(
@@ -89,11 +89,28 @@ def _alike(found: list[dict[str, Any]], defects: list[str]) -> Iterator[Problem]
             yield ("models", one["label"]), f"{said}; leave one of the two out"
 
 
+def _overruled(found: list[dict[str, Any]], defects: list[str]) -> Iterator[Problem]:
+    """Yield the options that change nothing once defects have set others, and would change something without them."""
+    for one in found:
+        kind, pretrained = registry.get(one["model"]).options, one["weights"] is not None
+        ways = (one["options"], _with_defects(one, defects)["options"])
+        before, now = (kind(**options).idle(pretrained) for options in ways)
+        for key in sorted(now.keys() - before.keys()):
+            if one["options"][key] != getattr(kind(), key):
+                what = "with the defects of the published recipe it changes nothing; leave it out"
+                yield ("models", one["label"], key), what
+
+
 def _meaning(model: dict[str, Any], defects: list[str]) -> str:
-    """Return what a model's trials are with these defects, of those that touch it."""
+    """Return what a model's trials are with these defects."""
+    return json.dumps(_with_defects(model, defects), sort_keys=True)
+
+
+def _with_defects(model: dict[str, Any], defects: list[str]) -> dict[str, Any]:
+    """Return the fields of a model with these defects, of those that touch it."""
     own = protocol.defects_of(model["model"], "", "corrected", defects)
     options, recipe = protocol.apply(own, model["options"], model["recipe"] or {})
-    return json.dumps(model | {"options": options, "recipe": recipe}, sort_keys=True)
+    return model | {"options": options, "recipe": recipe}
 
 
 def _read(

@@ -157,6 +157,17 @@ def test_what_defects_make_one_and_the_same_is_refused(models, said):
     assert len({trial.key for trial in sweep(models).trials()}) == 2
 
 
+def test_what_changes_nothing_beside_defects_is_refused():
+    model = "{scbert: {weights: W, fix_projections: true, cache_gigabytes: 2, gene_set: dataset}}"
+    plain = f"{HEAD}models: {model}\n"
+    parse(plain, check_files=False)
+    found = [one.split("models.scbert.")[1] for one in problems(f"{plain}protocol: paper\n", check_files=False)]
+    assert [one.split(":")[0] for one in found] == ["cache_gigabytes", "gene_set"]
+    assert all(
+        one.endswith("with the defects of the published recipe it changes nothing; leave it out") for one in found
+    )
+
+
 @pytest.mark.parametrize(
     ("models", "said"),
     [

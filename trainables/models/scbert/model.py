@@ -49,6 +49,7 @@ class ScbertOptions(NetworkOptions):
 
     def idle(self, pretrained: bool) -> dict[str, str]:
         said = super().idle(pretrained)
+        said |= {"gene_set": "`misaligned_gene2vec` goes by position"} if self.misaligned_gene2vec else {}
         if self.cache_gigabytes > 0 and not (self.fix_projections and self.stabiliser != "batch"):
             said["cache_gigabytes"] = (
                 "it keeps what never changes, with `fix_projections: true` and `stabiliser: cell` alone"
