@@ -116,7 +116,7 @@ class Ldam(Loss):
     From progress `reweight_from` on, classes are weighted by `effective_number` (deferred re-weighting): by default the
     last fifth of the rounds, so of four none. What is adjusted afterwards goes by the best round. The margins have no
     link to probabilities in closed form: softmax(scale x output) stands for them. Source: Cao et al. 2019, arXiv
-    1906.07413, equations 12 and 13. The published scale of 30 belongs to outputs that are cosines; ours are not bounded.
+    1906.07413, equations 12 and 13. The published scale of 30 belongs to outputs that are cosines; ours aren't bounded.
     """
 
     _: KW_ONLY
