@@ -61,6 +61,10 @@ class Line:
         """Tell whether trials will come that aren't ready yet."""
         return self.coming is not None and not self.coming.is_over()
 
+    def lends(self) -> bool:
+        """Tell whether others are being prepared with CPUs or GPUs that trials leave them."""
+        return self.coming is not None and bool(self.coming.work.taken or self.coming.work.lent)
+
     def next(self) -> Handed | None:
         """Hand out the trial that is to start now; None: none has room."""
         self._look()

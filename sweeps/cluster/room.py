@@ -108,6 +108,7 @@ class Places:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self.lent: Mapping[str, int] = {}  # GPUs that no trial is put on, by node
 
     def look(self, capacities: Mapping[str, Shape], held: Iterable[Held]) -> None:
         """Take in which nodes there are now; what is held stays so on those that are left."""
@@ -117,12 +118,14 @@ class Places:
         for part in held:
             if part.node in self.nodes:
                 self.nodes[part.node].give(part.shape, part.gpus, times=-1)
+        self.keep(self.lent)
 
     def keep(self, lent: Mapping[str, int]) -> dict[str, float]:
         """Put no trial on so many GPUs of each node; returns how much of its GPUs trials hold, by node."""
+        self.lent = lent
         for name, node in self.nodes.items():
             node.kept = lent.get(name, 0)
-        return {name: len(node.gpus) - sum(node.gpus) for name, node in self.nodes.items()}
+        return {name: round(len(node.gpus) - sum(node.gpus), 6) for name, node in self.nodes.items()}
 
     def is_kept(self, node: str) -> bool:
         """Tell whether something is to be made on a GPU of the node."""

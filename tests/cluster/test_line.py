@@ -137,10 +137,10 @@ def test_what_is_taken_back_from_tune_is_no_longer_kept_a_worker_for(tmp_path):
     said = []
     trial = SimpleNamespace(status="PENDING", config={"key": "t0"}, experiment_tag="1_x")
     trial.init_local_path = lambda: said.append("given a folder")
-    tune = SimpleNamespace(get_live_trials=lambda: [trial], _staged_trials=[trial])
+    tune = SimpleNamespace(get_live_trials=lambda: [trial], _staged_trials=[trial], _actor_cache=SimpleNamespace())
     tune._unstage_trial_with_resources = lambda trial: said.append("unstaged")
     tune.stop_trial = lambda trial: said.append("stopped")
-    made = SimpleNamespace(is_misplaced=lambda key: True, back=lambda key: said.append("back"))
+    made = SimpleNamespace(is_misplaced=lambda key: True, back=lambda key: said.append("back"), lends=lambda: False)
     made.has_inherited = lambda key: False
     order.InOrder(made, Stop(tmp_path / "stop")).choose_trial_to_run(tune)
     assert said == ["back", "unstaged", "given a folder", "stopped"]

@@ -10,13 +10,17 @@ from types import SimpleNamespace
 import pytest
 import ray
 from fake_trials import Silent, drive, nothing_to_prepare, parts, runs, spec
+from ray.tune.utils.object_cache import _ObjectCache
 
 from data_pipeline.errors import RequestError
 from sweeps.cluster.line import Line
 from sweeps.cluster.resources import Shape
+from sweeps.cluster.room import Places
 from sweeps.drive.coming import Coming
+from sweeps.drive.launching.order import InOrder
 from sweeps.drive.launching.worker import cause
 from sweeps.drive.preparing import prepare
+from sweeps.drive.stopping import Stop
 from sweeps.drive.workshop import Closed, Workshop
 
 
@@ -207,6 +211,44 @@ def test_trials_leave_the_gpus_on_which_something_is_made_and_go_on_beside_it():
     assert line.next().part is not None and line.next() is None, "nor does one wait behind a short one"
     made.work.lent = Counter()
     assert line.next().part.gpus == (1,) == line.next().part.gpus
+
+
+def test_a_trial_whose_node_is_lost_does_not_start_again_on_a_gpu_that_is_lent():
+    nodes, made = {"a": Shape(1.0, 4.0)}, coming([[trial("t")]])
+    made.begin()
+    made.jobs[0].resources = {"cpu": 1.0, "gpu": 0.5}
+    line = Line(made.jobs, lambda: nodes, print, None, coming=made)
+    assert line.next().node == "a"
+    made.work.lent = Counter(b=1)
+    assert line.next() is None
+    nodes["b"] = nodes.pop("a")
+    assert line.moved("t") is None
+    made.work.lent = Counter()
+    assert line.next() is None and line.moved("t") == "b"
+
+
+def test_gpus_that_trials_have_left_are_free_to_the_last_digit():
+    places = Places()
+    places.look({"n": Shape(1.0, 40.0)}, [])
+    held = [places.take(Shape(share, 1.0), "n") for share in (0.3, 0.2, 0.1)]
+    for number in (1, 2, 0):
+        places.give(held[number])
+    assert places.keep({}) == {"n": 0.0}
+
+
+@pytest.mark.parametrize("what", [{"taken": 1}, {"lent": Counter(n=1)}])
+def test_no_idle_worker_keeps_what_others_are_prepared_with(what, tmp_path):
+    """Tune keeps the last one, for a trial of its shape that may come: on the only GPU a measurement never began."""
+    made = coming([[trial("a")]])
+    ordered = InOrder(Line([], lambda: {"n": Shape(1.0, 1.0)}, print, None, coming=made), Stop(tmp_path / "stop"))
+    cache = _ObjectCache(may_keep_one=True)
+    tune = SimpleNamespace(get_live_trials=list, _staged_trials=[], _actor_cache=cache)
+    assert cache.cache_object("shape", "worker")
+    ordered.choose_trial_to_run(tune)
+    assert not list(cache.flush_cached_objects())
+    vars(made.work).update(what)
+    ordered.choose_trial_to_run(tune)
+    assert list(cache.flush_cached_objects()) == ["worker"]
 
 
 def test_trials_leave_the_cpus_on_which_others_are_prepared():

@@ -76,6 +76,8 @@ class InOrder(NotKept, FIFOScheduler):
         Others have a worker of their own that is starting. Tune would kill that one, and with trials shorter than a
         worker's start go on killing and starting, never to have all its workers.
         """
+        # Tune 2.60 keeps the last idle worker, and with it what a preparation may be waiting for
+        tune_controller._actor_cache._may_keep_one = not self.line.lends()
         self._take_back_the_lost(tune_controller)
         waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == TuneTrial.PENDING]
         for trial in waiting:
