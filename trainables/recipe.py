@@ -80,7 +80,7 @@ class Recipe(BaseModel):
         if self.schedule == "cosine_restarts" and self.warmup % 1:
             return f"{self.warmup:g} is no whole number, and `schedule: cosine_restarts` warms up for whole rounds"
         if self.schedule == "linear" and self.warmup_share < self.warmup < 1:
-            return f"`warmup_share` cuts it to {self.warmup_share:g} of all steps"
+            return f"`warmup_share` cuts it to {self.warmup_share:g} of all steps unless that is raised too"
         return "" if self.schedule in ("linear", "cosine_restarts") else f"`schedule: {self.schedule}` has no warm-up"
 
     def _no_share(self) -> str:

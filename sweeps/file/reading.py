@@ -248,6 +248,8 @@ def _wrong_gpus(gpu: float | str | None, model: dict[str, Any]) -> str | None:
     """Return what is wrong with a trial of this model on so much of GPUs, None if nothing is."""
     if not isinstance(gpu, float) or gpu == 0:
         return None
+    if gpu <= 1 and model["code"] is not None:  # one's own may well compute there
+        return None
     if model["kind"] != "network" or (gpu > 1 and model["on"] is not None):
         return f"a trial on {gpu:g} GPUs is one that trains a network; this one takes a CPU"
     if gpu > 1 and gpu != int(gpu):

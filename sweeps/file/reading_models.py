@@ -131,16 +131,15 @@ def _read(
     chosen = {key: value for key, value in chosen.items() if key not in usual or value != usual[key]}
     options, wrong = _checked(spec.options, chosen | trained)
     problems += wrong
-    overrides, recipe = {key: given[key] for key in given if key in in_recipe}, None
+    overrides, recipe, idle = {key: given[key] for key in given if key in in_recipe}, None, {}
     if spec.recipe is not None:
         size = "small" if options is None else options.size
-        recipe, wrong = _recipe(spec, weights, size, overrides)
+        recipe, idle, wrong = _recipe(spec, weights, size, overrides)
         problems += wrong
     fields = {"kind": spec.kind, "weights": weights, "on": on}
     fields["recipe"] = None if recipe is None else recipe.model_dump()
     fields["options"] = {} if options is None else options.model_dump()
-    idle = {} if options is None else options.idle(given.get("weights") is not None)
-    idle |= {} if recipe is None else recipe.idle()
+    idle |= {} if options is None else options.idle(given.get("weights") is not None)
     return fields, problems, {key: why for key, why in idle.items() if key in given}
 
 
@@ -169,8 +168,10 @@ def _on(spec: ModelSpec, given: Any, folder: Path, check_files: bool) -> tuple[d
 
 def _recipe(
     spec: ModelSpec, weights: str | None, size: str, overrides: dict[str, Any]
-) -> tuple[BaseModel | None, list[Problem]]:
-    """Return the recipe that the model's own comes to with what the file says of it, None if that can't be."""
+) -> tuple[Recipe | None, dict[str, str], list[Problem]]:
+    """Return (the recipe that the model's own comes to with what the file says of it, None if that can't be; those of
+    its settings that change nothing, each with why; problems).
+    """
     problems: list[Problem] = []
     try:
         default = spec.recipe(None if weights is None else Path(weights), size)
@@ -178,7 +179,15 @@ def _recipe(
         problems = [(("weights",), problem) for problem in error.problems]
         default = Recipe()
     recipe, wrong = _checked(Recipe, default.model_dump() | overrides)
-    return recipe, problems + wrong
+    return recipe, {} if recipe is None else _idle(recipe, default.patience), problems + wrong
+
+
+def _idle(recipe: Recipe, usual: int | None) -> dict[str, str]:
+    """Return the settings that change nothing, each with why; no patience that turns off the `usual` one."""
+    said = recipe.idle()
+    if usual is not None and "patience" not in recipe.model_copy(update={"patience": usual}).idle():
+        said.pop("patience", None)
+    return said
 
 
 def _strangers(spec: ModelSpec, given: dict[str, Any], in_recipe: set[str]) -> list[Problem]:

@@ -161,6 +161,24 @@ def test_a_strategy_whose_types_are_for_type_checkers_alone_is_refused(plugins):
         config.parse(SWEEP + "strategies: [own]\n", Path("x.yaml"))
 
 
+def test_a_loss_is_verified_with_what_cellskew_hands_it(plugins):
+    fields = "    _: KW_ONLY\n    below: object\n    passed = ('below',)\n    prior = of_cells = None\n"
+    head = "from dataclasses import KW_ONLY, dataclass\nfrom trainables.losses import Loss\n@dataclass(frozen=True)\n"
+    (plugins / "losses" / "own.py").write_text(f"{head}class own(Loss):\n{fields}")
+    (plugins / "losses" / "taken.py").write_text("def taken(outputs, labels, counts, *, until=0.5): pass\n")
+    assert config.parse(SWEEP + "losses: [own]\n", Path("x.yaml")).losses[0].params == {}
+    with pytest.raises(RequestError, match="loss taken: a parameter can't be called until; name it otherwise"):
+        LOSSES["taken"]
+
+
+def test_a_baseline_of_ones_own_may_have_a_share_of_a_gpu(plugins):
+    text = SWEEP.replace("two_layers: {hidden: 8}", "nearest_centroid: {}")
+    shares = [config.parse(text + f"resources: {{nearest_centroid: {{gpu: {gpu}}}}}\n", Path("x")) for gpu in (0.5, 1)]
+    assert [one.resources["nearest_centroid"].gpu for one in shares] == [0.5, 1]
+    with pytest.raises(RequestError, match="resources.knn.gpu: a trial on 0.5 GPUs is one that trains a network"):
+        config.parse(text + "resources: {knn: {gpu: 0.5}}\n", Path("x"))
+
+
 def test_a_function_by_a_name_that_is_taken_is_refused(plugins):
     (plugins / "losses" / "focal.py").write_text("def focal(): pass\n")
     with pytest.raises(RequestError, match="focal.py: there is a focal already; call this one otherwise"):

@@ -113,7 +113,7 @@ def test_a_wrong_value_in_a_list_is_one_mistake():
             "scgpt, width: 8, hidden: 8, num_layers: 1, num_heads: 2, size: tiny",
             "m.size: width, hidden, num_layers, nu",
         ),
-        ("gradient_boosting, rounds: 9, patience: 9", "m.patience: in 9 rounds it can end nothing before the last"),
+        ("gradient_boosting, rounds: 5, patience: 9", "m.patience: in 5 rounds it can end nothing before the last"),
         ("scanvi, epochs: 9, labelled_epochs: 3, patience: 9", "m.patience: fewer epochs are trained than it waits"),
         ("mlp, schedule: constant, gamma: 0.5", "m.gamma: `schedule: constant` doesn't go by it; leave gamma out"),
         ("scgpt, tune: {schedule: [constant, step], gamma: [0.8, 0.9]}", "m.tune.gamma: `schedule: constant` doesn't"),
@@ -137,6 +137,9 @@ def test_what_would_change_nothing_is_refused(model, said):
         "scgpt, tune: {schedule: [constant, step]}, gamma: 0.8",
         "scbert, weights: W, fix_projections: true, cache_gigabytes: 2, gene_set: dataset",
         "geneformer, weights: W, train: head, dropout: 0.4",
+        "gradient_boosting, patience: 30",
+        "scanvi, epochs: 90, labelled_epochs: 30, patience: 90",
+        "scbert, weights: W, patience: 15",
     ],
 )
 def test_what_changes_one_of_its_settings_is_not_refused(model):

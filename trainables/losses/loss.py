@@ -51,7 +51,7 @@ class Loss(ABC):
     @classmethod
     def verify(cls, params: Mapping[str, Any]) -> None:
         """RequestError if the parameters are none that the loss can have."""
-        cls((1, 1), **params)
+        cls((1, 1), **params, **dict.fromkeys(cls.passed, np.eye(2, dtype=bool)))
 
     def until(self, progress: float) -> "Loss":
         """Return the loss whose `prior` is what a network has learnt that was trained to this progress, no further."""
@@ -102,6 +102,10 @@ def _of_function(function: Callable[..., "Tensor"]) -> type[Loss]:
         if one.kind is one.KEYWORD_ONLY
     ]
     names = [name for name, *_ in own]
+    if taken := [name for name in names if callable(getattr(Loss, name, None))]:
+        raise RequestError(
+            f"loss {function.__name__}: a parameter can't be called {', '.join(taken)}; name it otherwise"
+        )
 
     def of_cells(self: Loss, outputs_BC: "Tensor", labels_B: "Tensor", progress: float) -> "Tensor":
         found = function(outputs_BC, labels_B, self.counts_C, **{name: getattr(self, name) for name in names})

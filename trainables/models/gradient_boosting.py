@@ -33,7 +33,8 @@ class BoostingOptions(Options):
 
     def idle(self, pretrained: bool) -> dict[str, str]:
         late = {"patience": f"in {self.rounds} rounds it can end nothing before the last"}
-        return super().idle(pretrained) | (late if self.patience >= self.rounds else {})
+        usual = type(self).model_fields["patience"].default  # which may end the training, where this turns that off
+        return super().idle(pretrained) | (late if min(self.patience, usual) >= self.rounds else {})
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class ScanviOptions(Options):
 
     def idle(self, pretrained: bool) -> dict[str, str]:
         known = self.epochs is not None and self.labelled_epochs is not None
-        late = known and self.patience >= max(self.epochs, self.labelled_epochs)
+        usual = type(self).model_fields["patience"].default  # which may end the training, where this turns that off
+        late = known and min(self.patience, usual) >= max(self.epochs, self.labelled_epochs)
         return super().idle(pretrained) | ({"patience": "fewer epochs are trained than it waits"} if late else {})
 
 
