@@ -3,6 +3,7 @@ is needed."""
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from sweeps.tracking.uris import without_secrets
 
 PAUSES = (1, 2, 5, 10)  # seconds before the next attempt while the store is away; the last again and again
 PATIENCE = 120.0  # seconds at a sweep's end for what hasn't arrived; the next run brings the rest
+AFTER = 30.0  # seconds after that, or after a stop, in which logs are still sent
 Done = Callable[[Job], None]
 
 
 @dataclass
 class Uploads:
-    """Uploads trials' files on a thread of its own, in the order of their ends, from the first one on.
+    """Uploads trials' files on a thread of its own, in the order of their ends; what can't go holds up no other.
 
     done(job): called there of each finished one whose files have arrived; say: told when the store goes away and comes
     back. What has not arrived when `close` is called stays with what its trial lacks, see mending.
@@ -32,6 +34,8 @@ class Uploads:
     waiting: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     over: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
+    is_away: bool = False  # as far as has been said
+    until: float = 0.0  # when the last log may begin, once it is over
 
     def try_store(self, job: Job) -> None:
         """Say so if files can't be put where this trial's are to go: now, not once it has trained."""
@@ -65,36 +69,47 @@ class Uploads:
 
     def close(self, seconds: float) -> None:
         """End when all have arrived, or after so many seconds, the attempt that is being made then, and one at each
-        log while they arrive: no later run brings these."""
+        log for AFTER: no later run brings these."""
         self.waiting.put(None)
         if self.thread is not None:
             self.thread.join(seconds)
+            self.until = time.monotonic() + AFTER
             self.over.set()
             self.thread.join()
 
     def _work(self) -> None:
-        while (errand := self.waiting.get()) is not None:
-            if self.over.is_set() and errand.done is not None:
-                continue
-            if not self._arrives(errand):
-                break
-            if errand.done is not None:
+        while (errand := self._next()) is not None:
+            has_arrived = self._arrives(errand)
+            if has_arrived and errand.done is not None:
                 errand.done(errand.job)
+            elif not has_arrived and not self.over.is_set():
+                self.waiting.put(errand)
+
+    def _next(self) -> "Errand | None":
+        """Wait for what is to go next; None at the end, once nothing is left that may still go."""
+        while (errand := self.waiting.get()) is not None or not self.waiting.empty():
+            if errand is None:  # behind those that have come back
+                self.waiting.put(None)
+            elif not self.over.is_set() or (errand.done is None and time.monotonic() < self.until):
+                return errand
+        return None
 
     def _arrives(self, errand: "Errand") -> bool:
-        attempt, arrived = 0, set[Path]()
-        while why := errand.uploaded(errand.job, arrived):
-            if attempt == 0:
+        """Tell whether an errand is done; one that has failed often goes behind the others: it may never be."""
+        while why := errand.uploaded(errand.job, errand.arrived):
+            if not (errand.failures or self.is_away):
                 self.say(f"files of trials can't be uploaded now, and wait; the numbers go on: {why[UPLOAD]}")
-            if self.over.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
+                self.is_away = True
+            errand.failures += 1
+            if self.over.wait(PAUSES[min(errand.failures, len(PAUSES)) - 1]) or errand.failures >= len(PAUSES):
                 return False
-            attempt += 1
-        if attempt:
+        if self.is_away:
             self.say("files are uploaded again")
+            self.is_away = False
         return True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Errand:
     """Files of a trial that are to go: uploaded(job, arrived) sends them and returns {} or why that can't be now;
     done: who is told once they have arrived."""
@@ -102,6 +117,8 @@ class Errand:
     job: Job
     uploaded: Callable[[Job, set[Path]], dict[str, str]]
     done: Done | None = None
+    arrived: set[Path] = field(default_factory=set)
+    failures: int = 0
 
 
 def _files_uploaded(job: Job, arrived: set[Path]) -> dict[str, str]:

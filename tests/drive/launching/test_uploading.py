@@ -49,7 +49,7 @@ def wait_for(happened) -> None:
 def test_files_go_in_order_and_a_store_that_is_away_is_waited_for_and_told(tmp_path, monkeypatch):
     away = threading.Event()
     away.set()
-    monkeypatch.setattr(uploading, "PAUSES", (0.01,))
+    monkeypatch.setattr(uploading, "PAUSES", (0.01,) * 3_000)
     monkeypatch.setattr(
         uploading, "try_upload", lambda folder, to, arrived: {"upload": "refused"} if away.is_set() else {}
     )
@@ -94,6 +94,47 @@ def test_what_waits_at_the_end_is_left_to_be_mended(tmp_path, monkeypatch):
     begin = time.monotonic()
     uploads.close(0.1)
     assert not arrived and time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("is_log", [True, False])
+def test_files_that_can_never_arrive_hold_up_no_other_trials(tmp_path, monkeypatch, is_log):
+    def refuse(folder, to, arrived=None):
+        if folder.name == "damaged":
+            raise OSError("not those that were stored")
+
+    monkeypatch.setattr(uploading, "PAUSES", (0.001,))
+    monkeypatch.setattr(uploading, "upload_log", refuse)
+    monkeypatch.setattr(worker, "upload", refuse)
+    arrived, said = [], []
+    uploads = Uploads(lambda job: arrived.append(job.key), said.append)
+    for key in ("damaged", "a", "damaged", "b"):
+        (tmp_path / key).mkdir(exist_ok=True)
+        uploads.put_log(job(tmp_path / key)) if is_log and key == "damaged" else uploads.put(job(tmp_path / key), WAITS)
+    wait_for(lambda: arrived == ["a", "b"])
+    uploads.close(0.0)
+    assert arrived == ["a", "b"] and len([one for one in said if "not those" in one]) == 2
+
+
+def test_at_the_end_each_log_is_tried_once_for_a_while(tmp_path, monkeypatch):
+    sent, begun, go_on = [], threading.Event(), threading.Event()
+
+    def send(folder, to):
+        sent.append(folder.name)
+        begun.set()
+        go_on.wait(30)
+        raise OSError("refused")
+
+    monkeypatch.setattr(uploading, "upload_log", send)
+    for seconds, expected in ((30.0, ["a", "b", "c"]), (-1.0, ["a"])):
+        sent.clear(), begun.clear(), go_on.clear()
+        monkeypatch.setattr(uploading, "AFTER", seconds)
+        uploads = Uploads(lambda job: None, lambda said: None)
+        for key in "abc":
+            uploads.put_log(job(tmp_path / key))
+        assert begun.wait(30)
+        threading.Timer(0.05, go_on.set).start()
+        uploads.close(0.0)
+        assert sent == expected
 
 
 @pytest.mark.parametrize("shared", [True, False])
