@@ -26,7 +26,7 @@ VERSION = 3  # raise it when the same kind of trial comes to need another amount
 OF_RECIPE = ("batch_size", "precision", "optimizer")  # what of a recipe memory depends on
 ALIKE = 1.1  # a trial counts as measured by one that is at most so many times as large, or as small
 TYPE = "accelerator_type:"
-LONGEST = 1_200.0  # seconds that a measurement may take, the coming of a node of its kind included
+LONGEST = 1_200.0  # seconds that a measurement may take, as may the coming of a node of its type
 Found = dict[str, Any]  # what a measurement returns
 Measure = Callable[[dict[str, Any]], Found]
 
@@ -89,30 +89,51 @@ class Gauge:
         return asked
 
     def _measured(self, asked: dict["Need", dict[str, Any]], gpu: str) -> dict["Need", Found]:
-        """Measure each, as many at once as there are GPUs to have; trials keep off those meanwhile."""
-        known = {}
-        with self.work.on_gpus(len(asked), gpu) as nodes:
-            places = list(itertools.islice(itertools.cycle(nodes or [""]), len(asked)))
-            tasks = [_task(self.measure, gpu, node).remote(of) for node, of in zip(places, asked.values(), strict=True)]
-            for number, (need, task, node) in enumerate(zip(asked, tasks, places, strict=True)):
-                self.say(f"measuring GPU memory: {number + 1} of {len(asked)}, {need.model}")
-                try:
-                    known[need] = _answer(task, node, self.work)
-                except ray.exceptions.RayError as error:
-                    self.failed.add((gpu, need))
-                    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                    self.say(f"  it can't be measured, so a trial gets a whole GPU: {said[:300]}")
-                    continue
-                _remember(self.storage, need, gpu, known[need])
-                self.say(f"  {_told(known[need])}")
+        """Measure each, as many at once as there are GPUs to have; again, on others, where a node is lost meanwhile."""
+        known: dict[Need, Found] = {}
+        while asked:
+            lost: list[Need] = []
+            with self.work.on_gpus(len(asked), gpu) as nodes:
+                places = itertools.islice(itertools.cycle(nodes or [""]), len(asked))
+                tasks = [
+                    (need, _task(self.measure, gpu, node).remote(config), node)
+                    for (need, config), node in zip(asked.items(), places, strict=True)
+                ]
+                for number, (need, task, node) in enumerate(tasks, 1):
+                    self.say(f"measuring GPU memory: {number} of {len(asked)}, {need.model}")
+                    lost += [] if self._tell(known, need, gpu, task, node) else [need]
+            if lost:
+                time.sleep(LOOK_EVERY)  # until all see that it is gone
+            asked = {need: asked[need] for need in lost}
         return known
 
+    def _tell(self, known: dict["Need", Found], need: "Need", gpu: str, task: ray.ObjectRef, node: str) -> bool:
+        """Add what was measured to `known` and remember it; False if the node of the GPU is gone."""
+        try:
+            known[need] = _answer(task, node, gpu, self.work)
+        except ray.exceptions.TaskUnschedulableError:
+            return False
+        except ray.exceptions.RayError as error:
+            self.failed.add((gpu, need))
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            self.say(f"  it can't be measured, so a trial gets a whole GPU: {said[:300]}")
+            return True
+        _remember(self.storage, need, gpu, known[need])
+        self.say(f"  {_told(known[need])}")
+        return True
 
-def _answer(task: ray.ObjectRef, node: str, work: Workshop) -> Found:
-    """Return what was measured; GetTimeoutError if it takes too long, not counted while trials are on the GPU."""
+
+def _answer(task: ray.ObjectRef, node: str, gpu: str, work: Workshop) -> Found:
+    """Return what was measured; GetTimeoutError if it takes too long, not counted while trials are on the GPU.
+
+    Where no node of the type was there, one that comes is kept for it.
+    """
     until = time.monotonic() + LONGEST
     while not ray.wait([task], timeout=LOOK_EVERY)[0]:
         work.check()
+        if not node and work.gpus(gpu):
+            with work.on_gpus(1, gpu) as nodes:
+                return _answer(task, "".join(nodes), gpu, work)
         if work.is_awaited(node):
             until = time.monotonic() + LONGEST
         elif time.monotonic() > until:

@@ -50,8 +50,8 @@ def make_files(
         by_gpu = {path: task for path, task in missing.items() if task.on_gpu}
         with work.on_gpus(len(by_gpu)) as nodes:
             places = [CPU | {"num_gpus": 1} | placing.on(node) for node in nodes]
-            errors += _make(by_gpu, count, places, work.check, shared) if nodes else []
-        rest = {path: task for path, task in missing.items() if not (nodes and task.on_gpu)}
+            errors += _make(by_gpu, count, places, work.check, shared)
+        rest = by_gpu | {path: task for path, task in missing.items() if not task.on_gpu}
         errors += _make(rest, count, [CPU] * at_once, work.check, shared)
     raise_all(errors)
     for path in missing:
@@ -63,27 +63,36 @@ def _is_there(path: Path, shared: Shared | None) -> bool:
 
 
 def _make(
-    missing: dict[Path, Task],
+    todo: dict[Path, Task],
     count: Count,
     places: list[dict[str, Any]],
     check: Callable[[], None],
     shared: Shared | None,
 ) -> list[Exception]:
-    """Make the files, as many at once as there are places (what a task asks of Ray); returns what went wrong."""
-    attempt, todo, free, running = checked(_attempt, lambda said: said), list(missing.items()), list(places), {}
-    of, done, errors = Counter(task.kind for task in missing.values()), Counter(), []
-    while todo or running:
+    """Make the files, as many at once as there are places (what a task asks of Ray); returns what went wrong.
+
+    What is made is taken out of `todo`; what is left there had its place on a node that is gone, as all are.
+    """
+    attempt, free, running = checked(_attempt, lambda said: said), list(places), {}
+    of, done, errors = Counter(task.kind for task in todo.values()), Counter(), []
+    while running or (todo and free):
         check()
         while todo and free:
-            (path, task), place = todo.pop(0), free.pop()
+            path, place = next(iter(todo)), free.pop()
+            task = todo.pop(path)
             worker = ray.remote(max_retries=3, **place)(attempt)
-            running[worker.remote(shared, task.make, path, *task.args)] = task.kind, place
+            running[worker.remote(shared, task.make, path, *task.args)] = path, task, place
         for ready in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
-            error, (kind, place) = ray.get(ready), running.pop(ready)
+            path, task, place = running.pop(ready)
+            try:
+                error = ray.get(ready)
+            except ray.exceptions.TaskUnschedulableError:
+                todo[path] = task
+                continue
             errors += [] if error is None else [_error(error)]
             free.append(place)
-            done[kind] += 1
-            count(f"preparing: {kind}", done[kind], of[kind])
+            done[task.kind] += 1
+            count(f"preparing: {task.kind}", done[task.kind], of[task.kind])
     return errors
 
 

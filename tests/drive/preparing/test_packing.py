@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_trials
 import numpy as np
@@ -150,6 +151,40 @@ def test_each_type_of_gpu_is_measured_and_the_largest_share_counts(tmp_path, not
     nodes = [GPU_NODE | {f"accelerator_type:{kind}": 1.0} for kind in ("A100", "L4")] + [{"CPU": 8.0}]
     assert shares({"a": config_of(tmp_path)}, tmp_path, None, nodes)[0] == {"a": 1.0}
     assert len(list((tmp_path / "profiles").iterdir())) == 2
+
+
+def test_what_was_to_be_measured_on_a_node_that_is_lost_is_measured_on_another(tmp_path, monkeypatch):
+    there, placed = {"a": 1}, []
+
+    def answer(task, node: str, *where) -> dict:
+        placed.append(node)
+        if there.pop("a", 0):
+            there["b"] = 1
+            raise ray.exceptions.TaskUnschedulableError("the node is gone")
+        return {"peak": 12e9, "total": 80e9, "gpu": "Fake"}
+
+    monkeypatch.setattr(packing, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(packing, "_task", lambda measure, gpu, node: SimpleNamespace(remote=lambda config: None))
+    monkeypatch.setattr(packing, "_answer", answer)
+    work = Workshop(lambda: 4.0, lambda kind: dict(there))
+    gauge = packing.Gauge(tmp_path, [GPU_NODE], None, print, work)
+    assert gauge.shares({"a": config_of(tmp_path)}) == {"a": 0.2}
+    assert placed == ["a", "b"] and not gauge.failed and not work.lent
+
+
+def test_a_node_that_comes_for_a_measurement_is_kept_for_it(monkeypatch):
+    """Of an autoscaler: trials would fill it, and the whole GPU never be free."""
+    there, seen = {}, []
+    work = Workshop(lambda: 1.0, lambda kind: dict(there))
+
+    def wait(tasks: list, timeout: float) -> tuple[list, list]:
+        seen.append(dict(work.lent))
+        there["n"] = 1
+        return (tasks if len(seen) == 3 else []), []
+
+    monkeypatch.setattr(packing, "ray", SimpleNamespace(wait=wait, get=lambda task: task))
+    assert packing._answer("task", "", "", work) == "task"
+    assert seen == [{}, {"n": 1}, {"n": 1}] and not work.lent
 
 
 def test_a_sweep_gives_its_trials_what_was_measured_while_others_are_prepared(

@@ -1,8 +1,11 @@
 """What a sweep prepares for trials whose strategy makes cells: the cells, once, and how far they are from real ones."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,7 @@ from sweeps.drive.preparing import tasks
 from sweeps.drive.preparing.making import Readable, distances
 from sweeps.drive.preparing.prepare import Preparation, check, open_datasets, prepare
 from sweeps.drive.preparing.tasks import Task, make_files
+from sweeps.drive.workshop import Workshop
 from sweeps.file.config import parse
 from trainables.models.geneformer.medians import fit_encoder
 from trainables.spec import get
@@ -215,6 +219,27 @@ def test_cells_by_a_deep_model_are_made_on_a_gpu_where_there_is_one(tmp_path, ra
     make_files(two, lambda *count: None)
     assert (tmp_path / "cpu").read_text() == "" and (tmp_path / "gpu").read_text() != ""
     assert scvi.on_gpu and not hasattr(smote, "on_gpu")
+
+
+def test_cells_of_a_node_that_is_lost_are_made_where_there_is_room(tmp_path, monkeypatch):
+    """Ray would wait without end for a GPU that nobody has any more."""
+
+    def get(made: Callable) -> None:
+        if "scheduling_strategy" in made.keywords:
+            raise ray.exceptions.TaskUnschedulableError("the node is gone")
+        made.args[-1].write_text("made")
+
+    def remote(**place) -> Callable:
+        return lambda attempt: SimpleNamespace(remote=partial(partial, attempt, **place))
+
+    fake = SimpleNamespace(remote=remote, wait=lambda refs, timeout: (refs, []), get=get, exceptions=ray.exceptions)
+    monkeypatch.setattr(tasks, "ray", fake)
+    paths, told = [tmp_path / str(number) for number in range(3)], []
+    todo = {path: Task("cells", print, (), on_gpu=path.name != "2") for path in paths}
+    work = Workshop(lambda: 4.0, lambda kind: {"ab" * 28: 2})
+    make_files(todo, lambda *count: told.append(count), work)
+    assert all(path.exists() for path in paths) and not work.lent
+    assert told[-1] == ("preparing: cells", 3, 3)
 
 
 def test_where_every_class_has_enough_cells_none_are_made_and_the_trial_is_that_of_none(tmp_path, ray_here):
