@@ -129,7 +129,7 @@ def train(coming: Coming[Job], tracker: Tracker, watch: Watch, stop: Stop, stora
         _train(coming, news, stop, storage, settings)
         _tell_of_unprepared(coming, news)
     finally:
-        news.uploads.close(0.0 if stop.asked else PATIENCE)
+        news.uploads.close(PATIENCE, lambda: stop.asked)
     return news.tally
 
 

@@ -12,6 +12,7 @@ from data_pipeline.atomic import publish
 from data_pipeline.shared.turns import fetched, left
 from sweeps.drive.launching.job import Job
 from sweeps.drive.launching.worker import TOLD, UPLOAD, WAITS, describe, try_upload
+from sweeps.drive.workshop import LOOK_EVERY
 from sweeps.tracking.artifacts import LOGS, Upload, probe, upload_log
 from sweeps.tracking.uris import without_secrets
 
@@ -67,12 +68,14 @@ class Uploads:
             self.thread = threading.Thread(target=self._work, name="cellskew-uploads", daemon=True)
             self.thread.start()
 
-    def close(self, seconds: float) -> None:
-        """End when all have arrived, or after so many seconds, the attempt that is being made then, and one at each
-        log for AFTER: no later run brings these."""
+    def close(self, seconds: float, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """End when all have arrived, or after so many seconds, or once it is stopped: after the attempt that is being
+        made then, and one at each log for AFTER, as no later run brings these."""
         self.waiting.put(None)
         if self.thread is not None:
-            self.thread.join(seconds)
+            until = time.monotonic() + seconds
+            while self.thread.is_alive() and not is_stopped() and (rest := until - time.monotonic()) > 0:
+                self.thread.join(min(LOOK_EVERY, rest))
             self.until = time.monotonic() + AFTER
             self.over.set()
             self.thread.join()

@@ -86,13 +86,15 @@ def test_an_upload_that_was_refused_goes_on_with_the_next_file(tmp_path, monkeyp
     assert copied == ["a.yaml", "b.csv", "b.csv", "best.safetensors", "best.safetensors"]
 
 
-def test_what_waits_at_the_end_is_left_to_be_mended(tmp_path, monkeypatch):
+@pytest.mark.parametrize("seconds", [0.1, 30])
+def test_what_waits_at_the_end_or_at_a_stop_is_left_to_be_mended(tmp_path, monkeypatch, seconds):
     monkeypatch.setattr(uploading, "try_upload", lambda folder, to, arrived: {"upload": "refused"})
     arrived = []
     uploads = Uploads(arrived.append, lambda said: None)
     uploads.put(job(tmp_path / "a"), WAITS)
-    begin = time.monotonic()
-    uploads.close(0.1)
+    begin, asked = time.monotonic(), threading.Event()
+    threading.Timer(0.1, asked.set).start()
+    uploads.close(seconds, asked.is_set)
     assert not arrived and time.monotonic() - begin < 5
 
 
