@@ -63,7 +63,7 @@ class Recipe(BaseModel):
         said = {"gamma": self._no_gamma(), "warmup": self._no_warmup(), "warmup_share": self._no_share()}
         longest = max(self.rounds, self.crt_epochs)
         if self.patience is not None and self.patience + 1 >= longest:
-            said["patience"] = f"in {_rounds(longest)} it can end nothing before the last"
+            said["patience"] = f"in {_rounds(longest)} it can end nothing before the last, no more than null"
         if longest == 1:
             said["select"] = "of one round there is nothing to select"
         if self.carry_accumulation and self.accumulate == 1:
