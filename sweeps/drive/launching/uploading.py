@@ -18,7 +18,7 @@ from sweeps.tracking.uris import without_secrets
 
 PAUSES = (1, 2, 5, 10)  # seconds before the next attempt while the store is away; the last again and again
 PATIENCE = 120.0  # seconds at a sweep's end for what hasn't arrived; the next run brings the rest
-AFTER = 30.0  # seconds after that, or after a stop, in which logs are still sent
+AFTER = 30.0  # seconds at the end for logs alone, and after a stop, in which they are still sent
 Done = Callable[[Job], None]
 
 
@@ -36,6 +36,7 @@ class Uploads:
     over: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     is_away: bool = False  # as far as has been said
+    files: int = 0  # finished trials whose files have not arrived
     until: float = 0.0  # when the last log may begin, once it is over
 
     def try_store(self, job: Job) -> None:
@@ -55,6 +56,7 @@ class Uploads:
     def put(self, job: Job, lacking: dict[str, str]) -> None:
         """Have a finished trial's files uploaded, if that is what it waits for."""
         if lacking.get(UPLOAD) == WAITS:
+            self.files += 1
             self._ask(Errand(job, _files_uploaded, self.done))
 
     def put_log(self, job: Job) -> None:
@@ -69,12 +71,15 @@ class Uploads:
             self.thread.start()
 
     def close(self, seconds: float, is_stopped: Callable[[], bool] = lambda: False) -> None:
-        """End when all have arrived, or after so many seconds, or once it is stopped: after the attempt that is being
-        made then, and one at each log for AFTER, as no later run brings these."""
+        """End when all have arrived, or after so many seconds (AFTER, if only logs are left), or once it is stopped:
+        after the attempt that is being made then, and one at each log for AFTER, as no later run brings these."""
         self.waiting.put(None)
         if self.thread is not None:
-            until = time.monotonic() + seconds
-            while self.thread.is_alive() and not is_stopped() and (rest := until - time.monotonic()) > 0:
+            began = time.monotonic()
+            while self.thread.is_alive() and not is_stopped():
+                rest = began + (seconds if self.files else min(seconds, AFTER)) - time.monotonic()
+                if rest <= 0:
+                    break
                 self.thread.join(min(LOOK_EVERY, rest))
             self.until = time.monotonic() + AFTER
             self.over.set()
@@ -84,6 +89,7 @@ class Uploads:
         while (errand := self._next()) is not None:
             has_arrived = self._arrives(errand)
             if has_arrived and errand.done is not None:
+                self.files -= 1
                 errand.done(errand.job)
             elif not has_arrived and not self.over.is_set():
                 self.waiting.put(errand)

@@ -139,6 +139,16 @@ def test_at_the_end_each_log_is_tried_once_for_a_while(tmp_path, monkeypatch):
         assert sent == expected
 
 
+def test_logs_alone_hold_a_sweeps_end_up_no_longer_than_after_a_stop(tmp_path, monkeypatch):
+    """On a full disk each run ended two minutes later."""
+    monkeypatch.setattr(uploading, "upload_log", lambda folder, to: 1 / 0)
+    monkeypatch.setattr(uploading, "AFTER", 0.05)
+    uploads, began = Uploads(lambda job: None, lambda said: None), time.monotonic()
+    uploads.put_log(job(tmp_path / "a"))
+    uploads.close(20.0)
+    assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_log_of_a_trial_that_failed_arrives_though_its_node_is_gone(tmp_path, monkeypatch, shared):
     def fail(config, report, checkpoint):
