@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from sweeps.tracking.outbox import Undeliverable
 from sweeps.tracking.records import Record, Refused
 from sweeps.tracking.uris import harmless
 
+MOST_IN_A_ROW = 3  # questions of one run refused until the others wait as well
 ENDS = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -164,14 +166,23 @@ class Delivery:
         return points
 
     def _points_of(self, run_id: str) -> set[tuple[str, int]]:
-        """Return the points that MLflow has of a run; asked again after a refusal, from the metric that was refused."""
+        """Return the points that MLflow has of a run; asked again after refusals, for the metrics that were refused."""
         run = self.client.get_run(run_id)
         if run.info.status == "FINISHED":
             self.over.add(run_id)
             return set()
         read = self.read.setdefault(run_id, {})
-        for key in set(run.data.metrics) - set(read):
-            read[key] = {(key, point.step) for point in self.client.get_metric_history(run_id, key)}
+        left, in_a_row = deque(set(run.data.metrics) - set(read)), 0
+        while left:
+            key = left.popleft()
+            try:
+                read[key] = {(key, point.step) for point in self.client.get_metric_history(run_id, key)}
+                in_a_row = 0
+            except MlflowException:
+                left.append(key)
+                in_a_row += 1
+                if in_a_row == MOST_IN_A_ROW:
+                    raise
         return set().union(*self.read.pop(run_id).values())
 
 
