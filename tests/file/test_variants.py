@@ -102,7 +102,7 @@ def test_a_wrong_value_in_a_list_is_one_mistake():
         ("geneformer, min_coverage: 0.5", "m.min_coverage: without `weights:` every gene of the dataset is known"),
         (
             "scbert, cache_gigabytes: 2",
-            "m.cache_gigabytes: it keeps what never changes, with `fix_projections: true` and",
+            "m.cache_gigabytes: it keeps what never changes: say `fix_projections: true`, not",
         ),
         (
             "scbert, cache_gigabytes: 2, fix_projections: true",

@@ -52,7 +52,7 @@ class ScbertOptions(NetworkOptions):
         said |= {"gene_set": "`misaligned_gene2vec` goes by position"} if self.misaligned_gene2vec else {}
         if self.cache_gigabytes > 0 and not (self.fix_projections and self.stabiliser != "batch"):
             said["cache_gigabytes"] = (
-                "it keeps what never changes, with `fix_projections: true` and `stabiliser: cell` alone"
+                "it keeps what never changes: say `fix_projections: true`, not `stabiliser: batch`"
             )
         elif self.cache_gigabytes > 0 and self.train not in ("head", "published"):
             said["cache_gigabytes"] = "it keeps what frozen blocks make, with `train: head` or `published` alone"
